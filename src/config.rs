@@ -1,0 +1,241 @@
+//! Everything a mount is told, checked: each default with its unit and its reason, sizes as people write them.
+//! Never here: flags (they live in `cli`), and anything that opens a file or a socket.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Result};
+
+/// 2 MiB: a second or two of film, so little is wasted on a seek; long enough that a request's round trip is
+/// small beside its transfer.
+pub const CHUNK_SIZE_BYTES: u64 = 2 << 20;
+/// Probes are fetched, recorded and evicted in blocks of 64 KiB: half the kernel's usual readahead.
+pub const BLOCK_SIZE_BYTES: u64 = 64 << 10;
+/// 10 GiB: two or three films.
+pub const CACHE_SIZE_BYTES: u64 = 10 << 30;
+/// Left free for everyone else on the cache's disk.
+pub const MIN_FREE_BYTES: u64 = 512 << 20;
+/// 20 chunks of 2 MiB are half a minute of a 10 Mbit/s film.
+pub const LOOKAHEAD_CHUNKS: u32 = 20;
+/// Enough to fill a long link; few enough that a home server does not mind.
+pub const CONNECTIONS: u32 = 8;
+/// A player gives up at about this time, too.
+pub const CHUNK_TIMEOUT_SECONDS: f64 = 10.0;
+/// Asked again this often after a failure that may pass.
+pub const RETRIES: u32 = 3;
+/// A listing older than this is shown and refreshed behind.
+pub const DIR_TTL_SECONDS: f64 = 60.0;
+/// Threads that take requests from the kernel; none of them waits for the origin.
+pub const THREADS: u32 = 4;
+/// A cache must hold at least this many chunks: below it, lookahead evicts what it fetched before it is read.
+pub const CACHE_CHUNKS_MIN: u64 = 16;
+
+/// Whether the rest of a film that is being played is fetched while nothing else wants the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// Once a file is really being played.
+    Playing,
+    /// Only what was asked for, and lookahead.
+    Never,
+}
+
+/// How the cache is kept. Also what `cache verify` and `cache purge` open it with.
+#[derive(Clone, Debug)]
+pub struct CacheConfig {
+    /// The cache directory itself, one for each source.
+    pub dir: PathBuf,
+    /// Chunk bytes on disk never exceed this.
+    pub size_bytes: u64,
+    /// Nothing is written while the disk has less than this free.
+    pub min_free_bytes: u64,
+    /// For entries made from now on; an entry keeps the size it began with.
+    pub chunk_size_bytes: u64,
+}
+
+/// How the origin is asked.
+#[derive(Clone, Debug)]
+pub struct FetchConfig {
+    /// Requests under way at once.
+    pub connections: usize,
+    /// A read ends by then, with its bytes or with an error.
+    pub chunk_timeout: Duration,
+    /// Times a failed request is asked again, if the failure may pass.
+    pub retries: u32,
+}
+
+/// How a player's reads are anticipated.
+#[derive(Clone, Debug)]
+pub struct ReadConfig {
+    /// Most chunks fetched ahead of one sequential reader; 0 turns lookahead off.
+    pub lookahead_chunks: u32,
+    /// Whether a film being played is fetched whole.
+    pub fill: Fill,
+}
+
+/// How files look on the drive, and how it is mounted.
+#[derive(Clone, Debug)]
+pub struct DriveConfig {
+    /// A listing, and what the kernel was told of it, is fresh this long.
+    pub dir_ttl: Duration,
+    /// Owner of every file.
+    pub uid: u32,
+    /// Group of every file.
+    pub gid: u32,
+    /// Bits taken from 0o777 (folders) and 0o666 (files); no file is writable either way.
+    pub umask: u32,
+}
+
+/// One mount, wholly described.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// As the user typed it: a path or a URL.
+    pub source: String,
+    /// The folder the drive appears in.
+    pub mountpoint: PathBuf,
+    /// Whether other users may enter it.
+    pub allow_other: bool,
+    /// FUSE session threads.
+    pub threads: usize,
+    /// The cache.
+    pub cache: CacheConfig,
+    /// The origin's side.
+    pub fetch: FetchConfig,
+    /// The player's side.
+    pub read: ReadConfig,
+    /// The kernel's side.
+    pub drive: DriveConfig,
+}
+
+impl CacheConfig {
+    /// What clap can't see: options that only make sense together.
+    pub fn check(&self) -> Result<()> {
+        let chunk = self.chunk_size_bytes;
+        if chunk < BLOCK_SIZE_BYTES || !chunk.is_multiple_of(BLOCK_SIZE_BYTES) || chunk > 64 << 20 {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("--chunk-size {chunk} must be a multiple of 64KiB, from 64KiB to 64MiB"),
+            ));
+        }
+        let least = chunk * CACHE_CHUNKS_MIN;
+        if self.size_bytes < least {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!(
+                    "--cache-size {} is below {CACHE_CHUNKS_MIN} chunks: give at least {}, or a smaller --chunk-size",
+                    format_size(self.size_bytes),
+                    format_size(least),
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// `2MiB`, `500MB`, `10G` (= GiB), `64k` (= KiB), `4096`, `1.5GiB`. Letters' case does not matter.
+/// `KB MB GB TB` count in thousands, everything else in 1024s.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let bad = || {
+        Error::new(Kind::Invalid, format!("`{text}` is not a size: write a number and a unit, like 2MiB, 500MB or 10G"))
+    };
+    let trimmed = text.trim();
+    let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(digits);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(bad()),
+    };
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(factor).filter(|bytes| i64::try_from(*bytes).is_ok()).ok_or_else(bad);
+    }
+    let number: f64 = number.parse().map_err(|_| bad())?;
+    #[allow(clippy::cast_precision_loss, reason = "a fraction of a unit is not meant to the byte")]
+    let bytes = number * factor as f64;
+    if !(0.0..9.0e18).contains(&bytes) {
+        return Err(bad());
+    }
+    #[allow(clippy::cast_sign_loss, reason = "checked to be in range just above")]
+    Ok(bytes as u64)
+}
+
+/// `1.5 GiB`: for people, in 1024s, one decimal.
+pub fn format_size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    #[allow(clippy::cast_precision_loss, reason = "one decimal is shown")]
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_as_people_write_them() {
+        for (text, bytes) in [
+            ("2MiB", 2 << 20),
+            ("500MB", 500_000_000),
+            ("10G", 10 << 30),
+            ("64k", 64 << 10),
+            (" 1.5 GiB ", 3 << 29),
+            ("4096", 4096),
+            ("0", 0),
+            ("7b", 7),
+        ] {
+            assert_eq!(parse_size(text).map_err(|e| e.to_string()), Ok(bytes), "{text}");
+        }
+        for text in [
+            "",
+            "MiB",
+            "-1",
+            "1.2.3M",
+            "12 parsecs",
+            "99999999999999999999",
+            "17000000000G",
+            "NaN",
+            "1e9",
+            "9999999.5T",
+        ] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_for_people() {
+        for (bytes, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3 << 29, "1.5 GiB"), ((1 << 30) - 1, "1.0 GiB")]
+        {
+            assert_eq!(format_size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn a_cache_too_small_for_its_chunks_is_refused() {
+        let mut cache = CacheConfig {
+            dir: PathBuf::new(),
+            size_bytes: 32 << 20,
+            min_free_bytes: 0,
+            chunk_size_bytes: CHUNK_SIZE_BYTES,
+        };
+        assert!(cache.check().is_ok());
+        cache.size_bytes -= 1;
+        assert!(cache.check().is_err());
+        cache.chunk_size_bytes = 65_537;
+        assert!(cache.check().is_err());
+    }
+}
