@@ -22,3 +22,11 @@ pub fn punch_hole(file: &File, range: ByteRange) -> io::Result<()> {
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Asks the kernel to forget its cached pages of a file, so that the next read is asked of the filesystem again.
+/// Advice only: pages in use stay.
+pub fn drop_page_cache(file: &File) -> io::Result<()> {
+    // SAFETY: a plain system call on a descriptor that `file` keeps open; it touches no memory of ours.
+    let errno = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
+}

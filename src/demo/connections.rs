@@ -16,7 +16,7 @@ use socket2::SockRef;
 pub(super) const CONNECTIONS_MAX: usize = 1024;
 
 /// No wait is longer: a day is for ever to a client, and far from the end of a clock's range.
-const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+const WAIT_MAX: Duration = Duration::from_hours(24);
 
 /// All connections of one server.
 pub(super) struct Connections {

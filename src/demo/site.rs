@@ -16,11 +16,11 @@ use super::noise;
 use super::page::{self, Line};
 use crate::digest::Digest;
 
-/// 2024-01-01 00:00:00 UTC, the time of every file that is not on disk: the same in every run.
-const MODIFIED_FIRST: Duration = Duration::from_secs(1_704_067_200);
+/// 2024-01-01 00:00:00 UTC, 19,723 days after 1970: the time of every file that is not on disk, in every run.
+const MODIFIED_FIRST: Duration = Duration::from_hours(19_723 * 24);
 
 /// Each change of a site moves its file's time on by this much: index pages show minutes.
-const MODIFIED_STEP: Duration = Duration::from_secs(60);
+const MODIFIED_STEP: Duration = Duration::from_mins(1);
 
 /// Hex digits of a SHA-256 in an `ETag`: 64 bits tell all versions of a test apart.
 const ETAG_DIGITS: usize = 16;
