@@ -147,7 +147,7 @@ mod tests {
     /// Answers a request for a file of 100 bytes, `f.mp4`, whose version is `etag` / `modified`.
     fn ask(line: &str, headers: &[(&str, &str)], act: Act) -> Answer {
         let site = Site::new([("f.mp4".to_owned(), vec![7; 100].into()), ("d e/g".to_owned(), vec![].into())]);
-        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let headers = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect::<Vec<_>>().concat();
         let Parsed::Complete(request, _) = parse_request(format!("{line} HTTP/1.1\r\n{headers}\r\n").as_bytes()) else {
             panic!("{line}");
         };

@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn as_nginx_writes_it() {
-        let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(1_704_067_200);
+        let modified = SystemTime::UNIX_EPOCH + Duration::from_hours(19_723 * 24);
         let long = format!("{}.mp4", "l".repeat(60));
         let lines = [
             Line { name: "a b & ü.mp4", size_bytes: Some(3_696_332), modified },

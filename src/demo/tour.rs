@@ -24,14 +24,18 @@ const FIRST_READ_BYTES: u64 = 4 << 10;
 /// Later reads, as large as players make them.
 const READ_BYTES: u64 = 256 << 10;
 
-/// What the table can't know, said below it.
-const NOTE: &str = "From cache and waited for: as the drive was asked, the kernel's readahead included. What the kernel \
-                    answers from its own page cache is in neither (each step asks it to forget the film first).";
+/// What the numbers mean, said below them.
+const NOTE: &str = "\
+Times: opening and reading only. From cache, waited for: what the drive was asked, the kernel's readahead included;
+what the kernel answers from its own pages is in neither (each step first asks it to forget the film).
+From origin: all that arrived meanwhile, what was fetched ahead included.";
 
 /// What a step took.
 struct Step {
     range: ByteRange,
+    /// From before the open until the first read returned.
     first_byte: Duration,
+    /// Opening and all reads; not the comparing between them.
     whole: Duration,
     digest: Digest,
     counted: Counted,
@@ -81,6 +85,7 @@ fn visit(path: &Path, range: ByteRange, expected: &[u8], metrics: &Metrics) -> R
     let started = Instant::now();
     let file = File::open(path).map_err(failed)?;
     sys::drop_page_cache(&file).map_err(failed)?;
+    let mut whole = started.elapsed();
 
     let mut first_byte = None;
     let mut hasher = Hasher::new();
@@ -88,12 +93,13 @@ fn visit(path: &Path, range: ByteRange, expected: &[u8], metrics: &Metrics) -> R
     let first = ByteRange::at(range.start, FIRST_READ_BYTES).intersect(range);
     for piece in std::iter::once(first).chain(ByteRange::new(first.end, range.end).slots(READ_BYTES)) {
         let bytes = &mut buffer[..piece.len() as usize];
+        let asked = Instant::now();
         file.read_exact_at(bytes, piece.start).map_err(failed)?;
-        first_byte.get_or_insert_with(|| started.elapsed());
+        whole += asked.elapsed();
+        first_byte.get_or_insert(whole);
         hasher.update(bytes);
         check_bytes(path, piece.start, bytes, &expected[piece.start as usize..piece.end as usize])?;
     }
-    let whole = started.elapsed();
     let counted = Counted::now(metrics).since(before);
     Ok(Step { range, first_byte: first_byte.unwrap_or(whole), whole, digest: hasher.finish(), counted })
 }

@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn the_last_reads_are_told_before_it_ends() -> io::Result<()> {
         let (metrics, paper) = (Arc::new(Metrics::default()), Paper::default());
-        let watch = Watch::start(Arc::clone(&metrics), Duration::from_secs(3600), paper.clone())?;
+        let watch = Watch::start(Arc::clone(&metrics), Duration::from_hours(1), paper.clone())?;
         metrics.reads.add(1);
         metrics.read_cached_bytes.add(2048);
         drop(watch);
