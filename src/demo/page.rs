@@ -45,14 +45,16 @@ pub(super) fn index_page(path: &str, lines: &[Line]) -> String {
 
 fn push_line(page: &mut String, line: &Line) {
     let slash = if line.size_bytes.is_none() { "/" } else { "" };
-    let chars = line.name.chars().count() + slash.len();
-    let shown = if chars > NAME_CHARS_SHOWN {
+    let name_chars = line.name.chars().count();
+    let shown = if name_chars > NAME_CHARS_SHOWN {
         let cut: String = line.name.chars().take(NAME_CHARS_SHOWN - 3).collect();
         format!("{}..&gt;", escape(&cut))
     } else {
+        // A folder whose name fills the column is shown without its slash.
+        let slash = if name_chars < NAME_CHARS_SHOWN { slash } else { "" };
         format!("{}{slash}", escape(line.name))
     };
-    let padding = NAME_CHARS_SHOWN.saturating_sub(chars);
+    let padding = NAME_CHARS_SHOWN.saturating_sub(name_chars + slash.len());
     let date = Timestamp::try_from(line.modified).unwrap_or_default().strftime("%d-%b-%Y %H:%M");
     let size = line.size_bytes.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string());
     let name = utf8_percent_encode(line.name, NAME);
@@ -74,9 +76,11 @@ mod tests {
     fn as_nginx_writes_it() {
         let modified = SystemTime::UNIX_EPOCH + Duration::from_hours(19_723 * 24);
         let long = format!("{}.mp4", "l".repeat(60));
+        let full = "d".repeat(50);
         let lines = [
             Line { name: "a b & ü.mp4", size_bytes: Some(3_696_332), modified },
             Line { name: &long, size_bytes: Some(0), modified },
+            Line { name: &full, size_bytes: None, modified },
             Line { name: "series", size_bytes: None, modified },
         ];
         let expected = [
@@ -84,6 +88,7 @@ mod tests {
             "<head><title>Index of /films/</title></head>",
             "<body>",
             "<h1>Index of /films/</h1><hr><pre><a href=\"../\">../</a>",
+            &format!("<a href=\"{full}/\">{full}</a> 01-Jan-2024 00:00                   -"),
             "<a href=\"series/\">series/</a>                                            01-Jan-2024 00:00                   -",
             "<a href=\"a%20b%20%26%20%C3%BC.mp4\">a b &amp; ü.mp4</a>                                        01-Jan-2024 00:00             3696332",
             &format!("<a href=\"{long}\">{}..&gt;</a> 01-Jan-2024 00:00                   0", "l".repeat(47)),
