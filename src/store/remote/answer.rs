@@ -30,8 +30,7 @@ pub(super) struct Asked {
 pub(super) fn check_status(status: StatusCode, headers: &HeaderMap, url: &str, now: SystemTime) -> Result<()> {
     let (kind, meaning) = match status.as_u16() {
         200 | 206 => return Ok(()),
-        401 => (Kind::Denied, " (give the user and password as http://USER:PASSWORD@HOST/)"),
-        403 | 407 => (Kind::Denied, ""),
+        401 | 403 | 407 => (Kind::Denied, ""),
         404 | 410 => (Kind::Missing, ""),
         408 | 429 => (Kind::Busy, ""),
         412 | 416 => (Kind::Changed, " (the file has changed)"),
