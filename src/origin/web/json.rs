@@ -67,7 +67,7 @@ impl<'de> Visitor<'de> for Items<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> std::result::Result<(), A::Error> {
         while let Some(item) = items.next_element::<Item>()? {
-            if let Err(error) = take(item, self.names) {
+            if let Err(error) = take(&item, self.names) {
                 *self.full = Some(error);
                 return Err(A::Error::custom("full"));
             }
@@ -76,7 +76,7 @@ impl<'de> Visitor<'de> for Items<'_> {
     }
 }
 
-fn take(item: Item, names: &mut Names) -> Result<()> {
+fn take(item: &Item, names: &mut Names) -> Result<()> {
     let name = item.name.strip_suffix('/').unwrap_or(&item.name);
     if name.contains(char::REPLACEMENT_CHARACTER) {
         names.skip();

@@ -56,23 +56,13 @@ impl Web {
         let root = find_root(&self.remote, patience).map_err(|error| with_hint(&error, &self.described))?;
         Ok(self.root.get_or_init(|| root))
     }
-
-    fn list_folder(&self, folder: &Remote, path: &str, patience: &Patience) -> Result<Vec<Listed>> {
-        let key = if path.is_empty() { String::new() } else { format!("{path}/") };
-        let page = folder.page(&key, patience)?;
-        let index = parse(&page.body, &page.content_type, &page.url).map_err(|error| no_index(&error, &page))?;
-        if index.skipped > 0 {
-            warn!("{}: {} names left out: unsafe, too long, or not UTF-8", shown(&page.url), index.skipped);
-        }
-        Ok(index.names)
-    }
 }
 
 impl Origin for Web {
     fn list(&self, folder: &str, patience: &Patience) -> Result<Vec<Listed>> {
         match self.root(patience)? {
             Root::Folder(remote) => {
-                let listed = self.list_folder(remote, folder, patience);
+                let listed = list_folder(remote, folder, patience);
                 if folder.is_empty() { listed.map_err(|error| with_hint(&error, &self.described)) } else { listed }
             }
             Root::File(remote, name) if folder.is_empty() => {
@@ -103,6 +93,17 @@ impl Origin for Web {
     fn describe(&self) -> &str {
         &self.described
     }
+}
+
+/// The names on the index page of one folder.
+fn list_folder(folder: &Remote, path: &str, patience: &Patience) -> Result<Vec<Listed>> {
+    let key = if path.is_empty() { String::new() } else { format!("{path}/") };
+    let page = folder.page(&key, patience)?;
+    let index = parse(&page.body, &page.content_type, &page.url).map_err(|error| no_index(&error, &page))?;
+    if index.skipped > 0 {
+        warn!("{}: {} names left out: unsafe, too long, or not UTF-8", shown(&page.url), index.skipped);
+    }
+    Ok(index.names)
 }
 
 /// Folder or file? A URL that ends in `/` is a folder. Any other is one if the server redirects it to itself and `/`,

@@ -32,10 +32,8 @@ pub(super) fn check_status(status: StatusCode, headers: &HeaderMap, url: &str, n
         200 | 206 => return Ok(()),
         401 | 403 | 407 => (Kind::Denied, ""),
         404 | 410 => (Kind::Missing, ""),
-        408 | 429 => (Kind::Busy, ""),
         412 | 416 => (Kind::Changed, " (the file has changed)"),
-        501 | 505 => (Kind::Unsupported, ""),
-        500..=599 => (Kind::Busy, ""),
+        408 | 429 | 500 | 502..=504 | 506..=599 => (Kind::Busy, ""),
         _ => (Kind::Unsupported, ""),
     };
     let wait = if kind == Kind::Busy { retry_after(headers, now) } else { None };
