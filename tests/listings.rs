@@ -281,11 +281,10 @@ fn nginx_xml() {
 fn apache(options: &str) {
     let folders = ["/usr/lib/apache2/modules", "/usr/lib64/httpd/modules", "/usr/lib/httpd/modules"];
     let modules = folders.into_iter().find(|folder| Path::new(folder).is_dir()).unwrap_or_default();
-    let load: String = ["mpm_event", "unixd", "authz_core", "dir", "mime", "autoindex"]
-        .iter()
-        .filter(|name| Path::new(&format!("{modules}/mod_{name}.so")).exists())
-        .map(|name| format!("LoadModule {name}_module {modules}/mod_{name}.so\n"))
-        .collect();
+    let is_there = |name: &&str| Path::new(&format!("{modules}/mod_{name}.so")).exists();
+    let names = ["mpm_event", "unixd", "authz_core", "dir", "mime", "autoindex"].into_iter().filter(is_there);
+    let load =
+        names.map(|name| format!("LoadModule {name}_module {modules}/mod_{name}.so\n")).collect::<Vec<_>>().concat();
     let (films, port) = (Films::make(), free_port());
     let (home, root) = (films.temp.path(), films.path());
     let shown = home.display();

@@ -49,10 +49,14 @@ impl Source {
     }
 
     /// The origin that reads it. A local path must exist; a far server is asked nothing yet, so that a drive can start
-    /// without it: whether it is there shows at the first `list("")`.
+    /// without it: whether it is there shows at the first `list("")`. It describes itself by the absolute path or the URL.
     pub fn open(&self) -> Result<Arc<dyn Origin>> {
         match self {
-            Self::Folder(path) => Ok(Arc::new(Object::new(Dir::open(path)?, self.to_string()))),
+            Self::Folder(path) => {
+                let dir = Dir::open(path)?;
+                let described = dir.root().display().to_string();
+                Ok(Arc::new(Object::new(dir, described)))
+            }
             Self::Web(url) => Ok(Arc::new(Web::new(url)?)),
         }
     }
@@ -129,6 +133,8 @@ mod tests {
         let error = Source::parse("/no/such/folder").unwrap().open().err().unwrap();
         assert_eq!(error.kind(), Kind::Missing);
         assert!(error.to_string().starts_with("/no/such/folder: "), "{error}");
+        let here = Source::parse("src/").unwrap().open().unwrap();
+        assert!(here.describe().starts_with('/') && here.describe().ends_with("/src"), "{}", here.describe());
         let origin = Source::parse("http://alice@no-such-host.invalid/films/").unwrap().open().unwrap();
         assert_eq!(origin.describe(), "http://no-such-host.invalid/films/");
     }

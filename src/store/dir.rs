@@ -33,15 +33,23 @@ pub struct Dir {
 impl Dir {
     /// The folder or file at `path`, which must exist.
     pub fn open(path: &Path) -> Result<Self> {
-        let metadata = std::fs::metadata(path).map_err(|error| Error::io(path.display(), &error))?;
+        let failed = |error: std::io::Error| Error::io(path.display(), &error);
+        let metadata = std::fs::metadata(path).map_err(failed)?;
+        // The program may change its working directory. Components: without a last slash.
+        let root: PathBuf = std::path::absolute(path).map_err(failed)?.components().collect();
         if metadata.is_dir() {
-            return Ok(Self { root: path.to_owned(), file_name: None });
+            return Ok(Self { root, file_name: None });
         }
         let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_safe_name(name));
         match name {
-            Some(name) if metadata.is_file() => Ok(Self { root: path.to_owned(), file_name: Some(name.into()) }),
+            Some(name) if metadata.is_file() => Ok(Self { file_name: Some(name.into()), root }),
             _ => Err(Error::new(Kind::Invalid, format!("{}: neither a folder nor a file", path.display()))),
         }
+    }
+
+    /// The folder or file itself, as an absolute path.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Where `key` is on disk.
@@ -82,7 +90,7 @@ impl Read for Dir {
 }
 
 impl List for Dir {
-    fn list(&self, folder: &str, _: &Patience) -> Result<Vec<Listed>> {
+    fn list(&self, folder: &str, patience: &Patience) -> Result<Vec<Listed>> {
         if let Some(name) = &self.file_name {
             if !folder.is_empty() {
                 return Err(self.missing(folder));
@@ -96,6 +104,7 @@ impl List for Dir {
         let mut skipped = 0_usize;
         for entry in std::fs::read_dir(&path).map_err(|error| failed(&error))? {
             let entry = entry.map_err(|error| failed(&error))?;
+            check_wanted(&path, patience)?;
             let name = entry.file_name();
             let Ok(name) = std::str::from_utf8(name.as_bytes()) else {
                 skipped += 1;
@@ -142,10 +151,7 @@ impl Body for DirBody {
         if self.left.is_empty() {
             return Ok(None);
         }
-        if self.patience.cancel.is_cancelled() {
-            let path = self.path.display();
-            return Err(Error::new(Kind::Cancelled, format!("{path}: nobody wants it any longer")));
-        }
+        check_wanted(&self.path, &self.patience)?;
         let mut piece = vec![0; self.left.len().min(PIECE_BYTES) as usize];
         let read = self.file.read_at(&mut piece, self.left.start);
         let count = read.map_err(|error| Error::io(self.path.display(), &error))?;
@@ -159,6 +165,14 @@ impl Body for DirBody {
         self.left.start += count as u64;
         Ok(Some(piece.into()))
     }
+}
+
+/// A system call under way can't be called off; between two of them we look.
+fn check_wanted(path: &Path, patience: &Patience) -> Result<()> {
+    if patience.cancel.is_cancelled() {
+        return Err(Error::new(Kind::Cancelled, format!("{}: nobody wants it any longer", path.display())));
+    }
+    Ok(())
 }
 
 fn listed(name: &str, metadata: &Metadata) -> Option<Listed> {

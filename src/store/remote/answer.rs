@@ -73,17 +73,19 @@ pub(super) fn check_range(status: StatusCode, headers: &HeaderMap, asked: &Asked
 /// Compares what the version rests on. A header the version rests on and that is gone proves nothing: changed.
 fn check_version(headers: &HeaderMap, asked: &Asked) -> Result<()> {
     let Asked { url, expected, .. } = asked;
-    let changed = |what: &str, was: &str, is: Option<&str>| {
-        let is = is.unwrap_or("missing");
-        Err(Error::new(Kind::Changed, format!("{url}: the file has changed: {what} was {was} and is {is}")))
+    let changed = |name: &str, now: Option<&str>| {
+        let (was, now) = (&expected.version, now.unwrap_or("gone"));
+        Err(Error::new(Kind::Changed, format!("{url}: the file has changed: it was {was}, and its {name} is {now}")))
     };
     if let Some(etag) = expected.version.as_etag() {
         let now = text(headers, &ETAG);
-        return if now == Some(etag) { Ok(()) } else { changed("ETag", etag, now) };
+        return if now == Some(etag) { Ok(()) } else { changed("ETag", now) };
     }
-    let Some(modified) = expected.modified else { return Ok(()) };
+    // The version itself is compared, not `expected.modified`: a version read back from the index may come without it.
+    let of_time = |modified| Version::size_and_time(expected.size_bytes, modified);
     let now = text(headers, &LAST_MODIFIED);
-    if now.and_then(http_date) == Some(modified) { Ok(()) } else { changed("Last-Modified", "another", now) }
+    let is_same = expected.version == of_time(None) || expected.version == of_time(now.and_then(http_date));
+    if is_same { Ok(()) } else { changed("Last-Modified", now) }
 }
 
 /// The file an answer's headers describe, of a size found in them by the caller.
@@ -259,7 +261,10 @@ mod tests {
         assert_eq!(check(partial, &timed, &[good.clone(), (LAST_MODIFIED, WHEN)]), None);
         let later = (LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:38 GMT");
         assert_eq!(check(partial, &timed, &[good.clone(), later]), Some(Kind::Changed));
-        assert_eq!(check(partial, &timed, &[good]), Some(Kind::Changed));
+        assert_eq!(check(partial, &timed, std::slice::from_ref(&good)), Some(Kind::Changed));
+        let stored = Asked { expected: Stat { modified: None, ..timed.expected.clone() }, ..timed };
+        assert_eq!(check(partial, &stored, std::slice::from_ref(&good)), Some(Kind::Changed));
+        assert_eq!(check(partial, &stored, &[good, (LAST_MODIFIED, WHEN)]), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::fault;
 /// A transport for one read.
 pub(super) struct Guard {
     pub transport: ReqwestTransport,
-    /// The exact target. `OpenDAL` trims spaces from paths and joins double slashes; a server need not.
+    /// The exact target; the URL that `OpenDAL` made up is not used.
     pub target: Uri,
     /// `Authorization` and what every request carries.
     pub headers: HeaderMap,

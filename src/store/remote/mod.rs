@@ -39,6 +39,9 @@ pub const PAGE_BYTES_MAX: usize = 256 << 20;
 /// Asked for up front for a page that says how long it is; a larger one grows as it really arrives.
 const PAGE_RESERVE_BYTES_MAX: usize = 16 << 20;
 
+/// What `OpenDAL` takes every file for: it would trim and reshape real paths, and the guard sets the URL anyway.
+const PATH: &str = "file";
+
 /// Everything but RFC 3986's unreserved characters: what no server can take for something else.
 const SEGMENT: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -226,10 +229,8 @@ impl Read for Remote {
         };
         let context = OperationContext::new().with_http_transport(HttpTransporter::new(guard));
         let operator = self.operator.clone().with_context(context);
-        // Only a name for OpenDAL: the guard sets the URL.
-        let path = percent_decode_str(url.path()).decode_utf8_lossy().into_owned();
         let open = async {
-            let mut reader = operator.reader_with(&path);
+            let mut reader = operator.reader_with(PATH);
             if let Some(etag) = expected.version.as_etag() {
                 reader = reader.if_match(etag);
             }

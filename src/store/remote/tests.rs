@@ -329,6 +329,43 @@ fn keys_are_encoded_to_the_letter_and_cannot_climb() {
     }
     let server = Server::always(answer("206 Partial Content", GOOD, &FILE[5..10]));
     let place = server.remote().at(&server.url.join("/films/").unwrap());
-    place.read(" a//b ", &expected(), ByteRange::new(5, 10), &patience()).unwrap();
-    assert!(server.heads()[0].starts_with("GET /films/%20a//b%20 "), "{}", server.heads()[0]);
+    for key in [" a//b ", " ", "sub/\n"] {
+        place.read(key, &expected(), ByteRange::new(5, 10), &patience()).unwrap();
+    }
+    let asked: Vec<_> = server.heads().iter().filter_map(|head| head.lines().next().map(str::to_owned)).collect();
+    let get = |path: &str| format!("GET {path} HTTP/1.1");
+    assert_eq!(asked, [get("/films/%20a//b%20"), get("/films/%20"), get("/films/sub/%0A")]);
+}
+
+/// A new connection costs a far reader two round trips or more; bodies read to their end must give theirs back.
+#[test]
+fn connections_are_kept_warm() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = Url::parse(&format!("http://{}/film.mkv", listener.local_addr().unwrap())).unwrap();
+    let connections = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&connections);
+    thread::spawn(move || {
+        for mut socket in listener.incoming().map_while(std::result::Result::ok) {
+            *counted.lock().unwrap() += 1;
+            thread::spawn(move || {
+                let lines = BufReader::new(socket.try_clone().unwrap()).lines().map_while(std::result::Result::ok);
+                for _ in lines.filter(String::is_empty) {
+                    let head = format!("HTTP/1.1 206 Partial Content\r\n{GOOD}\r\n");
+                    socket.write_all(&[head.as_bytes(), &FILE[5..10]].concat()).unwrap();
+                }
+            });
+        }
+    });
+    let remote = Remote::new(&url).unwrap();
+    for _ in 0..10 {
+        assert_eq!(read_with(&remote, ByteRange::new(5, 10), &patience()).unwrap(), &FILE[5..10]);
+    }
+    // A reader that stops at the last byte, without asking for the end.
+    for _ in 0..10 {
+        let mut body = remote.read("", &expected(), ByteRange::new(5, 10), &patience()).unwrap();
+        assert_eq!(body.next().unwrap().unwrap().len(), 5);
+        drop(body);
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(*connections.lock().unwrap(), 1);
 }
