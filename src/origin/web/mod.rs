@@ -20,6 +20,9 @@ use crate::range::ByteRange;
 use crate::store::remote::{Page, Remote, shown};
 use crate::store::{Read as _, is_safe_name};
 
+/// Some servers read this many names of a folder and stop, without a word (Caddy 2 unless told otherwise).
+const CUT_LISTING_NAMES: usize = 10_000;
+
 /// A source on the web.
 pub struct Web {
     described: String,
@@ -102,6 +105,9 @@ fn list_folder(folder: &Remote, path: &str, patience: &Patience) -> Result<Vec<L
     let index = parse(&page.body, &page.content_type, &page.url).map_err(|error| no_index(&error, &page))?;
     if index.skipped > 0 {
         warn!("{}: {} names left out: unsafe, too long, or not UTF-8", shown(&page.url), index.skipped);
+    }
+    if index.names.len() + index.skipped == CUT_LISTING_NAMES {
+        warn!("{}: exactly {CUT_LISTING_NAMES} names: the server may have cut its listing short", shown(&page.url));
     }
     Ok(index.names)
 }
