@@ -226,7 +226,9 @@ fn check_folders(films: &Films, origin: &dyn Origin) {
     let error = origin.read("empty/brief.mkv", &stat, range, &patience()).err().unwrap();
     assert!(matches!(error.kind(), Kind::Changed | Kind::Unsupported), "{error}");
     fs::remove_file(&path).unwrap();
-    let error = origin.read("empty/brief.mkv", &stat, range, &patience()).err().unwrap();
+    // nginx drops a connection after 412 without a word; a drive asks again after what may pass.
+    let ask = || origin.read("empty/brief.mkv", &stat, range, &patience()).err().unwrap();
+    let error = (0..3).map(|_| ask()).find(|error| !error.may_pass()).unwrap();
     assert_eq!(error.kind(), Kind::Missing, "{error}");
 }
 
