@@ -15,8 +15,8 @@ use crate::error::{Error, Kind, Result};
 use crate::store::dir::Dir;
 use crate::store::remote::shown;
 
-/// What a user asked to mount. Shown (`Display`) without credentials.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a user asked to mount. Shown without credentials, by `Debug` too: it ends up in logs.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Source {
     /// A folder or a single file of this machine, or of a share it has mounted.
     Folder(PathBuf),
@@ -79,6 +79,12 @@ impl fmt::Display for Source {
     }
 }
 
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Source({self})")
+    }
+}
+
 /// As RFC 3986 has it; so that `./a://b` stays a path.
 fn is_scheme(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -111,7 +117,12 @@ mod tests {
             ("HTTPS://Host:8443/Films/", "https://host:8443/Films/"),
             ("http://alice:secret@host/ä b/?signature=x#y", "http://host/%C3%A4%20b/"),
         ] {
-            assert_eq!(Source::parse(text).unwrap().to_string(), seen, "{text}");
+            let source = Source::parse(text).unwrap();
+            assert_eq!(
+                (source.to_string(), format!("{source:?}")),
+                (seen.to_owned(), format!("Source({seen})")),
+                "{text}"
+            );
         }
     }
 

@@ -2,7 +2,6 @@
 //! Never here: HTML.
 
 use std::fmt;
-use std::time::SystemTime;
 
 use serde::Deserialize;
 use serde::de::{Deserializer as _, Error as _, SeqAccess, Visitor};
@@ -11,6 +10,7 @@ use super::cells;
 use super::index::Names;
 use crate::error::{Error, Result};
 use crate::store::ListedKind;
+use crate::store::remote::http_date;
 
 /// One name. Servers add more fields; they are ignored.
 #[derive(Deserialize)]
@@ -96,8 +96,4 @@ fn take(item: &Item, names: &mut Names) -> Result<()> {
 /// A size that makes no sense (negative, a string) is no size; the name still counts.
 fn any_size<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<u64>, D::Error> {
     Ok(serde_json::Value::deserialize(deserializer)?.as_u64())
-}
-
-fn http_date(text: &str) -> Option<SystemTime> {
-    Some(SystemTime::from(jiff::fmt::rfc2822::parse(text).ok()?.timestamp()))
 }

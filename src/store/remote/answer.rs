@@ -144,7 +144,7 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`, the one form servers may send today.
-pub(super) fn http_date(text: &str) -> Option<SystemTime> {
+pub(crate) fn http_date(text: &str) -> Option<SystemTime> {
     let zoned = jiff::fmt::rfc2822::parse(text.trim()).ok()?;
     Some(SystemTime::from(zoned.timestamp()))
 }

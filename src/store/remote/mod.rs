@@ -19,6 +19,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use url::Url;
 
 use self::answer::Asked;
+pub(crate) use self::answer::http_date;
 use self::body::RemoteBody;
 use self::driver::Driver;
 use self::guard::Guard;
