@@ -44,9 +44,10 @@ type Waiting = Mutex<HashMap<(i64, u64), Vec<Arc<After>>>>;
 pub struct Checks {
     // Guards which chunks are being checked, so that none is hashed twice at once. Taken alone.
     waiting: Arc<Waiting>,
-    urgent: Option<Sender<Job>>,
-    early: Option<Sender<Job>>,
-    threads: Vec<JoinHandle<()>>,
+    urgent: Sender<Job>,
+    early: Sender<Job>,
+    // Taken by `stop`; guards nothing else.
+    running: Mutex<Option<(Sender<()>, Vec<JoinHandle<()>>)>>,
 }
 
 impl Checks {
@@ -55,17 +56,19 @@ impl Checks {
         let (urgent, urgent_inbox) = bounded(QUEUED_MAX);
         let (early, early_inbox) = bounded(QUEUED_MAX);
         let waiting = Arc::<Waiting>::default();
+        let (stop, stopped) = bounded(0);
         let threads = (0..THREADS)
             .map(|number| {
                 let (cache, waiting) = (Arc::clone(cache), Arc::clone(&waiting));
-                let inboxes = (urgent_inbox.clone(), early_inbox.clone());
+                let inboxes = [urgent_inbox.clone(), early_inbox.clone()];
+                let stopped = stopped.clone();
                 thread::Builder::new()
                     .name(format!("check-{number}"))
-                    .spawn(move || run(&cache, &waiting, &inboxes.0, &inboxes.1))
+                    .spawn(move || run(&cache, &waiting, &inboxes, &stopped))
                     .map_err(|error| Error::io("starting a checking thread", &error))
             })
             .collect::<Result<_>>()?;
-        Ok(Self { waiting, urgent: Some(urgent), early: Some(early), threads })
+        Ok(Self { waiting, urgent, early, running: Mutex::new(Some((stop, threads))) })
     }
 
     /// Has `chunks` checked, ahead of what is only early; `after` is dropped when all are. `Full` if too many wait.
@@ -74,8 +77,7 @@ impl Checks {
             let key = (entry.id(), chunk.range.start);
             // A chunk that only waits as an early one is queued again, urgently; the second check is a lookup.
             self.waiting.lock().entry(key).or_default().push(Arc::clone(after));
-            let queued = self.urgent.as_ref().is_some_and(|urgent| urgent.try_send((Arc::clone(entry), chunk)).is_ok());
-            if !queued {
+            if self.urgent.try_send((Arc::clone(entry), chunk)).is_err() {
                 self.waiting.lock().remove(&key);
                 return Err(Error::new(Kind::Full, format!("{}: too many cached chunks wait to be checked", entry.path())));
             }
@@ -89,8 +91,7 @@ impl Checks {
             let key = (entry.id(), chunk.range.start);
             let mut waiting = self.waiting.lock();
             if let std::collections::hash_map::Entry::Vacant(vacant) = waiting.entry(key) {
-                let queued = self.early.as_ref().is_some_and(|early| early.try_send((Arc::clone(entry), chunk)).is_ok());
-                if queued {
+                if self.early.try_send((Arc::clone(entry), chunk)).is_ok() {
                     vacant.insert(Vec::new());
                 }
             }
@@ -98,9 +99,10 @@ impl Checks {
     }
 }
 
-fn run(cache: &Cache, waiting: &Waiting, urgent: &Receiver<Job>, early: &Receiver<Job>) {
+fn run(cache: &Cache, waiting: &Waiting, [urgent, early]: &[Receiver<Job>; 2], stopped: &Receiver<()>) {
     loop {
         let job = select_biased! {
+            recv(stopped) -> _ => return,
             recv(urgent) -> job => job,
             recv(early) -> job => job,
         };
@@ -116,11 +118,19 @@ fn run(cache: &Cache, waiting: &Waiting, urgent: &Receiver<Job>, early: &Receive
     }
 }
 
-impl Drop for Checks {
-    fn drop(&mut self) {
-        drop((self.urgent.take(), self.early.take()));
-        for thread in self.threads.drain(..) {
+impl Checks {
+    /// Ends the threads; what still waits is not checked. Not to be called by one of them.
+    pub fn stop(&self) {
+        let Some((stop, threads)) = self.running.lock().take() else { return };
+        drop(stop);
+        for thread in threads {
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for Checks {
+    fn drop(&mut self) {
+        self.stop();
     }
 }

@@ -41,7 +41,12 @@ const UNWRITTEN_CHUNKS: u64 = 8;
 /// The flights of one mount and the threads that fly them.
 pub struct Fetcher {
     shared: Arc<Shared>,
-    stop: Option<Sender<()>>,
+    // Taken by `stop`; guards nothing else.
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    stop: Sender<()>,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -120,7 +125,7 @@ impl Fetcher {
                     .map_err(|error| Error::io("starting a fetching thread", &error))
             })
             .collect::<Result<_>>()?;
-        Ok(Self { shared, stop: Some(stop), workers })
+        Ok(Self { shared, running: Mutex::new(Some(Running { stop, workers })) })
     }
 
     /// Has `waiter` answered with `need`, which lies in `gap`. All of `gap`, which lies in one slot and is not in the
@@ -297,17 +302,25 @@ impl Shared {
     }
 }
 
-impl Drop for Fetcher {
-    fn drop(&mut self) {
-        drop(self.stop.take());
+impl Fetcher {
+    /// Calls every flight off, answers every waiter, ends the workers. Not to be called by one of them.
+    pub fn stop(&self) {
+        let Some(Running { stop, workers }) = self.running.lock().take() else { return };
+        drop(stop);
         let table = std::mem::take(&mut *self.shared.table.lock());
         let flights: Vec<_> = table.flights.into_values().flat_map(BTreeMap::into_values).collect();
         flights.iter().for_each(|flight| flight.cancel.cancel());
-        for worker in self.workers.drain(..) {
+        for worker in workers {
             let _ = worker.join();
         }
         // What was still queued.
         let gone = Error::new(Kind::Local, "the drive is being unmounted");
         flights.iter().for_each(|flight| flight.end_early(&gone, BLOCK_SIZE_BYTES).1.tell(Err(&gone)));
+    }
+}
+
+impl Drop for Fetcher {
+    fn drop(&mut self) {
+        self.stop();
     }
 }

@@ -1,1 +1,222 @@
-//! (to come)
+//! A handle's reads: from the cache if it can, else from flights; and what its pattern makes worth fetching ahead.
+//! Never here: the kernel, names, folders.
+//!
+//! The walk of a read: [`Reader::read_cached`] (trusted bytes, answered on the spot) → [`Reader::read`]: coverage →
+//! unchecked chunks are hashed, gaps are demanded of the fetcher → answered when its own bytes are there.
+//!
+//! Locks, in order: a handle's `pattern` and `interests` → the fetch room's. None is held while a reply is called.
+
+mod ahead;
+mod deadlines;
+mod pattern;
+mod pending;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::cache::{Cache, Entry};
+use crate::config::{BLOCK_SIZE_BYTES, ReadConfig};
+use crate::error::{Error, Kind, Result};
+use crate::fetch::checks::{After, Checks};
+use crate::fetch::{Demand, Fetcher, Interest, Waiter};
+use crate::metrics::Metrics;
+use crate::range::ByteRange;
+
+use ahead::Ahead;
+use deadlines::Deadlines;
+use pattern::{Access, Pattern};
+use pending::Pending;
+
+pub use pending::Reply;
+
+/// Answers the reads of all handles of one mount.
+pub struct Reader {
+    core: Arc<Core>,
+    ahead: Ahead,
+    deadlines: Deadlines,
+}
+
+/// What reads, lookahead and fill share.
+struct Core {
+    cache: Arc<Cache>,
+    fetcher: Fetcher,
+    checks: Checks,
+    config: ReadConfig,
+    timeout: Duration,
+    metrics: Arc<Metrics>,
+    // Handles that are being read in order now: lookahead shares the cache's budget among them.
+    sequential: AtomicUsize,
+}
+
+/// One open file.
+pub struct Handle {
+    entry: Arc<Entry>,
+    core: Arc<Core>,
+    pattern: Mutex<Pattern>,
+    // What lookahead keeps going, by cursor. Dropped with the handle: closing calls it off.
+    interests: Mutex<Vec<(u64, Interest)>>,
+    // Waits for the lookahead thread already.
+    is_noted: AtomicBool,
+    is_sequential: AtomicBool,
+}
+
+impl Handle {
+    /// The version that is read through it.
+    pub fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if *self.is_sequential.get_mut() {
+            self.core.sequential.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Reader {
+    /// Starts the threads behind it. A read ends within `timeout`.
+    pub fn start(
+        cache: Arc<Cache>,
+        fetcher: Fetcher,
+        config: &ReadConfig,
+        timeout: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self> {
+        let checks = Checks::start(&cache)?;
+        let core = Arc::new(Core {
+            cache,
+            fetcher,
+            checks,
+            config: config.clone(),
+            timeout,
+            metrics,
+            sequential: AtomicUsize::new(0),
+        });
+        let late = Arc::clone(&core);
+        let deadlines = Deadlines::start(move || late.fetcher.call_off_unwanted())?;
+        let ahead = Ahead::start(&core)?;
+        Ok(Self { core, ahead, deadlines })
+    }
+
+    /// A handle on one version of a file.
+    pub fn open(&self, entry: Arc<Entry>) -> Arc<Handle> {
+        Arc::new(Handle {
+            entry,
+            core: Arc::clone(&self.core),
+            pattern: Mutex::default(),
+            interests: Mutex::default(),
+            is_noted: AtomicBool::new(false),
+            is_sequential: AtomicBool::new(false),
+        })
+    }
+
+    /// Fills `buffer` if all its bytes can be had at once. `false`: nothing was done, `read` will.
+    pub fn read_cached(&self, handle: &Arc<Handle>, offset: u64, buffer: &mut [u8]) -> bool {
+        let range = ByteRange::at(offset, buffer.len() as u64);
+        if !self.core.cache.read(&handle.entry, offset, buffer) {
+            return false;
+        }
+        handle.pattern.lock().observe(range, handle.entry.size_bytes());
+        self.ahead.note(handle);
+        self.core.metrics.reads.add(1);
+        self.core.metrics.read_cached_bytes.add(range.len());
+        true
+    }
+
+    /// Answers `reply` with the bytes of `range`, which ends at or before the file does, or with an error, within
+    /// the timeout. Never blocks on the origin.
+    pub fn read(&self, handle: &Arc<Handle>, range: ByteRange, reply: Reply) {
+        let core = &self.core;
+        let access = handle.pattern.lock().observe(range, handle.entry.size_bytes());
+        core.metrics.reads.add(1);
+        core.metrics.read_waited_bytes.add(range.len());
+        let metrics = Arc::clone(&core.metrics);
+        let counted: Reply = Box::new(move |answer| {
+            metrics.read_errors.add(u64::from(answer.is_err()));
+            reply(answer);
+        });
+        let look = {
+            let (core, entry) = (Arc::downgrade(core), Arc::clone(&handle.entry));
+            move |read: Arc<Pending>| {
+                if let Some(core) = core.upgrade() {
+                    core.look(&entry, access, &read);
+                }
+            }
+        };
+        let read = Pending::new(range, Instant::now() + core.timeout, counted, look);
+        match self.deadlines.watch(&read) {
+            Ok(()) => core.look(&handle.entry, access, &read),
+            Err(error) => read.fail(error),
+        }
+        self.ahead.note(handle);
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // Here, and not with the last handle: a thread can't wait for its own end.
+        self.core.checks.stop();
+        self.core.fetcher.stop();
+    }
+}
+
+impl Core {
+    /// Looks for a read's bytes wherever they are now. What is not to be had at once will answer it later.
+    fn look(self: &Arc<Self>, entry: &Arc<Entry>, access: Access, read: &Arc<Pending>) {
+        let waiter: Arc<dyn Waiter> = Arc::clone(read) as _;
+        // Ours, so that no answer is the last one before all are asked for.
+        read.expect();
+        if let Err(error) = self.ask(entry, access, read, &waiter) {
+            read.fail(error);
+        }
+        waiter.settle(Ok(()));
+    }
+
+    fn ask(self: &Arc<Self>, entry: &Arc<Entry>, access: Access, read: &Arc<Pending>, waiter: &Arc<dyn Waiter>) -> Result<()> {
+        let range = read.range();
+        let span = self.span(entry, access, range);
+        let coverage = self.cache.coverage(entry, span)?;
+        let unchecked: Vec<_> =
+            coverage.unchecked.into_iter().filter(|chunk| !chunk.range.intersect(range).is_empty()).collect();
+        if !unchecked.is_empty() {
+            waiter.expect();
+            read.look_again();
+            let checked = Arc::clone(waiter);
+            let after = After::new(move || checked.settle(Ok(())));
+            return self.checks.check(entry, unchecked, &after);
+        }
+        for part in coverage.trusted.overlap(range) {
+            if !read.fill(part, |bytes| self.cache.read(entry, part.start, bytes)) {
+                // Evicted since; or the disk failed, and the next look will find it so.
+                read.look_again();
+            }
+        }
+        for gap in coverage.gaps.into_iter().flat_map(|gap| gap.slots(entry.chunk_size_bytes())) {
+            let need = gap.intersect(range);
+            if !need.is_empty() && self.fetcher.demand(entry, gap, need, waiter)? == Demand::LookAgain {
+                read.look_again();
+            }
+        }
+        if read.is_waiting() && Instant::now() >= read.deadline() {
+            return Err(Error::new(Kind::TimedOut, "the origin did not answer in time"));
+        }
+        Ok(())
+    }
+
+    /// What is worth fetching for a read: a probe's own blocks, or, of a run, all to the end of its chunk.
+    fn span(&self, entry: &Entry, access: Access, range: ByteRange) -> ByteRange {
+        let blocks = range.align(BLOCK_SIZE_BYTES, entry.size_bytes());
+        match access {
+            Access::Probe => blocks,
+            Access::Sequential => ByteRange::new(blocks.start, entry.slot(blocks.end.max(1) - 1).end),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

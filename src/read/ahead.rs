@@ -1,0 +1,218 @@
+//! The background of reading: a thread that fetches ahead of sequential readers, and one that fills in the rest of a
+//! film being played while nothing else wants the link.
+//! Never here: what a pattern is (see `pattern`), and how bytes are fetched.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::{Core, Handle};
+use crate::cache::Entry;
+use crate::config::Fill;
+use crate::error::{Error, Result};
+use crate::fetch::{Interest, Lane};
+use crate::range::ByteRange;
+
+/// Handles that wait for the lookahead thread; one that does not fit is noted again with its next read.
+const NOTED_MAX: usize = 1_024;
+/// Films that may be filled in, in turns; a further one is filled when one is done or closed.
+const FILLING_MAX: usize = 64;
+/// How often the fill thread looks whether the link is free, and gives way if it is not.
+const LOOK: Duration = Duration::from_millis(50);
+/// The link counts as free after nothing else used it for this long: a player between two reads is not done.
+const QUIET: Duration = Duration::from_millis(500);
+/// Slots looked at in one go for something to fill in.
+const SLOTS_LOOKED_AT_MAX: usize = 64;
+/// Lookahead of all readers together, and a film that is filled in, may take this part of the cache's budget.
+const BUDGET_SHARE: u64 = 2;
+
+/// Both threads.
+pub(super) struct Ahead {
+    noted: Option<Sender<Arc<Handle>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Ahead {
+    pub(super) fn start(core: &Arc<Core>) -> Result<Self> {
+        let cannot = |error: std::io::Error| Error::io("starting a lookahead thread", &error);
+        let (noted, inbox) = bounded::<Arc<Handle>>(NOTED_MAX);
+        let (playing, to_fill) = bounded(FILLING_MAX);
+        let mut threads = Vec::new();
+        let run = {
+            let core = Arc::clone(core);
+            move || {
+                for handle in inbox {
+                    handle.is_noted.store(false, Ordering::Release);
+                    core.look_ahead(&handle);
+                    if core.config.fill == Fill::Playing && handle.pattern.lock().playing(handle.entry.size_bytes()).is_some() {
+                        // Full: it will be noted again.
+                        let _ = playing.try_send(Arc::downgrade(&handle));
+                    }
+                }
+            }
+        };
+        threads.push(thread::Builder::new().name("lookahead".into()).spawn(run).map_err(cannot)?);
+        let core = Arc::clone(core);
+        threads.push(thread::Builder::new().name("fill".into()).spawn(move || fill(&core, &to_fill)).map_err(cannot)?);
+        Ok(Self { noted: Some(noted), threads })
+    }
+
+    /// A handle was read: look ahead of it soon.
+    pub(super) fn note(&self, handle: &Arc<Handle>) {
+        if !handle.is_noted.swap(true, Ordering::AcqRel) {
+            let queued = self.noted.as_ref().is_some_and(|noted| noted.try_send(Arc::clone(handle)).is_ok());
+            if !queued {
+                handle.is_noted.store(false, Ordering::Release);
+            }
+        }
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        drop(self.noted.take());
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Core {
+    /// Brings a handle's lookahead in line with its pattern: what is left behind is called off, what is new begun.
+    fn look_ahead(&self, handle: &Handle) {
+        let entry = &handle.entry;
+        let chunk = entry.chunk_size_bytes();
+        let plans = handle.pattern.lock().ahead(entry.size_bytes(), chunk, self.lookahead_chunks(chunk));
+        if !plans.is_empty() && !handle.is_sequential.swap(true, Ordering::Relaxed) {
+            self.sequential.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut kept = std::mem::take(&mut *handle.interests.lock());
+        kept.retain(|(cursor, interest)| {
+            let plan = plans.iter().find(|plan| plan.cursor == *cursor);
+            plan.is_some_and(|plan| !plan.range.intersect(interest.range()).is_empty()) && !interest.is_over()
+        });
+        for plan in &plans {
+            // Only what is neither here nor on its way is asked for.
+            for slot in plan.range.slots(chunk) {
+                match self.fetch_slot(entry, slot, Lane::Lookahead, &kept) {
+                    Ok(begun) => kept.extend(begun.into_iter().map(|interest| (plan.cursor, interest))),
+                    Err(error) => log::warn!("lookahead of {}: {error}", entry.path()),
+                }
+            }
+        }
+        *handle.interests.lock() = kept;
+    }
+
+    /// Begins to fetch what is missing of `part`, which lies in one slot, and has what is recorded checked.
+    fn fetch_slot(&self, entry: &Arc<Entry>, part: ByteRange, lane: Lane, kept: &[(u64, Interest)]) -> Result<Vec<Interest>> {
+        if self.cache.trusted(entry, part).contains(part) || kept.iter().any(|(_, interest)| interest.range().contains(part)) {
+            return Ok(Vec::new());
+        }
+        let coverage = self.cache.coverage(entry, part)?;
+        self.checks.check_early(entry, coverage.unchecked);
+        Ok(coverage.gaps.into_iter().flat_map(|gap| self.fetcher.want(entry, gap, lane)).collect())
+    }
+
+    /// Chunks to fetch ahead of one reader: all it may, unless that would evict what others are about to read.
+    fn lookahead_chunks(&self, chunk: u64) -> u64 {
+        let readers = self.sequential.load(Ordering::Relaxed).max(1) as u64;
+        let share = self.cache.budget_bytes() / BUDGET_SHARE / chunk / readers;
+        u64::from(self.config.lookahead_chunks).min(share)
+    }
+
+    /// The next piece of a film to fill in: after the player's position first, then before it. `None`: none missing,
+    /// or the film is too large for the cache to hold beside others.
+    fn next_to_fill(&self, handle: &Handle, at: &mut u64) -> Result<Option<ByteRange>> {
+        let entry = &handle.entry;
+        let size = entry.size_bytes();
+        if size > self.cache.budget_bytes() / BUDGET_SHARE {
+            return Ok(None);
+        }
+        let slots = size.div_ceil(entry.chunk_size_bytes());
+        for _ in 0..slots.min(SLOTS_LOOKED_AT_MAX as u64) {
+            let slot = entry.slot(*at % size);
+            let coverage = self.cache.coverage(entry, slot)?;
+            if let Some(gap) = coverage.gaps.first() {
+                return Ok(Some(*gap));
+            }
+            *at = slot.end;
+        }
+        Ok(None)
+    }
+}
+
+/// A film being filled in, and where the search for gaps stands.
+struct Filling {
+    handle: Weak<Handle>,
+    at: u64,
+    // Slots passed since the last gap: all of them passed means it is whole.
+    passed_bytes: u64,
+}
+
+fn fill(core: &Arc<Core>, inbox: &Receiver<Weak<Handle>>) {
+    let mut films: Vec<Filling> = Vec::new();
+    let mut busy_at = Instant::now();
+    loop {
+        match inbox.recv_timeout(LOOK) {
+            Ok(handle) => add(&mut films, handle),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        films.retain(|film| film.handle.strong_count() > 0);
+        if !core.fetcher.is_idle() {
+            busy_at = Instant::now();
+        }
+        if busy_at.elapsed() < QUIET || films.is_empty() {
+            continue;
+        }
+        // In turns.
+        films.rotate_left(1);
+        let Some(film) = films.last_mut() else { continue };
+        let Some(handle) = film.handle.upgrade() else { continue };
+        let before = film.at;
+        match core.next_to_fill(&handle, &mut film.at) {
+            Ok(Some(gap)) => {
+                film.passed_bytes = 0;
+                fill_gap(core, &handle, gap, inbox);
+            }
+            Ok(None) => {
+                film.passed_bytes += film.at.saturating_sub(before);
+                if film.passed_bytes >= handle.entry.size_bytes() || film.at == before {
+                    films.pop();
+                }
+            }
+            Err(error) => {
+                log::warn!("filling in {}: {error}", handle.entry.path());
+                films.pop();
+            }
+        }
+    }
+}
+
+fn add(films: &mut Vec<Filling>, handle: Weak<Handle>) {
+    let Some(strong) = handle.upgrade() else { return };
+    let is_known = films.iter().any(|film| film.handle.ptr_eq(&handle));
+    if let Some(at) = strong.pattern.lock().playing(strong.entry.size_bytes()).filter(|_| !is_known && films.len() < FILLING_MAX) {
+        films.push(Filling { handle, at, passed_bytes: 0 });
+    }
+}
+
+/// Fetches one gap, giving way as soon as anyone else wants the link.
+fn fill_gap(core: &Core, handle: &Handle, gap: ByteRange, inbox: &Receiver<Weak<Handle>>) {
+    let mut interests = core.fetcher.want(&handle.entry, gap, Lane::Fill);
+    while !interests.is_empty() && core.fetcher.is_idle() {
+        thread::sleep(LOOK / 10);
+        interests.retain(|interest| !interest.is_over());
+        if is_closed(inbox) {
+            return;
+        }
+    }
+}
+
+fn is_closed(inbox: &Receiver<Weak<Handle>>) -> bool {
+    // A full queue drains by itself: handles are noted again with their next read.
+    matches!(inbox.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected))
+}

@@ -1,0 +1,255 @@
+//! What a handle's reads look like: several cursors, tolerant of the kernel's reordered readahead. Pure.
+//! Never here: fetching. A pattern only says what it saw and how far ahead it would look.
+//!
+//! Kernel readahead arrives out of order and from several threads, and players read audio and video of one file in
+//! turns; a detector that wants `offset == next` would reset itself to death. So a read belongs to a cursor when it
+//! lies within a window around it, and a handle keeps several cursors.
+
+use crate::range::ByteRange;
+
+/// Cursors kept for each handle: video, audio, subtitles, and one for whatever looks around.
+const CURSORS_MAX: usize = 4;
+/// A read this close to a cursor is its own: twice the largest kernel readahead.
+const REORDER_WINDOW_BYTES: u64 = 2 << 20;
+/// Sequential bytes before a reader is believed to go on: more than a scanner's first look, two kernel readaheads.
+const EVIDENCE_BYTES: u64 = 256 << 10;
+/// A run that began this close to the end reads the container's index.
+const NEAR_END_BYTES: u64 = 2 << 20;
+/// Really being played: this much was read in one run (or half the file, if that is less).
+const PLAYED_BYTES: u64 = 16 << 20;
+
+/// What one read was taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// A first, lone or near-the-end read: it gets what it asks for.
+    Probe,
+    /// Part of a run: the rest of its chunk, and more, will be read soon.
+    Sequential,
+}
+
+/// What to do with a cursor's lookahead after a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    /// Which cursor, for as long as it lives.
+    pub cursor: u64,
+    /// From the reader's position to as far as the evidence goes; empty for a probe or a cursor left behind.
+    pub range: ByteRange,
+}
+
+/// One reader within a handle.
+#[derive(Clone, Debug)]
+struct Cursor {
+    id: u64,
+    born: u64,
+    // One past the furthest byte read.
+    next: u64,
+    run_bytes: u64,
+    // When it was last read, in reads of this handle.
+    used: u64,
+    // Left by a seek: its lookahead is called off until it is read again.
+    is_left: bool,
+}
+
+/// The cursors of one handle.
+#[derive(Clone, Debug, Default)]
+pub struct Pattern {
+    cursors: Vec<Cursor>,
+    reads: u64,
+    // Two cursors have been read in turns: a jump between them is no seek.
+    is_interleaved: bool,
+}
+
+impl Pattern {
+    /// Takes a read in. `size` is the file's.
+    pub fn observe(&mut self, range: ByteRange, size: u64) -> Access {
+        self.reads += 1;
+        let reads = self.reads;
+        let last_used = self.cursors.iter().max_by_key(|cursor| cursor.used).map(|cursor| cursor.id);
+        let near = |cursor: &&mut Cursor| {
+            let window = ByteRange::new(
+                cursor.next.saturating_sub(REORDER_WINDOW_BYTES).max(cursor.born.saturating_sub(REORDER_WINDOW_BYTES)),
+                cursor.next.saturating_add(REORDER_WINDOW_BYTES),
+            );
+            window.start <= range.start && range.start <= window.end
+        };
+        let closest = self.cursors.iter_mut().filter(near).min_by_key(|cursor| cursor.next.abs_diff(range.start));
+        let access = if let Some(cursor) = closest {
+            if last_used != Some(cursor.id) && cursor.is_left {
+                self.is_interleaved = true;
+            }
+            // Only progress is evidence: reading the same bytes again is not a run.
+            cursor.run_bytes += range.end.saturating_sub(cursor.next.max(range.start));
+            cursor.next = cursor.next.max(range.end);
+            cursor.used = reads;
+            cursor.is_left = false;
+            cursor.access(size)
+        } else {
+            self.jump(range, size);
+            Access::Probe
+        };
+        access
+    }
+
+    /// A read that belongs to no cursor: a new one, in place of the one longest unused.
+    fn jump(&mut self, range: ByteRange, size: u64) {
+        if !self.is_interleaved && !is_near_end(range.start, size) {
+            self.cursors.iter_mut().for_each(|cursor| cursor.is_left = true);
+        }
+        if self.cursors.len() == CURSORS_MAX
+            && let Some(oldest) = (0..CURSORS_MAX).min_by_key(|at| self.cursors[*at].used)
+        {
+            self.cursors.swap_remove(oldest);
+        }
+        self.cursors.push(Cursor {
+            id: self.reads,
+            born: range.start,
+            next: range.end,
+            run_bytes: range.len(),
+            used: self.reads,
+            is_left: false,
+        });
+    }
+
+    /// What each cursor would have fetched ahead, in chunks of `chunk` bytes, `chunks_max` at most.
+    /// Cursors that are not named any more have nothing to fetch.
+    pub fn ahead(&self, size: u64, chunk: u64, chunks_max: u64) -> Vec<Ahead> {
+        self.cursors
+            .iter()
+            .filter(|cursor| !cursor.is_left && cursor.access(size) == Access::Sequential)
+            .map(|cursor| {
+                // Twice what was read: a window that doubles as it is used, from one chunk to all of them.
+                let chunks = (cursor.run_bytes.saturating_mul(2) / chunk).max(1).min(chunks_max);
+                let slot_end = cursor.next.next_multiple_of(chunk);
+                let end = slot_end.saturating_add(chunks.saturating_mul(chunk)).min(size);
+                Ahead { cursor: cursor.id, range: ByteRange::new(cursor.next, end) }
+            })
+            .collect()
+    }
+
+    /// Where a film that is really being played goes on from; `None` while nothing is.
+    pub fn playing(&self, size: u64) -> Option<u64> {
+        let enough = PLAYED_BYTES.min(size / 2).max(EVIDENCE_BYTES);
+        self.cursors
+            .iter()
+            .filter(|cursor| cursor.run_bytes >= enough && !cursor.is_left)
+            .max_by_key(|cursor| cursor.used)
+            .map(|cursor| cursor.next)
+    }
+}
+
+impl Cursor {
+    fn access(&self, size: u64) -> Access {
+        if self.run_bytes < EVIDENCE_BYTES || is_near_end(self.born, size) { Access::Probe } else { Access::Sequential }
+    }
+}
+
+/// Whether a run from `start` on reads the end of a file that has more than its end.
+fn is_near_end(start: u64, size: u64) -> bool {
+    size > 2 * NEAR_END_BYTES && start >= size - NEAR_END_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KIB: u64 = 1 << 10;
+    const MIB: u64 = 1 << 20;
+    const SIZE: u64 = 1 << 30;
+    const CHUNK: u64 = 2 * MIB;
+
+    fn read(pattern: &mut Pattern, start: u64, len: u64) -> Access {
+        pattern.observe(ByteRange::at(start, len), SIZE)
+    }
+
+    fn ahead(pattern: &Pattern) -> Vec<ByteRange> {
+        pattern.ahead(SIZE, CHUNK, 20).into_iter().map(|ahead| ahead.range).collect()
+    }
+
+    #[test]
+    fn a_scanner_gets_no_lookahead() {
+        let mut pattern = Pattern::default();
+        for (start, len) in [(0, 64 * KIB), (64 * KIB, 128 * KIB), (SIZE - 64 * KIB, 64 * KIB), (SIZE / 2, 64 * KIB)] {
+            assert_eq!(read(&mut pattern, start, len), Access::Probe);
+            assert_eq!(ahead(&pattern), []);
+        }
+    }
+
+    #[test]
+    fn lookahead_doubles_with_evidence_up_to_its_limit() {
+        let mut pattern = Pattern::default();
+        let mut windows = Vec::new();
+        for at in 0..300 {
+            read(&mut pattern, at * 128 * KIB, 128 * KIB);
+            windows.push(ahead(&pattern).first().map_or(0, |range| range.len() / CHUNK));
+        }
+        assert_eq!(windows[0], 0, "a first read");
+        assert_eq!(windows[1], 1, "two kernel readaheads in a row");
+        assert!(windows.windows(2).all(|pair| pair[1] + 1 >= pair[0]));
+        assert_eq!(*windows.iter().max().unwrap(), 20);
+    }
+
+    #[test]
+    fn reordered_readahead_is_one_run() {
+        let mut pattern = Pattern::default();
+        let order = [0, 2, 1, 4, 3, 6, 5, 8, 7];
+        let seen: Vec<_> = order.iter().map(|at| read(&mut pattern, at * 128 * KIB, 128 * KIB)).collect();
+        assert!(seen[2..].iter().all(|access| *access == Access::Sequential), "{seen:?}");
+        assert_eq!(ahead(&pattern).len(), 1);
+    }
+
+    #[test]
+    fn a_seek_calls_off_the_old_lookahead() {
+        let mut pattern = Pattern::default();
+        (0..16).for_each(|at| drop(read(&mut pattern, at * 128 * KIB, 128 * KIB)));
+        assert_eq!(ahead(&pattern).len(), 1);
+        read(&mut pattern, 500 * MIB, 128 * KIB);
+        assert_eq!(ahead(&pattern), []);
+        (1..4).for_each(|at| drop(read(&mut pattern, 500 * MIB + at * 128 * KIB, 128 * KIB)));
+        assert_eq!(ahead(&pattern).len(), 1);
+        assert!(ahead(&pattern)[0].start > 500 * MIB);
+    }
+
+    #[test]
+    fn reading_the_index_at_the_end_is_no_seek() {
+        let mut pattern = Pattern::default();
+        (0..16).for_each(|at| drop(read(&mut pattern, at * 128 * KIB, 128 * KIB)));
+        (0..8).for_each(|at| assert_eq!(read(&mut pattern, SIZE - MIB + at * 128 * KIB, 128 * KIB), Access::Probe));
+        assert_eq!(ahead(&pattern).len(), 1, "the film's own run goes on");
+    }
+
+    #[test]
+    fn audio_and_video_in_turns_both_look_ahead() {
+        let mut pattern = Pattern::default();
+        for at in 0..16 {
+            read(&mut pattern, at * 128 * KIB, 128 * KIB);
+            read(&mut pattern, 600 * MIB + at * 128 * KIB, 128 * KIB);
+        }
+        assert_eq!(ahead(&pattern).len(), 2);
+    }
+
+    #[test]
+    fn playing_needs_a_long_run() {
+        let mut pattern = Pattern::default();
+        for at in 0..127 {
+            read(&mut pattern, at * 128 * KIB, 128 * KIB);
+        }
+        assert_eq!(pattern.playing(SIZE), None);
+        read(&mut pattern, 127 * 128 * KIB, 128 * KIB);
+        assert_eq!(pattern.playing(SIZE), Some(16 * MIB));
+    }
+
+    proptest! {
+        #[test]
+        fn any_reads_keep_it_bounded(reads in prop::collection::vec((0u64..SIZE, 1u64..MIB), 1..200), chunks in 0u64..30) {
+            let mut pattern = Pattern::default();
+            for (start, len) in reads {
+                pattern.observe(ByteRange::new(start, (start + len).min(SIZE)), SIZE);
+                let plans = pattern.ahead(SIZE, CHUNK, chunks);
+                prop_assert!(plans.len() <= CURSORS_MAX);
+                prop_assert!(plans.iter().all(|plan| plan.range.end <= SIZE && plan.range.len() <= (chunks + 1) * CHUNK));
+            }
+        }
+    }
+}
