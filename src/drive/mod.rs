@@ -1,1 +1,224 @@
-//! (to come)
+//! The filesystem without a kernel: names, attributes, open files, reads. What can be answered at once is returned;
+//! what may wait for the origin takes a closure and answers it later, so that no thread of the kernel's ever waits.
+//! Never here: FUSE, errno, mount points.
+
+mod files;
+mod handles;
+mod inodes;
+mod jobs;
+mod memo;
+mod names;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+
+use crate::cache::Cache;
+use crate::cancel::Cancel;
+use crate::config::DriveConfig;
+use crate::error::{Error, Kind, Result};
+use crate::origin::{Listed, ListedKind, Origin, Patience, Stat};
+use crate::read::{Handle, Reader};
+use crate::retry;
+
+use handles::Handles;
+use inodes::Inodes;
+use jobs::Jobs;
+use memo::Memo;
+
+pub use files::Opened;
+pub use inodes::{Node, NodeKind, ROOT};
+pub use names::DirEntry;
+
+/// Names kept of all folders together, in listings: about 100 bytes each.
+const LISTED_NAMES_MAX: usize = 400_000;
+/// Stats kept: about 300 bytes each.
+const STATS_MAX: usize = 65_536;
+
+/// A folder's names, sorted.
+pub(crate) type Listing = Arc<Vec<Listed>>;
+
+/// The drive.
+pub struct Drive {
+    // First, so that its threads end before what they use does.
+    reader: Reader,
+    files: Handles<OpenFile>,
+    folders: Handles<OpenFolder>,
+    inodes: Inodes,
+    listings: Arc<Memo<Listing>>,
+    stats: Arc<Memo<Stat>>,
+    cache: Arc<Cache>,
+    origin: Arc<dyn Origin>,
+    config: DriveConfig,
+    // Set at the end: questions under way are called off.
+    cancel: Cancel,
+    // The last name whose size had to be asked for, to ask for the next ones ahead. Taken alone.
+    stat_run: Mutex<names::StatRun>,
+}
+
+struct OpenFile {
+    node: Arc<Node>,
+    handle: Arc<Handle>,
+}
+
+struct OpenFolder {
+    node: Arc<Node>,
+    // As it was when it was opened: offsets into it stay true however the folder changes.
+    listing: Listing,
+}
+
+/// What `stat` shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Attributes {
+    /// Inode number.
+    pub ino: u64,
+    /// File or folder.
+    pub kind: NodeKind,
+    /// Bytes; 0 for a folder, and for a file whose size nobody has asked for yet (`is_complete` is false then).
+    pub size_bytes: u64,
+    /// Last change; 1970 if the origin does not tell.
+    pub modified: SystemTime,
+    /// Permission bits.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Whether the size is known; if not, nobody may remember these attributes.
+    pub is_complete: bool,
+}
+
+/// Size of the drive for `df`: as full as a disc, since nothing can be written to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    /// Bytes of the files known so far.
+    pub size_bytes: u64,
+    /// Names known so far.
+    pub names: u64,
+}
+
+impl Drive {
+    /// Starts the drive's threads. `timeout` bounds each question about names.
+    pub fn start(
+        origin: Arc<dyn Origin>,
+        cache: Arc<Cache>,
+        reader: Reader,
+        config: &DriveConfig,
+        (timeout, retries): (Duration, u32),
+    ) -> Result<Self> {
+        let jobs = Arc::new(Jobs::start()?);
+        let cancel = Cancel::new();
+        let ask = Ask { origin: Arc::clone(&origin), cancel: cancel.clone(), timeout, retries };
+        let listings = {
+            let ask = ask.clone();
+            let weigh: fn(&Listing) -> usize = |listing| listing.len() + 1;
+            Memo::new(config.dir_ttl, (weigh, LISTED_NAMES_MAX), &jobs, move |path| {
+                ask.of(|origin, patience| origin.list(path, patience)).map(Arc::new)
+            })?
+        };
+        let stats = Memo::new(config.dir_ttl, (|_| 1, STATS_MAX), &jobs, move |path| {
+            ask.of(|origin, patience| origin.stat(path, patience))
+        })?;
+        Ok(Self {
+            reader,
+            files: Handles::new(),
+            folders: Handles::new(),
+            inodes: Inodes::new(),
+            listings,
+            stats,
+            cache,
+            origin,
+            config: config.clone(),
+            cancel,
+            stat_run: Mutex::default(),
+        })
+    }
+
+    /// How long the kernel may remember what it is told.
+    pub fn ttl(&self) -> Duration {
+        self.config.dir_ttl
+    }
+
+    /// The source, without credentials.
+    pub fn source(&self) -> &str {
+        self.origin.describe()
+    }
+
+    /// The kernel has let go of `lookups` references to an inode.
+    pub fn forget(&self, ino: u64, lookups: u64) {
+        self.inodes.forget(ino, lookups);
+    }
+
+    /// Space for `df`. Never asks the origin.
+    pub fn capacity(&self) -> Capacity {
+        let top = self.listings.known("").unwrap_or_default();
+        let size = |listed: &Listed| match listed.kind {
+            ListedKind::File { size_bytes } => size_bytes.unwrap_or(0),
+            ListedKind::Folder => 0,
+        };
+        Capacity {
+            size_bytes: top.iter().map(size).fold(0, u64::saturating_add).max(self.cache.used_bytes()),
+            names: top.len() as u64,
+        }
+    }
+
+    fn node(&self, ino: u64) -> Result<Arc<Node>> {
+        self.inodes.get(ino).ok_or_else(|| Error::new(Kind::Changed, format!("inode {ino} is not known any more")))
+    }
+
+    fn attributes(&self, node: &Node) -> Attributes {
+        let size = node.size_bytes();
+        let full = match node.kind {
+            NodeKind::Folder => 0o555,
+            NodeKind::File => 0o444,
+        };
+        Attributes {
+            ino: node.ino,
+            kind: node.kind,
+            size_bytes: if node.kind == NodeKind::File { size.unwrap_or(0) } else { 0 },
+            modified: node.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+            mode: full & !(self.config.umask as u16),
+            uid: self.config.uid,
+            gid: self.config.gid,
+            is_complete: node.kind == NodeKind::Folder || size.is_some(),
+        }
+    }
+}
+
+impl Drop for Drive {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+/// How the origin is asked about names: within the timeout, again if that may help.
+#[derive(Clone)]
+struct Ask {
+    origin: Arc<dyn Origin>,
+    cancel: Cancel,
+    timeout: Duration,
+    retries: u32,
+}
+
+impl Ask {
+    fn of<V>(&self, question: impl Fn(&dyn Origin, &Patience) -> Result<V>) -> Result<V> {
+        let deadline = Instant::now() + self.timeout;
+        let mut attempt = 0;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // At most half of what is left, so that a lost connection leaves time for another.
+            let patience = Patience { stall: (left / 2).max(self.timeout / 8), cancel: Cancel::new() };
+            let error = match question(&*self.origin, &patience) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let wait = retry::next_wait(attempt, self.retries, &error, fastrand::f64());
+            match wait.filter(|wait| Instant::now() + *wait < deadline && !self.cancel.is_cancelled()) {
+                Some(wait) => std::thread::sleep(wait),
+                None => return Err(error),
+            }
+            attempt += 1;
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Open files: open, read, release, and what a file tells of itself (extended attributes, data and holes).
+//! Never here: where bytes come from.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use super::names::changed;
+use super::{Drive, Node, NodeKind, OpenFile};
+use crate::error::{Error, Kind, Result};
+use crate::origin::Stat;
+use crate::range::ByteRange;
+
+/// Longest read answered at once from a buffer that each thread keeps; the kernel's are 1 MiB at most.
+const BUFFER_MAX_BYTES: usize = 1 << 20;
+
+thread_local! {
+    // Bytes of hits on their way to the kernel: filled anew for each read, zeroed only once.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The extended attributes every file has.
+const XATTRS: [&str; 3] = ["user.reelfs.version", "user.reelfs.cached_bytes", "user.reelfs.source"];
+
+/// A file was opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened {
+    /// For `read` and `release`.
+    pub handle: u64,
+}
+
+impl Drive {
+    /// Opens a file: finds out which version it is now. `Changed` if the inode stands for another one; looking the
+    /// name up again gives the new one.
+    pub fn open(self: &Arc<Self>, ino: u64, reply: impl FnOnce(Result<Opened>) + Send + 'static) {
+        let node = match self.node(ino) {
+            Ok(node) if node.kind == NodeKind::File => node,
+            Ok(node) => return reply(Err(Error::new(Kind::Invalid, format!("{} is not a file", node.path)))),
+            Err(error) => return reply(Err(error)),
+        };
+        let drive = Arc::clone(self);
+        let path = Arc::clone(&node.path);
+        self.stats.get(&path, Box::new(move |stat| reply(stat.and_then(|stat| drive.opened(&node, &stat)))));
+    }
+
+    fn opened(&self, node: &Arc<Node>, stat: &Stat) -> Result<Opened> {
+        if !node.bind(stat) {
+            self.forget_version(&node.path);
+            return Err(changed(&node.path));
+        }
+        let entry = self.cache.entry(&node.path, stat)?;
+        let file = OpenFile { node: Arc::clone(node), handle: self.reader.open(entry) };
+        Ok(Opened { handle: self.files.add(Arc::new(file)) })
+    }
+
+    /// Closes a file; what was only fetched for it is called off.
+    pub fn release(&self, handle: u64) {
+        self.files.remove(handle);
+    }
+
+    /// Answers `reply` with up to `len` bytes from `offset` on: on this thread if they are here, else later on
+    /// another. Fewer only at the end of the file.
+    pub fn read(self: &Arc<Self>, handle: u64, offset: u64, len: usize, reply: impl FnOnce(Result<&[u8]>) + Send + 'static) {
+        let Some(file) = self.files.get(handle) else {
+            return reply(Err(Error::new(Kind::Invalid, "this file is not open")));
+        };
+        let size = file.handle.entry().size_bytes();
+        let range = ByteRange::at(offset, len as u64).intersect(ByteRange::new(0, size));
+        if range.is_empty() {
+            return reply(Ok(&[]));
+        }
+        let len = range.len() as usize;
+        let reply = if len > BUFFER_MAX_BYTES {
+            reply
+        } else {
+            let left = BUFFER.with_borrow_mut(|buffer| {
+                if buffer.len() < len {
+                    buffer.resize(len, 0);
+                }
+                if !self.reader.read_cached(&file.handle, offset, &mut buffer[..len]) {
+                    return Some(reply);
+                }
+                reply(Ok(&buffer[..len]));
+                None
+            });
+            let Some(reply) = left else { return };
+            reply
+        };
+        let drive = Arc::downgrade(self);
+        let path = Arc::clone(&file.node.path);
+        self.reader.read(
+            &file.handle,
+            range,
+            Box::new(move |answer| {
+                if let Err(error) = &answer {
+                    log::warn!("{path}: reading {range}: {error}");
+                    if error.kind() == Kind::Changed
+                        && let Some(drive) = drive.upgrade()
+                    {
+                        drive.forget_version(&path);
+                    }
+                }
+                reply(answer);
+            }),
+        );
+    }
+
+    /// The file has changed: the next lookup and open ask the origin.
+    fn forget_version(&self, path: &str) {
+        self.stats.expire(path);
+        self.listings.expire(path.rsplit_once('/').map_or("", |(folder, _)| folder));
+    }
+
+    /// The next data (`false`) or hole (`true`) from `offset` on. A far file has no holes but the one at its end.
+    pub fn seek(&self, handle: u64, offset: u64, hole: bool) -> Result<u64> {
+        let Some(file) = self.files.get(handle) else {
+            return Err(Error::new(Kind::Invalid, "this file is not open"));
+        };
+        let size = file.handle.entry().size_bytes();
+        match (offset < size, hole) {
+            (true, false) => Ok(offset),
+            (true, true) => Ok(size),
+            (false, _) => Err(Error::new(Kind::Missing, "beyond the end of the file")),
+        }
+    }
+
+    /// The names of a file's extended attributes.
+    pub fn listxattr(&self, ino: u64) -> Result<&'static [&'static str]> {
+        Ok(if self.node(ino)?.kind == NodeKind::File { &XATTRS } else { &XATTRS[2..] })
+    }
+
+    /// The value of an extended attribute; `None` if there is none of that name. Never asks the origin.
+    pub fn getxattr(&self, ino: u64, name: &str) -> Result<Option<String>> {
+        let node = self.node(ino)?;
+        let stat = || node.stat().or_else(|| self.stats.known(&node.path));
+        Ok(match (name, node.kind) {
+            ("user.reelfs.source", _) => Some(self.source().to_owned()),
+            // Before the first open only an origin's own word would do, and nobody may wait for it here.
+            ("user.reelfs.version", NodeKind::File) => {
+                Some(stat().map_or_else(|| "unknown".to_owned(), |stat| stat.version.to_string()))
+            }
+            ("user.reelfs.cached_bytes", NodeKind::File) => {
+                let held = stat().map(|stat| self.cache.held_of(&node.path, &stat)).transpose()?;
+                Some(held.map_or(0, |(_, bytes)| bytes).to_string())
+            }
+            _ => None,
+        })
+    }
+}

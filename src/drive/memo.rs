@@ -1,0 +1,315 @@
+//! What the origin said, kept for a while: listings by folder, stats by file. Fresh answers are given at once; an old
+//! one is asked for again, and given after all if the origin takes its time; many askers cause one question.
+//! Never here: what a listing or a stat means.
+//!
+//! Invariant: whoever asks is answered exactly once, without a lock held.
+
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::jobs::Jobs;
+use crate::error::{Error, Kind, Result};
+
+/// An old answer is given after this if no new one has come: below what a person notices in `ls`.
+const GRACE_MIN: Duration = Duration::from_millis(30);
+/// A far origin is given this many times what its last answer took, so that it is not always overtaken by the old one,
+const GRACE_FACTOR: u32 = 4;
+/// but no longer than this.
+const GRACE_MAX: Duration = Duration::from_secs(1);
+/// After a question that failed, the old answer counts as fresh this long: an origin that is away is not hammered.
+const FAILED_FOR: Duration = Duration::from_secs(2);
+/// Askers waiting out the grace; more get the old answer at once.
+const GRACED_MAX: usize = 4_096;
+
+/// Takes the answer.
+pub(super) type Then<V> = Box<dyn FnOnce(Result<V>) + Send>;
+type Load<V> = dyn Fn(&str) -> Result<V> + Send + Sync;
+
+/// Answers by path.
+pub(super) struct Memo<V> {
+    ttl: Duration,
+    load: Box<Load<V>>,
+    // What an answer weighs, and how much all may weigh before the least recently used go.
+    weigh: fn(&V) -> usize,
+    weight_max: usize,
+    jobs: Arc<Jobs>,
+    graced: Sender<(Instant, Arc<str>)>,
+    // Guards answers and askers. Nothing is asked, and nobody answered, under it.
+    state: Mutex<State<V>>,
+}
+
+struct State<V> {
+    answers: LruCache<Arc<str>, Answer<V>>,
+    weight: usize,
+    // How long the last answer took.
+    latency: Duration,
+}
+
+struct Answer<V> {
+    value: Option<V>,
+    fresh_until: Option<Instant>,
+    // Known to be wrong by now: good only if the origin can't be asked.
+    is_doubted: bool,
+    is_asked: bool,
+    askers: Vec<Then<V>>,
+}
+
+impl<V: Clone + Send + 'static> Memo<V> {
+    /// Answers of `load` count as fresh for `ttl`; all together weigh at most `weight_max` (but one is always kept).
+    pub(super) fn new(
+        ttl: Duration,
+        (weigh, weight_max): (fn(&V) -> usize, usize),
+        jobs: &Arc<Jobs>,
+        load: impl Fn(&str) -> Result<V> + Send + Sync + 'static,
+    ) -> Result<Arc<Self>> {
+        let (graced, to_grace) = bounded(GRACED_MAX);
+        let state = Mutex::new(State { answers: LruCache::unbounded(), weight: 0, latency: Duration::ZERO });
+        let memo =
+            Arc::new(Self { ttl, load: Box::new(load), weigh, weight_max, jobs: Arc::clone(jobs), graced, state });
+        let weak = Arc::downgrade(&memo);
+        thread::Builder::new()
+            .name("grace".into())
+            .spawn(move || end_grace(&weak, &to_grace))
+            .map_err(|error| Error::io("starting the grace thread", &error))?;
+        Ok(memo)
+    }
+
+    /// What is known of `path`, however old.
+    pub(super) fn known(&self, path: &str) -> Option<V> {
+        self.state.lock().answers.get(path).and_then(|answer| answer.value.clone())
+    }
+
+    /// What is known of `path`, if it is fresh.
+    pub(super) fn fresh(&self, path: &str) -> Option<V> {
+        let mut state = self.state.lock();
+        let answer = state.answers.get(path)?;
+        if answer.is_fresh() { answer.value.clone() } else { None }
+    }
+
+    /// Answers `then`: now if it is known and fresh, else when the origin has answered.
+    pub(super) fn get(self: &Arc<Self>, path: &str, then: Then<V>) {
+        let mut state = self.state.lock();
+        let grace = (state.latency * GRACE_FACTOR).clamp(GRACE_MIN, GRACE_MAX);
+        if !state.answers.contains(path) {
+            state.answers.push(path.into(), Answer::unknown());
+        }
+        let Some((path, answer)) = state.answers.get_key_value_mut(path) else { return };
+        let path = Arc::clone(path);
+        if answer.is_fresh()
+            && let Some(value) = answer.value.clone()
+        {
+            drop(state);
+            return then(Ok(value));
+        }
+        // An old answer waits for the new one, but not for ever; unless it is doubted, or none but new ones are wanted.
+        let has_grace = !answer.is_doubted && !self.ttl.is_zero();
+        if let Some(old) = answer.value.clone().filter(|_| has_grace)
+            && self.graced.try_send((Instant::now() + grace, Arc::clone(&path))).is_err()
+        {
+            self.ask(state, &path);
+            return then(Ok(old));
+        }
+        answer.askers.push(then);
+        self.ask(state, &path);
+    }
+
+    /// Has `path` asked for, unless it is fresh or being asked for; nobody waits.
+    pub(super) fn prefetch(self: &Arc<Self>, path: &str) {
+        let mut state = self.state.lock();
+        let is_known = state.answers.peek(path).is_some_and(|answer| answer.is_asked || answer.is_fresh());
+        if !is_known {
+            let path: Arc<str> = path.into();
+            if !state.answers.contains(&path) {
+                state.answers.push(Arc::clone(&path), Answer::unknown());
+            }
+            self.ask(state, &path);
+        }
+    }
+
+    /// The next `get` asks the origin. What is known stays, for when the origin is away.
+    pub(super) fn expire(&self, path: &str) {
+        if let Some(answer) = self.state.lock().answers.peek_mut(path) {
+            answer.fresh_until = None;
+            answer.is_doubted = true;
+        }
+    }
+
+    /// Starts the question if it is not under way. Takes the lock and gives it up.
+    fn ask(self: &Arc<Self>, mut state: parking_lot::MutexGuard<'_, State<V>>, path: &Arc<str>) {
+        let Some(answer) = state.answers.peek_mut(path) else { return };
+        if std::mem::replace(&mut answer.is_asked, true) {
+            return;
+        }
+        drop(state);
+        let (memo, asked) = (Arc::clone(self), Arc::clone(path));
+        let job = move || {
+            let asked_at = Instant::now();
+            let loaded = (memo.load)(&asked);
+            memo.answered(&asked, loaded, asked_at.elapsed());
+        };
+        if let Err(error) = self.jobs.run(job) {
+            self.answered(path, Err(error), Duration::ZERO);
+        }
+    }
+
+    fn answered(&self, path: &Arc<str>, loaded: Result<V>, latency: Duration) {
+        let mut state = self.state.lock();
+        if loaded.is_ok() {
+            state.latency = latency;
+        }
+        let Some(answer) = state.answers.peek_mut(path) else { return };
+        answer.is_asked = false;
+        let askers = std::mem::take(&mut answer.askers);
+        let reply = match (loaded, &answer.value) {
+            (Ok(value), old) => {
+                let (gained, lost) = ((self.weigh)(&value), old.as_ref().map_or(0, self.weigh));
+                answer.value = Some(value.clone());
+                answer.fresh_until = Some(Instant::now() + self.ttl);
+                answer.is_doubted = false;
+                state.weight = state.weight + gained - lost;
+                self.shrink(&mut state);
+                Ok(value)
+            }
+            // Away is not gone: what was known stays true until the origin itself says otherwise.
+            (Err(error), Some(old)) if error.may_pass() || error.kind() == Kind::Full => {
+                log::info!("{path}: {error}; going on with what is known");
+                let old = old.clone();
+                answer.fresh_until = Some(Instant::now() + FAILED_FOR);
+                Ok(old)
+            }
+            (Err(error), _) => {
+                if let Some(gone) = state.answers.pop(path) {
+                    state.weight -= gone.value.as_ref().map_or(0, self.weigh);
+                }
+                Err(error)
+            }
+        };
+        drop(state);
+        askers.into_iter().for_each(|then| then(reply.clone()));
+    }
+
+    /// Lets go of the least recently used that nobody waits for.
+    fn shrink(&self, state: &mut State<V>) {
+        let mut looks = state.answers.len();
+        while state.weight > self.weight_max && state.answers.len() > 1 && looks > 0 {
+            looks -= 1;
+            let Some((path, answer)) = state.answers.pop_lru() else { return };
+            if answer.is_asked {
+                state.answers.push(path, answer);
+            } else {
+                state.weight -= answer.value.as_ref().map_or(0, self.weigh);
+            }
+        }
+    }
+}
+
+impl<V> Answer<V> {
+    fn unknown() -> Self {
+        Self { value: None, fresh_until: None, is_doubted: false, is_asked: false, askers: Vec::new() }
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.fresh_until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+/// Gives those who have waited long enough the old answer, in the order they came.
+fn end_grace<V: Clone + Send + 'static>(memo: &Weak<Memo<V>>, inbox: &Receiver<(Instant, Arc<str>)>) {
+    for (deadline, path) in inbox {
+        thread::sleep(deadline.saturating_duration_since(Instant::now()));
+        let Some(memo) = memo.upgrade() else { return };
+        let mut state = memo.state.lock();
+        let Some(answer) = state.answers.peek_mut(&path).filter(|answer| !answer.is_doubted) else { continue };
+        let Some(old) = answer.value.clone() else { continue };
+        let askers = std::mem::take(&mut answer.askers);
+        drop(state);
+        askers.into_iter().for_each(|then| then(Ok(old.clone())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    fn ask(memo: &Arc<Memo<usize>>, path: &str) -> Receiver<Result<usize>> {
+        let (answer, answers) = bounded(1);
+        memo.get(path, Box::new(move |result| drop(answer.send(result))));
+        answers
+    }
+
+    /// A memo whose answers count up, and whose origin answers one question for each token.
+    fn counting(ttl: Duration) -> (Arc<Memo<usize>>, Sender<Result<()>>) {
+        let jobs = Arc::new(Jobs::start().unwrap());
+        let (token, tokens) = bounded::<Result<()>>(100);
+        let count = AtomicUsize::new(0);
+        let load = move |_: &str| match tokens.recv() {
+            Ok(Err(error)) => Err(error),
+            _ => Ok(count.fetch_add(1, Ordering::Relaxed)),
+        };
+        (Memo::new(ttl, (|_| 1, 3), &jobs, load).unwrap(), token)
+    }
+
+    #[test]
+    fn many_askers_one_question() {
+        let (memo, token) = counting(LONG);
+        let answers: Vec<_> = (0..10).map(|_| ask(&memo, "a")).collect();
+        token.send(Ok(())).unwrap();
+        assert!(answers.iter().all(|answer| answer.recv_timeout(LONG).unwrap().unwrap() == 0));
+        assert_eq!(ask(&memo, "a").recv().unwrap().unwrap(), 0, "fresh: at once");
+    }
+
+    #[test]
+    fn an_old_answer_is_given_while_the_origin_hangs() {
+        let (memo, token) = counting(Duration::from_nanos(1));
+        token.send(Ok(())).unwrap();
+        assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap(), 0);
+        let hanging = ask(&memo, "a");
+        assert_eq!(hanging.recv_timeout(LONG).unwrap().unwrap(), 0, "no token yet: the old one");
+        token.send(Ok(())).unwrap();
+        drop(token);
+    }
+
+    #[test]
+    fn away_is_not_gone() {
+        let (memo, token) = counting(Duration::ZERO);
+        token.send(Ok(())).unwrap();
+        assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap(), 0);
+        token.send(Err(Error::new(Kind::Unreachable, "away"))).unwrap();
+        assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap(), 0);
+        assert_eq!(memo.known("a"), Some(0));
+    }
+
+    #[test]
+    fn gone_is_gone() {
+        let (memo, token) = counting(LONG);
+        token.send(Ok(())).unwrap();
+        assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap(), 0);
+        memo.expire("a");
+        token.send(Err(Error::new(Kind::Missing, "gone"))).unwrap();
+        // The grace may answer first; the answer after it can't be the old one.
+        let _ = ask(&memo, "a").recv_timeout(LONG).unwrap();
+        while memo.known("a").is_some() {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_least_recently_used_go_first() {
+        let (memo, token) = counting(LONG);
+        for path in ["a", "b", "c", "d"] {
+            token.send(Ok(())).unwrap();
+            ask(&memo, path).recv_timeout(LONG).unwrap().unwrap();
+        }
+        assert_eq!(memo.known("a"), None);
+        assert!(memo.known("b").is_some() && memo.known("d").is_some());
+    }
+}

@@ -1,0 +1,253 @@
+//! Names and attributes: lookup, getattr, folders and their entries.
+//! Never here: file contents.
+
+use std::sync::Arc;
+
+use super::inodes::{ROOT, number_of};
+use super::{Attributes, Drive, Listing, NodeKind, OpenFolder};
+use crate::error::{Error, Kind, Result};
+use crate::origin::{Listed, ListedKind};
+
+/// Sizes asked for ahead of somebody who walks through a folder: as many as the threads for names take at once, four
+/// times over.
+const STATS_AHEAD_MAX: usize = 64;
+/// Names skipped in such a walk (folders, sizes known) before it counts as another one.
+const STAT_GAP_MAX: usize = 16;
+
+/// A name in an open folder.
+#[derive(Clone, Copy, Debug)]
+pub struct DirEntry<'a> {
+    /// The last component.
+    pub name: &'a str,
+    /// File or folder.
+    pub kind: NodeKind,
+    /// Its number.
+    pub ino: u64,
+    /// Where the next `readdir` goes on after it.
+    pub next_offset: u64,
+}
+
+/// A walk through a folder whose sizes have to be asked for one by one.
+#[derive(Debug, Default)]
+pub(super) struct StatRun {
+    folder: Arc<str>,
+    at: usize,
+    len: usize,
+}
+
+impl StatRun {
+    /// Takes in that the size of name number `at` was asked for; how many after it to ask for, too. Doubles as the
+    /// walk goes on, so that a lone `stat` costs one question.
+    fn observe(&mut self, folder: &Arc<str>, at: usize) -> usize {
+        let goes_on = *self.folder == **folder && (self.at..=self.at + STAT_GAP_MAX).contains(&at);
+        self.len = if goes_on { (self.len * 2).clamp(1, STATS_AHEAD_MAX) } else { 0 };
+        self.at = at;
+        if !goes_on {
+            self.folder = Arc::clone(folder);
+        }
+        self.len
+    }
+}
+
+impl Drive {
+    /// Finds `name` in the folder `parent` and counts one lookup of it.
+    pub fn lookup(self: &Arc<Self>, parent: u64, name: &str, reply: impl FnOnce(Result<Attributes>) + Send + 'static) {
+        let folder = match self.node(parent) {
+            Ok(folder) => folder,
+            Err(error) => return reply(Err(error)),
+        };
+        let (drive, name) = (Arc::clone(self), Box::<str>::from(name));
+        let path = Arc::clone(&folder.path);
+        self.listings.get(
+            &path,
+            Box::new(move |listing| match listing {
+                Ok(listing) => drive.lookup_in(&folder.path, &listing, &name, reply),
+                Err(error) => reply(Err(error)),
+            }),
+        );
+    }
+
+    fn lookup_in(
+        self: Arc<Self>,
+        folder: &Arc<str>,
+        listing: &Listing,
+        name: &str,
+        reply: impl FnOnce(Result<Attributes>) + Send + 'static,
+    ) {
+        let Ok(at) = listing.binary_search_by(|listed| (*listed.name).cmp(name)) else {
+            return reply(Err(Error::new(Kind::Missing, format!("{}: no such name", join(folder, name)))));
+        };
+        let listed = &listing[at];
+        let path = join(folder, name);
+        if listed.kind != (ListedKind::File { size_bytes: None }) {
+            let stat = self.stats.fresh(&path);
+            let node = self.inodes.look_up(&path, listed, stat.as_ref());
+            return reply(Ok(self.attributes(&node)));
+        }
+        let ahead = self.stat_run.lock().observe(folder, at);
+        let next = listing[at + 1..].iter().filter(|next| next.kind == ListedKind::File { size_bytes: None });
+        next.take(ahead).for_each(|next| self.stats.prefetch(&join(folder, &next.name)));
+        let (drive, listed) = (Arc::clone(&self), listed.clone());
+        self.stats.get(
+            &path.clone(),
+            Box::new(move |stat| {
+                reply(stat.map(|stat| drive.attributes(&drive.inodes.look_up(&path, &listed, Some(&stat)))));
+            }),
+        );
+    }
+
+    /// Attributes of an inode. Asks the origin only if the size was never told.
+    pub fn getattr(self: &Arc<Self>, ino: u64, reply: impl FnOnce(Result<Attributes>) + Send + 'static) {
+        let node = match self.node(ino) {
+            Ok(node) => node,
+            Err(error) => return reply(Err(error)),
+        };
+        let known = self.attributes(&node);
+        if known.is_complete {
+            return reply(Ok(known));
+        }
+        let drive = Arc::clone(self);
+        let path = Arc::clone(&node.path);
+        self.stats.get(
+            &path,
+            Box::new(move |stat| {
+                reply(stat.and_then(|stat| {
+                    if node.bind(&stat) { Ok(drive.attributes(&node)) } else { Err(changed(&node.path)) }
+                }));
+            }),
+        );
+    }
+
+    /// Opens a folder: takes its listing as it is now.
+    pub fn opendir(self: &Arc<Self>, ino: u64, reply: impl FnOnce(Result<u64>) + Send + 'static) {
+        let node = match self.node(ino) {
+            Ok(node) if node.kind == NodeKind::Folder => node,
+            Ok(node) => return reply(Err(Error::new(Kind::Invalid, format!("{} is not a folder", node.path)))),
+            Err(error) => return reply(Err(error)),
+        };
+        let drive = Arc::clone(self);
+        let path = Arc::clone(&node.path);
+        self.listings.get(
+            &path,
+            Box::new(move |listing| {
+                reply(listing.map(|listing| drive.folders.add(Arc::new(OpenFolder { node, listing }))));
+            }),
+        );
+    }
+
+    /// Closes a folder.
+    pub fn releasedir(&self, handle: u64) {
+        self.folders.remove(handle);
+    }
+
+    /// Names of an open folder from `offset` on, until `visit` says that it has no room (`true`).
+    pub fn readdir(&self, handle: u64, offset: u64, mut visit: impl FnMut(DirEntry<'_>) -> bool) -> Result<()> {
+        let folder = self.open_folder(handle)?;
+        for entry in folder.dots(offset) {
+            if visit(entry) {
+                return Ok(());
+            }
+        }
+        for (at, listed) in rest(&folder.listing, offset) {
+            let ino = number_of(&join(&folder.node.path, &listed.name));
+            if visit(DirEntry { name: &listed.name, kind: kind_of(listed), ino, next_offset: at + 1 }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same with attributes, counting one lookup of each name taken. The two dots come without (`None`).
+    pub fn readdir_plus(
+        &self,
+        handle: u64,
+        offset: u64,
+        mut visit: impl FnMut(DirEntry<'_>, Option<Attributes>) -> bool,
+    ) -> Result<()> {
+        let folder = self.open_folder(handle)?;
+        for entry in folder.dots(offset) {
+            if visit(entry, None) {
+                return Ok(());
+            }
+        }
+        for (at, listed) in rest(&folder.listing, offset) {
+            let path = join(&folder.node.path, &listed.name);
+            let node = self.inodes.look_up(&path, listed, self.stats.fresh(&path).as_ref());
+            let entry =
+                DirEntry { name: &listed.name, kind: node.kind, ino: node.ino, next_offset: at + 1 };
+            if visit(entry, Some(self.attributes(&node))) {
+                // Not taken: the kernel will not forget it.
+                self.inodes.forget(node.ino, 1);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn open_folder(&self, handle: u64) -> Result<Arc<OpenFolder>> {
+        self.folders.get(handle).ok_or_else(|| Error::new(Kind::Invalid, "this folder is not open"))
+    }
+}
+
+impl OpenFolder {
+    /// `.` and `..`, as far as `offset` has not passed them.
+    fn dots(&self, offset: u64) -> impl Iterator<Item = DirEntry<'static>> {
+        let own = self.node.ino;
+        let parent = match self.node.path.rsplit_once('/') {
+            Some((parent, _)) => number_of(parent),
+            None => ROOT,
+        };
+        let dots = [(".", own), ("..", parent)].map(|(name, ino)| (name, ino, NodeKind::Folder));
+        (1..).zip(dots).map(|(next_offset, (name, ino, kind))| DirEntry { name, kind, ino, next_offset })
+            .filter(move |entry| entry.next_offset > offset)
+    }
+}
+
+/// The names of a listing from a `readdir` offset on, with their own offsets: 0 and 1 are the two dots.
+fn rest(listing: &Listing, offset: u64) -> impl Iterator<Item = (u64, &Listed)> {
+    let from = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX).min(listing.len());
+    (2 + from as u64..).zip(&listing[from..])
+}
+
+pub(super) fn changed(path: &str) -> Error {
+    Error::new(Kind::Changed, format!("{path} has changed at the origin: open it again"))
+}
+
+fn kind_of(listed: &Listed) -> NodeKind {
+    match listed.kind {
+        ListedKind::Folder => NodeKind::Folder,
+        ListedKind::File { .. } => NodeKind::File,
+    }
+}
+
+fn join(folder: &str, name: &str) -> String {
+    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_asks_ahead_and_a_lone_stat_does_not() {
+        let (folder, other): (Arc<str>, Arc<str>) = ("f".into(), "g".into());
+        let mut run = StatRun::default();
+        let asked: Vec<_> = (10..20).map(|at| run.observe(&folder, at)).collect();
+        assert_eq!(asked, [0, 1, 2, 4, 8, 16, 32, 64, 64, 64]);
+        assert_eq!(run.observe(&folder, 500), 0);
+        assert_eq!(run.observe(&other, 501), 0);
+        assert_eq!(run.observe(&other, 500), 0, "backwards");
+    }
+
+    #[test]
+    fn offsets_name_the_same_entries_however_they_are_paged() {
+        let listed = |name: String| Listed { name: name.into(), kind: ListedKind::Folder, modified: None };
+        let listing: Listing = Arc::new((0..100).map(|at| listed(format!("{at:03}"))).collect());
+        for offset in [0, 1, 2, 50, 101, 102, u64::MAX] {
+            let names: Vec<_> = rest(&listing, offset).map(|(at, listed)| (at, listed.name.clone())).collect();
+            let from = offset.saturating_sub(2).min(100);
+            assert_eq!(names.len() as u64, 100 - from);
+            assert!(names.iter().all(|(at, name)| format!("{:03}", at - 2) == **name));
+        }
+    }
+}

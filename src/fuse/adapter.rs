@@ -1,0 +1,324 @@
+//! The kernel's adapter: unpack, call, reply.
+//! Never here: decisions. What a name, a file or an error is, the drive says; how long it may be remembered, too.
+
+use std::ffi::OsStr;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request, TimeOrNow,
+};
+
+use super::errno::errno;
+use crate::drive::{Attributes, Drive, NodeKind};
+use crate::error::{Error, Kind, Result};
+use crate::store::NAME_BYTES_MAX;
+
+/// Reads under way in the kernel's background queue: readahead of a hundred players, a few each.
+const BACKGROUND_MAX: u16 = 512;
+/// Longest request: the kernel's own limit (256 pages).
+const REQUEST_MAX_BYTES: u32 = 1 << 20;
+/// What `df` counts in, and programs read in if they ask.
+const BLOCK_BYTES: u32 = 4096;
+/// Programs that size their buffers by `st_blksize` read a block of the cache at once.
+const PREFERRED_READ_BYTES: u32 = 128 << 10;
+/// Inode numbers are not used twice while the kernel knows them.
+const GENERATION: Generation = Generation(0);
+
+/// The drive as the kernel talks to it.
+pub struct Adapter {
+    drive: Arc<Drive>,
+    ended: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Adapter {
+    /// `ended` is called when the kernel has let go of the drive.
+    pub fn new(drive: Arc<Drive>, ended: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { drive, ended: Box::new(ended) }
+    }
+}
+
+fn file_attr(attributes: &Attributes) -> FileAttr {
+    let is_folder = attributes.kind == NodeKind::Folder;
+    FileAttr {
+        ino: INodeNo(attributes.ino),
+        size: attributes.size_bytes,
+        blocks: attributes.size_bytes.div_ceil(512),
+        atime: attributes.modified,
+        mtime: attributes.modified,
+        ctime: attributes.modified,
+        crtime: attributes.modified,
+        kind: file_type(attributes.kind),
+        perm: attributes.mode,
+        nlink: if is_folder { 2 } else { 1 },
+        uid: attributes.uid,
+        gid: attributes.gid,
+        rdev: 0,
+        blksize: PREFERRED_READ_BYTES,
+        flags: 0,
+    }
+}
+
+fn file_type(kind: NodeKind) -> FileType {
+    match kind {
+        NodeKind::Folder => FileType::Directory,
+        NodeKind::File => FileType::RegularFile,
+    }
+}
+
+/// Attributes that are not complete must be asked for again.
+fn ttl(drive: &Drive, attributes: &Attributes) -> Duration {
+    if attributes.is_complete { drive.ttl() } else { Duration::ZERO }
+}
+
+/// Names on the drive are UTF-8; another one can't be there.
+fn text(name: &OsStr) -> Result<&str> {
+    name.to_str().ok_or_else(|| Error::new(Kind::Missing, "a name that is not UTF-8"))
+}
+
+fn reply_value(value: &[u8], size: u32, reply: ReplyXattr) {
+    match size {
+        0 => reply.size(value.len() as u32),
+        size if value.len() <= size as usize => reply.data(value),
+        _ => reply.error(Errno::ERANGE),
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Older kernels lack some of these; the drive works without any.
+        for wanted in [
+            InitFlags::FUSE_ASYNC_READ,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+        ] {
+            if let Err(missing) = config.add_capabilities(wanted) {
+                log::debug!("this kernel's FUSE lacks {missing:?}");
+            }
+        }
+        // Each setter answers with the nearest value that is allowed.
+        if let Err(most) = config.set_max_write(REQUEST_MAX_BYTES) {
+            let _ = config.set_max_write(most);
+        }
+        if let Err(most) = config.set_max_readahead(REQUEST_MAX_BYTES) {
+            let _ = config.set_max_readahead(most);
+        }
+        let _ = config.set_max_background(BACKGROUND_MAX);
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        (self.ended)();
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let drive = Arc::clone(&self.drive);
+        match text(name) {
+            Ok(name) => self.drive.lookup(parent.0, name, move |found| match found {
+                Ok(attributes) => reply.entry(&ttl(&drive, &attributes), &file_attr(&attributes), GENERATION),
+                Err(error) => reply.error(errno(&error)),
+            }),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.drive.forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let drive = Arc::clone(&self.drive);
+        self.drive.getattr(ino.0, move |attributes| match attributes {
+            Ok(attributes) => reply.attr(&ttl(&drive, &attributes), &file_attr(&attributes)),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _mode: Option<u32>,
+        _uid: Option<u32>,
+        _gid: Option<u32>,
+        _size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        _mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn create(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn setxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::EROFS);
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if flags.acc_mode() != fuser::OpenAccMode::O_RDONLY {
+            return reply.error(Errno::EROFS);
+        }
+        self.drive.open(ino.0, move |opened| match opened {
+            // An inode number is one version: what the kernel kept of it is what it would read again.
+            Ok(opened) => reply.opened(FileHandle(opened.handle), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.drive.read(fh.0, offset, size as usize, move |answer| match answer {
+            Ok(bytes) => reply.data(bytes),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.drive.release(fh.0);
+        reply.ok();
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.drive.opendir(ino.0, move |opened| match opened {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let read = self.drive.readdir(fh.0, offset, |entry| {
+            reply.add(INodeNo(entry.ino), entry.next_offset, file_type(entry.kind), entry.name)
+        });
+        match read {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readdirplus(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let read = self.drive.readdir_plus(fh.0, offset, |entry, attributes| {
+            // The kernel takes no attributes of the two dots; it only wants their type.
+            let dot = Attributes {
+                ino: entry.ino,
+                kind: entry.kind,
+                size_bytes: 0,
+                modified: SystemTime::UNIX_EPOCH,
+                mode: 0o555,
+                uid: 0,
+                gid: 0,
+                is_complete: false,
+            };
+            let attributes = attributes.unwrap_or(dot);
+            reply.add(
+                INodeNo(entry.ino),
+                entry.next_offset,
+                entry.name,
+                &ttl(&self.drive, &attributes),
+                &file_attr(&attributes),
+                GENERATION,
+            )
+        });
+        match read {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.drive.releasedir(fh.0);
+        reply.ok();
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let capacity = self.drive.capacity();
+        let blocks = capacity.size_bytes.div_ceil(u64::from(BLOCK_BYTES));
+        reply.statfs(blocks, 0, 0, capacity.names, 0, BLOCK_BYTES, NAME_BYTES_MAX as u32, BLOCK_BYTES);
+    }
+
+    fn access(&self, _req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        if mask.contains(AccessFlags::W_OK) {
+            return reply.error(Errno::EROFS);
+        }
+        // Who may read is told by the mode bits, which the kernel checks itself.
+        self.drive.getattr(ino.0, move |attributes| match attributes {
+            Ok(_) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        match text(name).and_then(|name| self.drive.getxattr(ino.0, name)) {
+            Ok(Some(value)) => reply_value(value.as_bytes(), size, reply),
+            Ok(None) => reply.error(Errno::ENODATA),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        match self.drive.listxattr(ino.0) {
+            Ok(names) => {
+                let list: String = names.iter().flat_map(|name| [*name, "\0"]).collect();
+                reply_value(list.as_bytes(), size, reply);
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let found = match (u64::try_from(offset), whence) {
+            (Ok(offset), libc::SEEK_DATA) => self.drive.seek(fh.0, offset, false),
+            (Ok(offset), libc::SEEK_HOLE) => self.drive.seek(fh.0, offset, true),
+            // The kernel does all other kinds itself.
+            _ => return reply.error(Errno::EINVAL),
+        };
+        match found {
+            Ok(offset) => reply.offset(i64::try_from(offset).unwrap_or(i64::MAX)),
+            Err(error) if error.kind() == Kind::Missing => reply.error(Errno::ENXIO),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+}
