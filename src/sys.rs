@@ -87,3 +87,41 @@ pub fn outlive_us(command: &mut Command) -> &mut Command {
 fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
 }
+
+/// Asks the kernel to forget its cached pages of a file, so that the next read is asked of the filesystem again.
+/// Advice only: pages in use stay.
+pub fn drop_page_cache(file: &File) -> io::Result<()> {
+    // SAFETY: a plain system call on a descriptor that `file` keeps open; it touches no memory of ours.
+    let errno = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
+}
+
+/// Bytes an unprivileged user may still write on the filesystem that holds `file`.
+pub fn free_bytes(file: &File) -> io::Result<u64> {
+    Ok(volume(file)?.free_bytes)
+}
+
+/// Size and free space of a filesystem, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Volume {
+    /// All of it.
+    pub size_bytes: u64,
+    /// What an unprivileged user may still write.
+    pub free_bytes: u64,
+}
+
+/// The filesystem that holds `file`.
+pub fn volume(file: &File) -> io::Result<Volume> {
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: the pointer is to a statvfs of ours that lives through the call, the descriptor is open.
+    let done = unsafe { libc::fstatvfs(file.as_raw_fd(), stat.as_mut_ptr()) };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all-zero is a valid statvfs, and the call succeeded in filling it.
+    let stat = unsafe { stat.assume_init() };
+    Ok(Volume {
+        size_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+        free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+    })
+}

@@ -1,1 +1,395 @@
-//! (to come)
+//! The cache: which bytes of which version are on this disk, whether they can be trusted, and who gives way when
+//! there is no room. Readers ask `coverage` and `read`; fetchers hand whole chunks to `keep`.
+//! Never here: origins, requests, players.
+//!
+//! ```text
+//! CACHE/lock                   one process at a time; holds its pid
+//! CACHE/index.sqlite           entries and chunks (see `index`)
+//! CACHE/entries/ab/ID.data     the bytes (see `data`)
+//! ```
+//!
+//! The way of a chunk: hashed by its fetcher → `keep` → *writer* thread (room, then bytes; from here on it is read
+//! from disk) → *recorder* thread (sync, then row; from here on it survives a crash).
+//!
+//! Locks, in the order they are taken: `open` → the index's writer → `hot`. None is held while an origin is asked.
+
+mod data;
+mod evict;
+mod hot;
+pub mod index;
+mod keeper;
+mod status;
+mod sweep;
+mod upkeep;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::SystemTime;
+
+use crossbeam_channel::{Sender, bounded};
+use parking_lot::Mutex;
+
+use crate::config::CacheConfig;
+use crate::digest::Digest;
+use crate::error::{Error, Kind, Result};
+use crate::metrics::Metrics;
+use crate::range::{ByteRange, RangeSet};
+use crate::store::Stat;
+
+use data::{DataDir, DataFile, disk_cost};
+use hot::Hot;
+use index::{ChunkRow, EntryKey, Index, micros};
+use keeper::Job;
+
+pub use status::{CacheStatus, EntryStatus, status};
+pub use upkeep::{BadChunk, Purge, Purged, Verified};
+
+/// Chunks waiting to be written; their bytes are counted by whoever fetched them.
+const JOBS_MAX: usize = 64;
+/// Of the budget, left for what the filesystem itself adds to sparse files (extent blocks, folders): 1 part in 64.
+const FILESYSTEM_SHARE: u64 = 64;
+
+/// The cache of one source, owned by this process.
+pub struct Cache {
+    shared: Arc<Shared>,
+    jobs: Option<Sender<Job>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// What the cache's threads and callers share.
+struct Shared {
+    config: CacheConfig,
+    origin: String,
+    index: Index,
+    data: DataDir,
+    hot: Hot,
+    // Guards which entries are open: making, retiring and deleting an entry exclude each other through it.
+    open: Mutex<HashMap<i64, Weak<Entry>>>,
+    // Bytes on disk, with those about to be written. Only the writer thread adds.
+    used_bytes: AtomicU64,
+    // Rows could not be committed: until they can, nothing more is kept, as it could not be evicted.
+    cannot_record: AtomicBool,
+    metrics: Arc<Metrics>,
+    // The lock on the directory lives as long as this file is open.
+    _lock: File,
+}
+
+/// One version of one file, open in the cache. Cheap to share; its data file is open while it lives.
+pub struct Entry {
+    id: i64,
+    path: Arc<str>,
+    stat: Stat,
+    chunk_size_bytes: u64,
+    data: DataFile,
+}
+
+/// What the cache holds of a range.
+pub struct Coverage {
+    /// Bytes that can be read now.
+    pub trusted: RangeSet,
+    /// Recorded chunks this process has not hashed yet.
+    pub unchecked: Vec<ChunkRow>,
+    /// Bytes that only the origin has.
+    pub gaps: Vec<ByteRange>,
+}
+
+/// What became of bytes handed to `keep`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// They are in the cache and can be read from it.
+    Written,
+    /// There was no room, or the disk failed: whoever wants them must hold on to them.
+    Skipped,
+}
+
+/// Told when the bytes are in the cache, or will not be.
+pub type Done = Box<dyn FnOnce(Kept) + Send>;
+
+impl Entry {
+    /// Names the entry in this process and in the index.
+    pub fn id(&self) -> i64 {
+        self.id
+    }
+
+    /// Relative to the source.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Size, time and version of the file.
+    pub fn stat(&self) -> &Stat {
+        &self.stat
+    }
+
+    /// Bytes of the file.
+    pub fn size_bytes(&self) -> u64 {
+        self.stat.size_bytes
+    }
+
+    /// Width of a slot: chunks lie within multiples of it.
+    pub fn chunk_size_bytes(&self) -> u64 {
+        self.chunk_size_bytes
+    }
+
+    /// The slot that holds `offset`, cut at the end of the file.
+    pub fn slot(&self, offset: u64) -> ByteRange {
+        let start = offset - offset % self.chunk_size_bytes;
+        ByteRange::new(start, start.saturating_add(self.chunk_size_bytes).min(self.size_bytes()))
+    }
+}
+
+impl Cache {
+    /// Takes the directory for this process, opens or makes the index, removes what a crash left over.
+    /// `origin` names the source, without credentials.
+    pub fn open(config: &CacheConfig, origin: &str, metrics: Arc<Metrics>) -> Result<Self> {
+        config.check()?;
+        std::fs::create_dir_all(&config.dir)
+            .map_err(|error| Error::io(format!("the cache directory {}", config.dir.display()), &error))?;
+        let lock = take_lock(&config.dir)?;
+        let shared = Arc::new(Shared {
+            index: Index::open(&index_path(&config.dir))?,
+            data: DataDir::open(&config.dir)?,
+            hot: Hot::new(),
+            open: Mutex::default(),
+            used_bytes: AtomicU64::new(0),
+            cannot_record: AtomicBool::new(false),
+            origin: origin.to_owned(),
+            config: config.clone(),
+            metrics,
+            _lock: lock,
+        });
+        status::note_budget(&config.dir, config.size_bytes);
+        shared.sweep()?;
+        let (jobs, inbox) = bounded(JOBS_MAX);
+        let writer = keeper::start(Arc::clone(&shared), inbox)?;
+        Ok(Self { shared, jobs: Some(jobs), writer: Some(writer) })
+    }
+
+    /// The entry of this version of `path`: the one there is, or a new one. Entries of other versions give way.
+    pub fn entry(&self, path: &str, stat: &Stat) -> Result<Arc<Entry>> {
+        if i64::try_from(stat.size_bytes).is_err() {
+            return Err(Error::new(Kind::Unsupported, format!("{path}: {} bytes are more than a file can have", stat.size_bytes)));
+        }
+        let shared = &self.shared;
+        let key = EntryKey { origin: &shared.origin, path, version: stat.version.as_str() };
+        let mut open = shared.open.lock();
+        let (id, chunk_size_bytes) = shared.index.add_entry(
+            &key,
+            stat.size_bytes,
+            shared.config.chunk_size_bytes,
+            micros(SystemTime::now()),
+        )?;
+        if let Some(entry) = open.get(&id).and_then(Weak::upgrade) {
+            return Ok(entry);
+        }
+        let entry = Arc::new(Entry {
+            id,
+            path: path.into(),
+            stat: stat.clone(),
+            chunk_size_bytes: chunk_size_bytes.max(1),
+            data: shared.data.open_or_create(id, stat.size_bytes)?,
+        });
+        open.retain(|_, entry| entry.strong_count() > 0);
+        open.insert(id, Arc::downgrade(&entry));
+        drop(open);
+        for other in shared.index.other_versions(&key)? {
+            // Best effort: what does not fit the queue now is evicted by age.
+            let _ = self.jobs().try_send(Job::Retire { entry_id: other.entry_id });
+        }
+        Ok(entry)
+    }
+
+    /// What is held of `range`.
+    pub fn coverage(&self, entry: &Entry, range: ByteRange) -> Result<Coverage> {
+        let trusted = self.shared.hot.trusted(entry.id, entry.chunk_size_bytes, range);
+        let mut unchecked = Vec::new();
+        let mut known = trusted.clone();
+        let missing = trusted.gaps(range);
+        if let (Some(first), Some(last)) = (missing.first(), missing.last()) {
+            for row in self.shared.index.covering(entry.id, ByteRange::new(first.start, last.end))? {
+                if missing.iter().any(|gap| !gap.intersect(row.range).is_empty()) {
+                    known.insert(row.range);
+                    unchecked.push(row);
+                }
+            }
+        }
+        Ok(Coverage { gaps: known.gaps(range), trusted, unchecked })
+    }
+
+    /// The parts of `range` that are trusted and can be read now. No index is asked.
+    pub fn trusted(&self, entry: &Entry, range: ByteRange) -> RangeSet {
+        self.shared.hot.trusted(entry.id, entry.chunk_size_bytes, range)
+    }
+
+    /// Fills `buffer` from `offset` if every byte is trusted; `false`: ask `coverage`, the buffer holds nothing.
+    pub fn read(&self, entry: &Entry, offset: u64, buffer: &mut [u8]) -> bool {
+        let range = ByteRange::at(offset, buffer.len() as u64);
+        let Some(_claim) = self.shared.hot.claim(entry.id, entry.chunk_size_bytes, range) else { return false };
+        match entry.data.read(buffer, offset) {
+            Ok(()) => true,
+            Err(error) => {
+                // What the disk can't give back is not cached: the check will drop it, the origin has it.
+                log::warn!("cache: cannot read {range} of {}: {error}", entry.path);
+                self.shared.hot.distrust(entry.id, entry.chunk_size_bytes, range);
+                false
+            }
+        }
+    }
+
+    /// Hashes a recorded chunk: trusted from now on if it is what was recorded (`true`), else dropped (`false`).
+    pub fn check(&self, entry: &Entry, chunk: &ChunkRow) -> Result<bool> {
+        let shared = &self.shared;
+        let claim = shared.hot.hold(entry.id, entry.chunk_size_bytes, chunk.range);
+        if shared.is_whole(&entry.data, chunk) {
+            shared.hot.trust(entry.id, entry.chunk_size_bytes, chunk.range);
+            // The row may have been evicted before the claim: then these bytes are a hole, or about to be one.
+            let still = shared.index.covering(entry.id, chunk.range)?.contains(chunk);
+            if !still {
+                shared.hot.distrust(entry.id, entry.chunk_size_bytes, chunk.range);
+            }
+            return Ok(still);
+        }
+        drop(claim);
+        if shared.index.covering(entry.id, chunk.range)?.contains(chunk) {
+            log::warn!("cache: {} of {} failed its hash and is fetched again", chunk.range, entry.path);
+            shared.metrics.cache_corrupt_chunks.add(1);
+            // In the writer's queue before the row goes: no new bytes for this range can be ahead of the hole.
+            let _ = self.jobs().send(Job::Punch { entry_id: entry.id, range: chunk.range });
+            shared.index.remove(std::slice::from_ref(chunk))?;
+        }
+        Ok(false)
+    }
+
+    /// Takes a whole, hashed piece of a slot to be written and recorded. Blocks while the writer is behind.
+    pub fn keep(&self, entry: &Arc<Entry>, range: ByteRange, bytes: Arc<Vec<u8>>, digest: Digest, done: Done) {
+        let job = Job::Keep { entry: Arc::clone(entry), range, bytes, digest, done };
+        if let Err(unsent) = self.jobs().send(job)
+            && let Job::Keep { done, .. } = unsent.into_inner()
+        {
+            done(Kept::Skipped);
+        }
+    }
+
+    /// Number and bytes of the chunks recorded of `entry`.
+    pub fn held(&self, entry: &Entry) -> Result<(u64, u64)> {
+        self.shared.index.held(entry.id)
+    }
+
+    /// Number and bytes of the chunks recorded of this version of `path`, open or not.
+    pub fn held_of(&self, path: &str, stat: &Stat) -> Result<(u64, u64)> {
+        let key = EntryKey { origin: &self.shared.origin, path, version: stat.version.as_str() };
+        match self.shared.index.find_entry(&key)? {
+            Some(row) => self.shared.index.held(row.entry_id),
+            None => Ok((0, 0)),
+        }
+    }
+
+    /// Bytes on disk now.
+    pub fn used_bytes(&self) -> u64 {
+        self.shared.used_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Most bytes of chunks there may be on disk.
+    pub fn budget_bytes(&self) -> u64 {
+        self.shared.budget_bytes()
+    }
+
+    /// Returns when everything kept before is recorded (or known not to be).
+    pub fn flush(&self) {
+        let (done, wait) = bounded(1);
+        if self.jobs().send(Job::Flush(done)).is_ok() {
+            // An error means the writer has ended, and all is done.
+            let _ = wait.recv();
+        }
+    }
+
+    fn jobs(&self) -> &Sender<Job> {
+        self.jobs.as_ref().expect("taken only by drop")
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Shared {
+    fn budget_bytes(&self) -> u64 {
+        self.config.size_bytes - self.config.size_bytes / FILESYSTEM_SHARE
+    }
+
+    /// Whether the bytes on disk are the ones recorded.
+    fn is_whole(&self, data: &DataFile, chunk: &ChunkRow) -> bool {
+        let mut bytes = vec![0; chunk.range.len() as usize];
+        data.read(&mut bytes, chunk.range.start).is_ok() && Digest::of(&bytes) == chunk.digest
+    }
+
+    /// Runs `act` on an entry's data file, open or not; nothing if there is none.
+    fn with_data(&self, entry_id: i64, act: impl FnOnce(&DataFile) -> std::io::Result<()>) -> Result<()> {
+        let opened = self.open.lock().get(&entry_id).and_then(Weak::upgrade);
+        let done = match opened {
+            Some(entry) => act(&entry.data),
+            None => self.data.open_existing(entry_id)?.as_ref().map_or(Ok(()), act),
+        };
+        done.map_err(|error| Error::io(format!("the cached data of entry {entry_id}"), &error))
+    }
+
+    fn forget_bytes(&self, range: ByteRange) {
+        let cost = disk_cost(range);
+        // Saturating: after a crash the first count is of rows, and a row may have been rounded.
+        let _ = self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(used.saturating_sub(cost)));
+    }
+}
+
+fn index_path(dir: &Path) -> PathBuf {
+    dir.join("index.sqlite")
+}
+
+fn lock_path(dir: &Path) -> PathBuf {
+    dir.join("lock")
+}
+
+/// One process at a time. The lock is the kernel's and goes with the process, however it ends; the pid in the file
+/// is only for the message.
+fn take_lock(dir: &Path) -> Result<File> {
+    let path = lock_path(dir);
+    let failed = |error: std::io::Error| Error::io(path.display(), &error);
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let holder = holder_pid(dir).map_or("another process".to_owned(), |pid| format!("process {pid}"));
+            return Err(Error::new(
+                Kind::Busy,
+                format!("the cache directory {} is in use by {holder}: unmount it first, or use another --cache-dir", dir.display()),
+            ));
+        }
+        Err(std::fs::TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    let write_pid = |file: &mut File| {
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
+    };
+    write_pid(&mut file).map_err(failed)?;
+    Ok(file)
+}
+
+/// The process that holds the directory, as the lock file tells.
+fn holder_pid(dir: &Path) -> Option<u32> {
+    let mut text = String::new();
+    File::open(lock_path(dir)).ok()?.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests;

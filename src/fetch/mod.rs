@@ -1,1 +1,313 @@
-//! (to come)
+//! Fetches: one flight for each byte range however many readers, in three lanes, over a bounded number of
+//! connections. Lookahead and readers call the same code; only the lane differs.
+//! Never here: what to fetch ahead, and what a read is.
+//!
+//! Locks, in order: `table` → a flight's `inner` → `memory`, the cache's `hot`. None is held while the origin is
+//! asked, and waiters are answered with none held.
+
+pub mod checks;
+mod flight;
+mod lanes;
+mod memory;
+mod worker;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Sender, bounded};
+use parking_lot::Mutex;
+
+use crate::cache::{Cache, Entry, Kept};
+use crate::config::{BLOCK_SIZE_BYTES, FetchConfig};
+use crate::error::{Error, Kind, Result};
+use crate::metrics::Metrics;
+use crate::origin::Origin;
+use crate::range::{ByteRange, RangeSet};
+
+use flight::{Answered, Flight, State};
+use lanes::Lanes;
+use memory::Memory;
+
+pub use flight::Waiter;
+pub use lanes::Lane;
+
+/// Bytes that could not be cached are held this many chunks long, so that a sequential reader of a full disk does
+/// not fetch a chunk once for each of its reads.
+const RESIDENT_CHUNKS: u64 = 8;
+/// Chunks that may wait for the disk.
+const UNWRITTEN_CHUNKS: u64 = 8;
+
+/// The flights of one mount and the threads that fly them.
+pub struct Fetcher {
+    shared: Arc<Shared>,
+    stop: Option<Sender<()>>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    origin: Arc<dyn Origin>,
+    cache: Arc<Cache>,
+    config: FetchConfig,
+    metrics: Arc<Metrics>,
+    table: Mutex<Table>,
+    lanes: Lanes,
+    memory: Memory,
+    resident_max_bytes: u64,
+}
+
+/// Every live flight, by entry and first byte.
+///
+/// Invariant: flights of one entry never overlap. A flight leaves only after the cache can serve its bytes, or when
+/// nobody can get them from it any longer; so whoever finds neither trusted bytes nor a flight may start one.
+#[derive(Default)]
+struct Table {
+    flights: HashMap<i64, BTreeMap<u64, Arc<Flight>>>,
+    // Landed but not cacheable, oldest first.
+    resident: VecDeque<(Arc<Flight>, u64)>,
+    resident_bytes: u64,
+}
+
+/// Keeps a flight going while it lives, though nobody waits for it yet.
+pub struct Interest {
+    shared: Arc<Shared>,
+    flight: Arc<Flight>,
+    range: ByteRange,
+}
+
+/// What came of asking for bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// The waiter will be answered.
+    Waiting,
+    /// Some of it has come into the cache meanwhile: look there again.
+    LookAgain,
+}
+
+impl Fetcher {
+    /// Starts `config.connections` workers; they end when this is dropped, and every waiter is answered.
+    pub fn start(
+        origin: Arc<dyn Origin>,
+        cache: Arc<Cache>,
+        config: &FetchConfig,
+        chunk_size_bytes: u64,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self> {
+        let workers = config.connections.max(1);
+        let chunks = workers as u64 + RESIDENT_CHUNKS + UNWRITTEN_CHUNKS;
+        let shared = Arc::new(Shared {
+            origin,
+            cache,
+            config: config.clone(),
+            metrics,
+            table: Mutex::default(),
+            lanes: Lanes::new(),
+            memory: Memory::new(chunks * chunk_size_bytes),
+            resident_max_bytes: RESIDENT_CHUNKS * chunk_size_bytes,
+        });
+        let (stop, stopped) = bounded(0);
+        let workers = (0..workers)
+            .map(|number| {
+                let (shared, stopped) = (Arc::clone(&shared), stopped.clone());
+                let service = shared.lanes.service(number, workers);
+                thread::Builder::new()
+                    .name(format!("fetch-{number}"))
+                    .spawn(move || {
+                        while let Some(flight) = service.next(&stopped) {
+                            shared.fly(&flight);
+                        }
+                    })
+                    .map_err(|error| Error::io("starting a fetching thread", &error))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { shared, stop: Some(stop), workers })
+    }
+
+    /// Has `waiter` answered with `need`, which lies in `gap`. All of `gap`, which lies in one slot and is not in the
+    /// cache, is fetched: flights under way are joined, the rest is started, what is needed first.
+    pub fn demand(&self, entry: &Arc<Entry>, gap: ByteRange, need: ByteRange, waiter: &Arc<dyn Waiter>) -> Result<Demand> {
+        let shared = &self.shared;
+        let mut answered: Vec<Answered> = Vec::new();
+        {
+            let mut table = shared.table.lock();
+            let free = table.free(entry, gap);
+            // Landed and gone from the table since the caller looked: its bytes are in the cache.
+            if free.iter().any(|piece| !shared.cache.trusted(entry, *piece).is_empty()) {
+                return Ok(Demand::LookAgain);
+            }
+            for piece in free {
+                let lane = if piece.intersect(need).is_empty() { Lane::Lookahead } else { Lane::Demand };
+                let flight = Flight::new(entry, piece, lane);
+                if shared.lanes.push(lane, &flight) {
+                    table.insert(&flight);
+                } else if lane == Lane::Demand {
+                    return Err(Error::new(Kind::Full, format!("{}: too many reads wait for the origin", entry.path())));
+                }
+            }
+            for flight in table.overlapping(entry.id(), need) {
+                let mut inner = flight.inner.lock();
+                let part = ByteRange::new(flight.start, inner.end).intersect(need);
+                if part.is_empty() {
+                    continue;
+                }
+                if inner.state == State::Queued && inner.lane != Lane::Demand && shared.lanes.push(Lane::Demand, &flight) {
+                    inner.lane = Lane::Demand;
+                }
+                answered.push(flight.wait(&mut inner, part, waiter));
+            }
+        }
+        answered.into_iter().for_each(|waiters| waiters.tell(Ok(())));
+        Ok(Demand::Waiting)
+    }
+
+    /// Has `gap`, which lies in one slot and is not in the cache, fetched in a lower lane; each interest keeps one
+    /// flight of it going. What does not fit the lane is left out.
+    pub fn want(&self, entry: &Arc<Entry>, gap: ByteRange, lane: Lane) -> Vec<Interest> {
+        let shared = &self.shared;
+        let mut table = shared.table.lock();
+        for piece in table.free(entry, gap) {
+            if !shared.cache.trusted(entry, piece).is_empty() {
+                continue;
+            }
+            let flight = Flight::new(entry, piece, lane);
+            if shared.lanes.push(lane, &flight) {
+                table.insert(&flight);
+            }
+        }
+        let mut interests = Vec::new();
+        for flight in table.overlapping(entry.id(), gap) {
+            let mut inner = flight.inner.lock();
+            if inner.state == State::Queued && lane < inner.lane && shared.lanes.push(lane, &flight) {
+                inner.lane = lane;
+            }
+            if matches!(inner.state, State::Queued | State::Running) {
+                Flight::add_interest(&mut inner);
+                let range = ByteRange::new(flight.start, inner.end);
+                drop(inner);
+                interests.push(Interest { shared: Arc::clone(shared), flight, range });
+            }
+        }
+        interests
+    }
+
+    /// Whether no reader and no lookahead has anything under way or queued.
+    pub fn is_idle(&self) -> bool {
+        let table = self.shared.table.lock();
+        table.flights.values().flat_map(BTreeMap::values).all(|flight| {
+            let inner = flight.inner.lock();
+            inner.lane == Lane::Fill || matches!(inner.state, State::Landed | State::Dead)
+        })
+    }
+
+    /// Calls off every flight whose waiters have all given up.
+    pub fn call_off_unwanted(&self) {
+        let mut table = self.shared.table.lock();
+        let all: Vec<_> = table.flights.values().flat_map(BTreeMap::values).cloned().collect();
+        for flight in all {
+            if flight.inner.lock().lane == Lane::Demand && flight.call_off_if_unwanted(false) {
+                table.remove(&flight);
+            }
+        }
+    }
+}
+
+impl Interest {
+    /// The bytes it stands for.
+    pub fn range(&self) -> ByteRange {
+        self.range
+    }
+
+    /// Whether there is nothing left to keep going.
+    pub fn is_over(&self) -> bool {
+        !matches!(self.flight.inner.lock().state, State::Queued | State::Running)
+    }
+}
+
+impl Drop for Interest {
+    fn drop(&mut self) {
+        let mut table = self.shared.table.lock();
+        if self.flight.call_off_if_unwanted(true) {
+            self.shared.metrics.flights_cancelled.add(1);
+            table.remove(&self.flight);
+        }
+    }
+}
+
+impl Table {
+    fn insert(&mut self, flight: &Arc<Flight>) {
+        self.flights.entry(flight.entry.id()).or_default().insert(flight.start, Arc::clone(flight));
+    }
+
+    /// Takes this very flight out; one that has its place by now stays.
+    fn remove(&mut self, flight: &Arc<Flight>) {
+        let id = flight.entry.id();
+        if let Some(of_entry) = self.flights.get_mut(&id) {
+            if of_entry.get(&flight.start).is_some_and(|there| Arc::ptr_eq(there, flight)) {
+                of_entry.remove(&flight.start);
+            }
+            if of_entry.is_empty() {
+                self.flights.remove(&id);
+            }
+        }
+    }
+
+    /// Flights that hold any byte of `range`, in order.
+    fn overlapping(&self, entry_id: i64, range: ByteRange) -> Vec<Arc<Flight>> {
+        let Some(of_entry) = self.flights.get(&entry_id) else { return Vec::new() };
+        let before = of_entry.range(..range.start).next_back();
+        let within = of_entry.range(range.start..range.end);
+        before
+            .into_iter()
+            .chain(within)
+            .filter(|(start, flight)| !ByteRange::new(**start, flight.inner.lock().end).intersect(range).is_empty())
+            .map(|(_, flight)| Arc::clone(flight))
+            .collect()
+    }
+
+    /// The parts of `range` that no flight holds.
+    fn free(&self, entry: &Entry, range: ByteRange) -> Vec<ByteRange> {
+        let flights = self.overlapping(entry.id(), range);
+        let held: RangeSet =
+            flights.iter().map(|flight| ByteRange::new(flight.start, flight.inner.lock().end)).collect();
+        held.gaps(range)
+    }
+}
+
+impl Shared {
+    /// The cache has taken the bytes, or can't: the flight leaves, or stays a while as the only place to have them from.
+    fn settle_kept(&self, flight: &Arc<Flight>, taken_bytes: u64, kept: Kept) {
+        let mut table = self.table.lock();
+        if kept == Kept::Written {
+            table.remove(flight);
+            drop(table);
+            return self.memory.give_back(taken_bytes);
+        }
+        table.resident_bytes += taken_bytes;
+        table.resident.push_back((Arc::clone(flight), taken_bytes));
+        let mut freed = 0;
+        while table.resident_bytes > self.resident_max_bytes
+            && let Some((oldest, bytes)) = table.resident.pop_front()
+        {
+            table.resident_bytes -= bytes;
+            freed += bytes;
+            table.remove(&oldest);
+        }
+        drop(table);
+        self.memory.give_back(freed);
+    }
+}
+
+impl Drop for Fetcher {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let table = std::mem::take(&mut *self.shared.table.lock());
+        let flights: Vec<_> = table.flights.into_values().flat_map(BTreeMap::into_values).collect();
+        flights.iter().for_each(|flight| flight.cancel.cancel());
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+        // What was still queued.
+        let gone = Error::new(Kind::Local, "the drive is being unmounted");
+        flights.iter().for_each(|flight| flight.end_early(&gone, BLOCK_SIZE_BYTES).1.tell(Err(&gone)));
+    }
+}

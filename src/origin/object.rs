@@ -1,1 +1,38 @@
-//! (to come)
+//! An origin over a store in which one object is one file: what it lists is what the drive shows.
+//! Never here: any store by name.
+
+use super::{Body, Listed, Origin, Patience, Stat};
+use crate::error::Result;
+use crate::range::ByteRange;
+use crate::store::List;
+
+/// A store, seen as a source.
+pub struct Object<S> {
+    store: S,
+    described: String,
+}
+
+impl<S: List> Object<S> {
+    /// `described` is the source as a person wrote it, without credentials.
+    pub fn new(store: S, described: impl Into<String>) -> Self {
+        Self { store, described: described.into() }
+    }
+}
+
+impl<S: List> Origin for Object<S> {
+    fn list(&self, folder: &str, patience: &Patience) -> Result<Vec<Listed>> {
+        self.store.list(folder, patience)
+    }
+
+    fn stat(&self, path: &str, patience: &Patience) -> Result<Stat> {
+        self.store.stat(path, patience)
+    }
+
+    fn read(&self, path: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
+        self.store.read(path, expected, range, patience)
+    }
+
+    fn describe(&self) -> &str {
+        &self.described
+    }
+}

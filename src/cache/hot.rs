@@ -1,0 +1,196 @@
+//! What this process itself has hashed and found right: the only bytes it hands out. An LRU in front of the index,
+//! and the claims of readers that keep the evictor off what is being read.
+//! Never here: I/O. A lookup is a lock, a hash map and nothing else.
+//!
+//! Invariants:
+//! - A range is trusted only after this process hashed exactly these bytes, on arrival or from disk.
+//! - Trust is withdrawn before the row is removed and before the hole is punched, and never while a claim stands.
+//! - Losing trust (the LRU is full) costs one more hash, never a fetch.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::time::SystemTime;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::index::{Touch, micros};
+use crate::range::{ByteRange, RangeSet};
+
+/// Slots remembered as trusted: 128 GiB of 2 MiB chunks, in about 8 MiB of memory.
+const TRUSTED_SLOTS_MAX: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
+/// Times of use kept until they are recorded; more are forgotten, which only blurs the eviction order.
+const TOUCHES_MAX: usize = 16_384;
+
+/// A slot of an entry: its id and the slot's first byte.
+type Slot = (i64, u64);
+
+/// Trusted coverage of all entries.
+pub struct Hot {
+    // Guards lookups, claims and times of use together, so that a claim and an eviction can't pass each other.
+    // The innermost lock of the house: nothing is taken, and nothing waits, under it.
+    state: Mutex<State>,
+}
+
+struct State {
+    trusted: LruCache<Slot, RangeSet>,
+    claims: HashMap<Slot, u32>,
+    touched: HashMap<Slot, (u64, i64)>,
+}
+
+/// Keeps the evictor off the slots of one range while it lives.
+pub struct Claim<'a> {
+    hot: &'a Hot,
+    entry_id: i64,
+    slot_size: u64,
+    range: ByteRange,
+}
+
+impl Hot {
+    /// Nothing is trusted yet.
+    pub fn new() -> Self {
+        let state =
+            State { trusted: LruCache::new(TRUSTED_SLOTS_MAX), claims: HashMap::new(), touched: HashMap::new() };
+        Self { state: Mutex::new(state) }
+    }
+
+    /// If all of `range` is trusted: a claim on it, and the time of use noted.
+    pub fn claim(&self, entry_id: i64, slot_size: u64, range: ByteRange) -> Option<Claim<'_>> {
+        let mut state = self.state.lock();
+        let slot_of = |piece: ByteRange| (entry_id, piece.start - piece.start % slot_size);
+        let trusted =
+            range.slots(slot_size).all(|piece| state.trusted.get(&slot_of(piece)).is_some_and(|set| set.contains(piece)));
+        if !trusted {
+            return None;
+        }
+        let now = micros(SystemTime::now());
+        for piece in range.slots(slot_size) {
+            let slot = slot_of(piece);
+            *state.claims.entry(slot).or_default() += 1;
+            if state.touched.len() < TOUCHES_MAX || state.touched.contains_key(&slot) {
+                state.touched.insert(slot, (slot_size, now));
+            }
+        }
+        Some(Claim { hot: self, entry_id, slot_size, range })
+    }
+
+    /// A claim on `range` whether it is trusted or not: its bytes are about to be hashed.
+    pub fn hold(&self, entry_id: i64, slot_size: u64, range: ByteRange) -> Claim<'_> {
+        let mut state = self.state.lock();
+        for piece in range.slots(slot_size) {
+            *state.claims.entry((entry_id, piece.start - piece.start % slot_size)).or_default() += 1;
+        }
+        Claim { hot: self, entry_id, slot_size, range }
+    }
+
+    /// The trusted parts of `range`.
+    pub fn trusted(&self, entry_id: i64, slot_size: u64, range: ByteRange) -> RangeSet {
+        let mut state = self.state.lock();
+        let mut parts = RangeSet::new();
+        for piece in range.slots(slot_size) {
+            if let Some(set) = state.trusted.get(&(entry_id, piece.start - piece.start % slot_size)) {
+                set.overlap(piece).into_iter().for_each(|part| parts.insert(part));
+            }
+        }
+        parts
+    }
+
+    /// Trusts `range`, whose bytes were just hashed and are on disk.
+    pub fn trust(&self, entry_id: i64, slot_size: u64, range: ByteRange) {
+        let mut state = self.state.lock();
+        for piece in range.slots(slot_size) {
+            let slot = (entry_id, piece.start - piece.start % slot_size);
+            state.trusted.get_or_insert_mut(slot, RangeSet::new).insert(piece);
+        }
+    }
+
+    /// Withdraws trust in `range`, claims or not: its bytes were found wrong.
+    pub fn distrust(&self, entry_id: i64, slot_size: u64, range: ByteRange) {
+        let mut state = self.state.lock();
+        for piece in range.slots(slot_size) {
+            if let Some(set) = state.trusted.peek_mut(&(entry_id, piece.start - piece.start % slot_size)) {
+                set.remove(piece);
+            }
+        }
+    }
+
+    /// Withdraws trust in `range`, which lies in one slot, unless somebody reads there now. `true`: it may be evicted.
+    pub fn release(&self, entry_id: i64, slot_size: u64, range: ByteRange) -> bool {
+        let mut state = self.state.lock();
+        let slot = (entry_id, range.start - range.start % slot_size);
+        if state.claims.contains_key(&slot) {
+            return false;
+        }
+        if let Some(set) = state.trusted.peek_mut(&slot) {
+            set.remove(range);
+        }
+        true
+    }
+
+    /// Takes the times of use noted since the last call.
+    pub fn take_touches(&self) -> Vec<Touch> {
+        let touched = std::mem::take(&mut self.state.lock().touched);
+        touched
+            .into_iter()
+            .map(|((entry_id, start), (slot_size, at))| Touch { entry_id, slot: ByteRange::at(start, slot_size), at })
+            .collect()
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut state = self.hot.state.lock();
+        for piece in self.range.slots(self.slot_size) {
+            let slot = (self.entry_id, piece.start - piece.start % self.slot_size);
+            if let Some(count) = state.claims.get_mut(&slot) {
+                *count -= 1;
+                if *count == 0 {
+                    state.claims.remove(&slot);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLOT: u64 = 100;
+
+    #[test]
+    fn only_what_was_trusted_can_be_claimed() {
+        let hot = Hot::new();
+        hot.trust(1, SLOT, ByteRange::new(50, 230));
+        assert!(hot.claim(1, SLOT, ByteRange::new(50, 230)).is_some());
+        assert!(hot.claim(1, SLOT, ByteRange::new(49, 60)).is_none());
+        assert!(hot.claim(1, SLOT, ByteRange::new(229, 231)).is_none());
+        assert!(hot.claim(2, SLOT, ByteRange::new(50, 60)).is_none());
+        assert_eq!(hot.trusted(1, SLOT, ByteRange::new(0, 300)).iter().collect::<Vec<_>>(), [ByteRange::new(50, 230)]);
+    }
+
+    #[test]
+    fn what_is_being_read_is_not_evicted() {
+        let hot = Hot::new();
+        hot.trust(1, SLOT, ByteRange::new(0, 200));
+        let claim = hot.claim(1, SLOT, ByteRange::new(90, 110));
+        assert!(claim.is_some());
+        assert!(!hot.release(1, SLOT, ByteRange::new(0, 50)), "same slot");
+        assert!(!hot.release(1, SLOT, ByteRange::new(100, 200)));
+        drop(claim);
+        assert!(hot.release(1, SLOT, ByteRange::new(100, 200)));
+        assert!(hot.claim(1, SLOT, ByteRange::new(90, 110)).is_none());
+        assert!(hot.claim(1, SLOT, ByteRange::new(90, 100)).is_some());
+    }
+
+    #[test]
+    fn uses_are_noted_once_a_slot() {
+        let hot = Hot::new();
+        hot.trust(1, SLOT, ByteRange::new(0, 200));
+        for _ in 0..3 {
+            assert!(hot.claim(1, SLOT, ByteRange::new(90, 110)).is_some());
+        }
+        assert_eq!(hot.take_touches().len(), 2);
+        assert!(hot.take_touches().is_empty());
+    }
+}

@@ -1,0 +1,267 @@
+//! The index: the SQLite database that alone says which bytes of which version are on disk. Opening, schema,
+//! migrations, and the connections. Queries stand beside it: `covering` reads, `recording` writes.
+//! Never here: chunk bytes, and any decision on what to keep.
+//!
+//! Invariants:
+//! - Rows of one entry never overlap, and none crosses a slot (a multiple of the entry's chunk size).
+//! - A row is committed only after the bytes it names were synced; the index itself does not check that.
+//! - There is one writing connection, behind one lock; readers have their own and never wait for it (WAL).
+
+mod covering;
+mod recording;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::{Mutex, MutexGuard};
+use rusqlite::{Connection, OpenFlags};
+
+use crate::digest::Digest;
+use crate::error::{Error, Kind, Result};
+use crate::range::ByteRange;
+
+pub use recording::{EntryKey, NewChunk, Touch};
+
+/// The newest schema this program knows; `PRAGMA user_version` of a database it wrote.
+const SCHEMA: i64 = 1;
+/// Idle reading connections kept; more are opened under load and closed after.
+const READERS_MAX: usize = 8;
+/// A reader waits this long for a checkpoint's lock before it gives up.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A database up to this size is checked page by page at start (about 100 ms); a larger one where it is used.
+const QUICK_CHECK_BYTES_MAX: u64 = 64 << 20;
+
+/// One migration a line: from schema `n` to `n + 1`.
+const MIGRATIONS: [&str; SCHEMA as usize] = ["
+    CREATE TABLE cache_entries (
+        entry_id    INTEGER PRIMARY KEY,
+        origin      TEXT    NOT NULL,
+        path        TEXT    NOT NULL,
+        version     TEXT    NOT NULL,
+        size_bytes  INTEGER NOT NULL,
+        chunk_size  INTEGER NOT NULL,
+        created_at  INTEGER NOT NULL, -- microseconds since 1970, as all times here
+        accessed_at INTEGER NOT NULL,
+        pinned      INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (origin, path, version)
+    );
+    CREATE TABLE cache_chunks (
+        entry_id    INTEGER NOT NULL,
+        start_byte  INTEGER NOT NULL,
+        end_byte    INTEGER NOT NULL,
+        sha256      BLOB    NOT NULL,
+        accessed_at INTEGER NOT NULL,
+        PRIMARY KEY (entry_id, start_byte)
+    ) WITHOUT ROWID;
+    CREATE INDEX cache_chunks_by_age ON cache_chunks (accessed_at);
+"];
+
+/// A row of `cache_entries`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryRow {
+    /// Names the data file, too.
+    pub entry_id: i64,
+    /// Relative to the source.
+    pub path: String,
+    /// As [`crate::store::Version`] stores itself.
+    pub version: String,
+    /// Of the file.
+    pub size_bytes: u64,
+    /// Width of a slot.
+    pub chunk_size_bytes: u64,
+    /// Microseconds since 1970.
+    pub accessed_at: i64,
+    /// Never evicted.
+    pub pinned: bool,
+}
+
+/// A row of `cache_chunks`: these bytes are on disk and had this hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChunkRow {
+    /// Whose bytes.
+    pub entry_id: i64,
+    /// Which bytes.
+    pub range: ByteRange,
+    /// Their hash when they were recorded.
+    pub digest: Digest,
+    /// Microseconds since 1970.
+    pub accessed_at: i64,
+}
+
+/// The open database.
+pub struct Index {
+    path: PathBuf,
+    // Guards the one writing connection. Taken alone or inside nothing else; file syncs and hashing of merged
+    // chunks may happen under it, requests to an origin never.
+    writer: Mutex<Connection>,
+    // Idle readers: taken out, used, put back.
+    idle_out: Receiver<Connection>,
+    idle_in: Sender<Connection>,
+}
+
+impl Index {
+    /// Opens the index for the one process that owns the cache; makes or migrates it. A damaged database is set
+    /// aside and begun anew; one written by a newer program is refused.
+    pub fn open(path: &Path) -> Result<Self> {
+        match Self::open_checked(path) {
+            Err(error) if error.kind() == Kind::Corrupt => {
+                let aside = set_aside(path)?;
+                log::warn!("{error}; it was set aside as {} and a new one begun", aside.display());
+                Self::open_checked(path)
+            }
+            other => other,
+        }
+    }
+
+    fn open_checked(path: &Path) -> Result<Self> {
+        if damage_mark(path).exists() {
+            return Err(Error::new(Kind::Corrupt, format!("the index {} was found damaged in use", path.display())));
+        }
+        let size = std::fs::metadata(path).map_or(0, |meta| meta.len());
+        let writer = Connection::open(path).map_err(|error| failed(path, &error))?;
+        let run = |connection: &Connection| -> rusqlite::Result<i64> {
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            connection.pragma_update(None, "journal_mode", "wal")?;
+            connection.pragma_update(None, "synchronous", "normal")?;
+            connection.set_prepared_statement_cache_capacity(32);
+            connection.pragma_query_value(None, "user_version", |row| row.get(0))
+        };
+        let version = run(&writer).map_err(|error| failed(path, &error))?;
+        if version > SCHEMA {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!(
+                    "the index {} was written by a newer reelfs (schema {version}, this one knows {SCHEMA}): use that program, or another --cache-dir",
+                    path.display()
+                ),
+            ));
+        }
+        migrate(&writer, version).map_err(|error| failed(path, &error))?;
+        if size <= QUICK_CHECK_BYTES_MAX {
+            let verdict: String = writer
+                .pragma_query_value(None, "quick_check", |row| row.get(0))
+                .map_err(|error| failed(path, &error))?;
+            if verdict != "ok" {
+                return Err(Error::new(Kind::Corrupt, format!("the index {} is damaged ({verdict})", path.display())));
+            }
+        }
+        let (idle_in, idle_out) = bounded(READERS_MAX);
+        Ok(Self { path: path.to_owned(), writer: Mutex::new(writer), idle_out, idle_in })
+    }
+
+    /// Opens an existing index for looking only, beside the process that owns it.
+    pub fn open_to_look(path: &Path) -> Result<Self> {
+        let reader = open_reader(path)?;
+        let version: i64 = reader
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .map_err(|error| failed(path, &error))?;
+        if version != SCHEMA {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("the index {} has schema {version}; this program reads {SCHEMA}", path.display()),
+            ));
+        }
+        let (idle_in, idle_out) = bounded(READERS_MAX);
+        // Nothing writes through it: a reader stands in for the writer.
+        let writer = open_reader(path)?;
+        Ok(Self { path: path.to_owned(), writer: Mutex::new(writer), idle_out, idle_in })
+    }
+
+    /// Runs `query` on a reading connection.
+    fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let connection = match self.idle_out.try_recv() {
+            Ok(connection) => connection,
+            Err(_) => open_reader(&self.path)?,
+        };
+        let answer = query(&connection).map_err(|error| self.failed(&error));
+        // A full pool means enough idle ones: this one closes.
+        let _ = self.idle_in.try_send(connection);
+        answer
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Connection> {
+        self.writer.lock()
+    }
+
+    /// The error, and, when the database itself is damaged, a mark that makes the next start set it aside.
+    fn failed(&self, error: &rusqlite::Error) -> Error {
+        let error = failed(&self.path, error);
+        if error.kind() == Kind::Corrupt {
+            let _ = std::fs::write(damage_mark(&self.path), error.to_string());
+        }
+        error
+    }
+}
+
+fn open_reader(path: &Path) -> Result<Connection> {
+    let open = || -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.set_prepared_statement_cache_capacity(16);
+        Ok(connection)
+    };
+    open().map_err(|error| failed(path, &error))
+}
+
+fn migrate(connection: &Connection, from: i64) -> rusqlite::Result<()> {
+    for (schema, migration) in (0..).zip(MIGRATIONS) {
+        if schema >= from {
+            let next = schema + 1;
+            connection.execute_batch(&format!("BEGIN; {migration} PRAGMA user_version = {next}; COMMIT;"))?;
+        }
+    }
+    Ok(())
+}
+
+fn damage_mark(path: &Path) -> PathBuf {
+    path.with_extension("damaged")
+}
+
+/// Renames the database and its companions out of the way; nothing is deleted.
+fn set_aside(path: &Path) -> Result<PathBuf> {
+    let stamp = micros(SystemTime::now());
+    let aside = path.with_extension(format!("sqlite.damaged-{stamp}"));
+    std::fs::rename(path, &aside).map_err(|error| Error::io(path.display(), &error))?;
+    // The journal belongs to the database it was written for: beside a new one it would be replayed into it.
+    for suffix in ["-wal", "-shm"] {
+        let mut from = path.as_os_str().to_owned();
+        from.push(suffix);
+        let mut to = aside.as_os_str().to_owned();
+        to.push(suffix);
+        let _ = std::fs::rename(from, to);
+    }
+    let _ = std::fs::remove_file(damage_mark(path));
+    Ok(aside)
+}
+
+fn failed(path: &Path, error: &rusqlite::Error) -> Error {
+    use rusqlite::ErrorCode;
+    let kind = match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Kind::Corrupt,
+        Some(ErrorCode::DiskFull) => Kind::Full,
+        Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => Kind::Denied,
+        _ => Kind::Local,
+    };
+    Error::new(kind, format!("the index {}: {error}", path.display()))
+}
+
+/// Microseconds since 1970; times before it are 0.
+pub fn micros(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// As SQLite stores integers. Sizes and offsets are checked to fit at the door (`Cache::entry`).
+fn stored(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// Back from SQLite; a negative number is only ever damage, and an empty range follows from it.
+fn loaded(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,251 @@
+//! The two threads behind `keep`: the writer makes room and writes bytes, the recorder syncs them and commits rows,
+//! many chunks at a time.
+//! Never here: a reader. Nothing a player waits for passes through these threads.
+//!
+//! Invariant: data before reference. A row is committed after `fdatasync` of the bytes it names, so after a crash at
+//! any point a row is true, or (if the disk lied) its bytes fail their hash.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::data::disk_cost;
+use super::index::{ChunkRow, NewChunk, micros};
+use super::{Done, Entry, Kept, Shared};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::range::ByteRange;
+
+/// Chunks written but not recorded yet; the writer waits beyond it. They can't be evicted, so it is kept small.
+const UNRECORDED_MAX: usize = 128;
+/// Most rows in one transaction.
+const BATCH_MAX: usize = 64;
+/// How long a batch gathers after its first chunk: one sync for all that arrive meanwhile.
+const GATHER: Duration = Duration::from_millis(20);
+/// Times of use are recorded at least this often.
+const TICK: Duration = Duration::from_secs(2);
+
+/// What the writer thread is asked.
+pub(super) enum Job {
+    /// Write and record.
+    Keep { entry: Arc<Entry>, range: ByteRange, bytes: Arc<Vec<u8>>, digest: Digest, done: Done },
+    /// The row is gone: give the bytes back.
+    Punch { entry_id: i64, range: ByteRange },
+    /// An old version: delete it unless it is open.
+    Retire { entry_id: i64 },
+    /// Answer when all before it is recorded.
+    Flush(Sender<()>),
+}
+
+/// What the recorder thread is asked.
+enum Written {
+    Chunk(Arc<Entry>, NewChunk),
+    Flush(Sender<()>),
+}
+
+/// Starts both threads; they end, with everything recorded, when `inbox` is closed.
+pub(super) fn start(shared: Arc<Shared>, inbox: Receiver<Job>) -> Result<JoinHandle<()>> {
+    let cannot = |error: std::io::Error| Error::io("starting a cache thread", &error);
+    let (written, to_record) = bounded(UNRECORDED_MAX);
+    let recorder = {
+        let shared = Arc::clone(&shared);
+        thread::Builder::new().name("recorder".into()).spawn(move || record_all(&shared, &to_record)).map_err(cannot)?
+    };
+    thread::Builder::new()
+        .name("writer".into())
+        .spawn(move || {
+            for job in inbox {
+                run(&shared, job, &written);
+            }
+            drop(written);
+            let _ = recorder.join();
+        })
+        .map_err(cannot)
+}
+
+fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
+    match job {
+        Job::Keep { entry, range, bytes, digest, done } => {
+            let kept = match write(shared, &entry, range, &bytes, written) {
+                Ok(kept) => kept,
+                Err(error) => {
+                    log::warn!("cache: {range} of {} is served but not kept: {error}", entry.path());
+                    Kept::Skipped
+                }
+            };
+            match kept {
+                Kept::Written => {
+                    shared.hot.trust(entry.id, entry.chunk_size_bytes, range);
+                    shared.metrics.cache_written_bytes.add(range.len());
+                    let chunk = NewChunk { entry_id: entry.id, range, digest };
+                    // The recorder outlives this thread's sender.
+                    let _ = written.send(Written::Chunk(entry, chunk));
+                }
+                Kept::Skipped => shared.metrics.cache_skipped_bytes.add(range.len()),
+            }
+            done(kept);
+        }
+        Job::Punch { entry_id, range } => {
+            shared.forget_bytes(range);
+            if let Err(error) = shared.with_data(entry_id, |data| data.punch(range)) {
+                log::warn!("cache: {error}");
+            }
+        }
+        Job::Retire { entry_id } => {
+            if let Err(error) = shared.retire(entry_id) {
+                log::warn!("cache: cannot drop an old version: {error}");
+            }
+        }
+        Job::Flush(done) => {
+            let _ = written.send(Written::Flush(done));
+        }
+    }
+}
+
+/// Makes room and writes.
+fn write(shared: &Shared, entry: &Entry, range: ByteRange, bytes: &[u8], written: &Sender<Written>) -> Result<Kept> {
+    if !make_room(shared, disk_cost(range), written)? {
+        return Ok(Kept::Skipped);
+    }
+    shared.used_bytes.fetch_add(disk_cost(range), Ordering::Relaxed);
+    if let Err(error) = entry.data.write(bytes, range.start) {
+        // Part of it may be on disk.
+        let _ = entry.data.punch(range);
+        shared.forget_bytes(range);
+        return Err(Error::io("writing to the cache", &error));
+    }
+    Ok(Kept::Written)
+}
+
+fn make_room(shared: &Shared, cost: u64, written: &Sender<Written>) -> Result<bool> {
+    let mut flushed = false;
+    loop {
+        if shared.cannot_record.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let shortage = shared.shortage(cost);
+        if shortage == 0 {
+            return Ok(true);
+        }
+        if shared.evict(shortage)? == 0 {
+            if flushed {
+                return Ok(false);
+            }
+            // What is written but not recorded can't be evicted yet: record it, then look again.
+            let (done, wait) = bounded(1);
+            if written.send(Written::Flush(done)).is_ok() {
+                let _ = wait.recv();
+            }
+            flushed = true;
+        }
+    }
+}
+
+fn record_all(shared: &Shared, inbox: &Receiver<Written>) {
+    // Chunks whose rows could not be committed wait here for the next try; `cannot_record` keeps it small.
+    let mut batch: BTreeMap<(i64, u64), (Arc<Entry>, NewChunk)> = BTreeMap::new();
+    let mut flushes: Vec<Sender<()>> = Vec::new();
+    let mut touched_at = Instant::now();
+    loop {
+        let mut closed = false;
+        let mut gather_until = Instant::now() + TICK;
+        let mut gathering = false;
+        while batch.len() < BATCH_MAX && flushes.is_empty() {
+            match inbox.recv_deadline(gather_until) {
+                Ok(Written::Chunk(entry, chunk)) => {
+                    batch.insert((chunk.entry_id, chunk.range.start), (entry, chunk));
+                    if !gathering {
+                        gathering = true;
+                        gather_until = Instant::now() + GATHER;
+                    }
+                }
+                Ok(Written::Flush(done)) => flushes.push(done),
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => {
+                    closed = true;
+                    break;
+                }
+            }
+        }
+        if !batch.is_empty() {
+            match record(shared, &batch) {
+                Ok(()) => {
+                    shared.cannot_record.store(false, Ordering::Relaxed);
+                    merge_whole_slots(shared, &batch);
+                    batch.clear();
+                }
+                Err(error) => {
+                    log::error!("cache: {error}; nothing more is kept until this mends");
+                    shared.cannot_record.store(true, Ordering::Relaxed);
+                    if !closed {
+                        thread::sleep(GATHER);
+                    }
+                }
+            }
+        }
+        flushes.drain(..).for_each(|done| drop(done.send(())));
+        if closed || touched_at.elapsed() >= TICK {
+            touched_at = Instant::now();
+            if let Err(error) = shared.index.touch(&shared.hot.take_touches()) {
+                log::warn!("cache: {error}");
+            }
+        }
+        if closed {
+            return;
+        }
+    }
+}
+
+/// Syncs every file of the batch once, then commits all its rows.
+fn record(shared: &Shared, batch: &BTreeMap<(i64, u64), (Arc<Entry>, NewChunk)>) -> Result<()> {
+    let mut synced = None;
+    for (entry, _) in batch.values() {
+        if synced != Some(entry.id) {
+            entry.data.sync().map_err(|error| Error::io("syncing the cache", &error))?;
+            synced = Some(entry.id);
+        }
+    }
+    let chunks: Vec<_> = batch.values().map(|(_, chunk)| *chunk).collect();
+    shared.index.record(&chunks, micros(SystemTime::now()))
+}
+
+/// A slot that came together from pieces becomes one row: the index stays small, a check is one hash.
+fn merge_whole_slots(shared: &Shared, batch: &BTreeMap<(i64, u64), (Arc<Entry>, NewChunk)>) {
+    let mut seen = BTreeSet::new();
+    for (entry, chunk) in batch.values() {
+        let slot = entry.slot(chunk.range.start);
+        if chunk.range != slot
+            && seen.insert((entry.id, slot.start))
+            && let Err(error) = merge_slot(shared, entry, slot)
+        {
+            log::warn!("cache: {error}");
+        }
+    }
+}
+
+fn merge_slot(shared: &Shared, entry: &Entry, slot: ByteRange) -> Result<()> {
+    let parts = shared.index.covering(entry.id, slot)?;
+    let gapless = parts.windows(2).all(|pair| pair[0].range.end == pair[1].range.start);
+    let whole = parts.first().is_some_and(|part| part.range.start == slot.start)
+        && parts.last().is_some_and(|part| part.range.end == slot.end);
+    if parts.len() < 2 || !gapless || !whole {
+        return Ok(());
+    }
+    let _claim = shared.hot.hold(entry.id, entry.chunk_size_bytes, slot);
+    let mut bytes = vec![0; slot.len() as usize];
+    entry.data.read(&mut bytes, slot.start).map_err(|error| Error::io("reading the cache", &error))?;
+    // The pieces vouch for the whole: each is hashed again on the way, so no unchecked byte slips in under a new hash.
+    let is_true = |part: &ChunkRow| {
+        let (from, to) = ((part.range.start - slot.start) as usize, (part.range.end - slot.start) as usize);
+        Digest::of(&bytes[from..to]) == part.digest
+    };
+    if parts.iter().all(is_true) {
+        let merged = NewChunk { entry_id: entry.id, range: slot, digest: Digest::of(&bytes) };
+        shared.index.merge(&parts, &merged, micros(SystemTime::now()))?;
+    }
+    Ok(())
+}

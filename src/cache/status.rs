@@ -1,0 +1,94 @@
+//! What a cache holds, seen from outside: works beside the process that owns it, takes no lock, changes nothing.
+//! Never here: formatting.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::index::{EntryRow, Index};
+use super::{holder_pid, index_path, lock_path};
+use crate::error::{Error, Kind, Result};
+
+/// One cache directory.
+#[derive(Clone, Debug)]
+pub struct CacheStatus {
+    /// Where it is.
+    pub dir: PathBuf,
+    /// The source it serves, without credentials; `None` while nothing is cached.
+    pub source: Option<String>,
+    /// Bytes of all recorded chunks.
+    pub used_bytes: u64,
+    /// The limit it was last opened with.
+    pub budget_bytes: Option<u64>,
+    /// The process that owns it now.
+    pub holder_pid: Option<u32>,
+    /// By id, that is by age.
+    pub entries: Vec<EntryStatus>,
+}
+
+/// One cached version of one file.
+#[derive(Clone, Debug)]
+pub struct EntryStatus {
+    /// Relative to the source.
+    pub path: String,
+    /// What tells it from other states of the file.
+    pub version: String,
+    /// Of the file.
+    pub size_bytes: u64,
+    /// Of it, on disk.
+    pub cached_bytes: u64,
+    /// Rows.
+    pub chunks: u64,
+    /// Last read.
+    pub accessed: SystemTime,
+    /// Never evicted.
+    pub pinned: bool,
+}
+
+/// Looks at the cache in `dir`; `Missing` if there is none.
+pub fn status(dir: &Path) -> Result<CacheStatus> {
+    if !index_path(dir).exists() {
+        return Err(Error::new(Kind::Missing, format!("there is no cache in {}", dir.display())));
+    }
+    let index = Index::open_to_look(&index_path(dir))?;
+    let mut status = CacheStatus {
+        dir: dir.to_owned(),
+        source: index.origin()?,
+        used_bytes: 0,
+        budget_bytes: std::fs::read_to_string(budget_path(dir)).ok().and_then(|text| text.trim().parse().ok()),
+        holder_pid: if is_held(dir) { holder_pid(dir) } else { None },
+        entries: Vec::new(),
+    };
+    let mut after = i64::MIN;
+    loop {
+        let page = index.entries(after)?;
+        let Some(last) = page.last() else { return Ok(status) };
+        after = last.entry_id;
+        for row in page {
+            let entry = entry_status(&index, row)?;
+            status.used_bytes += entry.cached_bytes;
+            status.entries.push(entry);
+        }
+    }
+}
+
+fn entry_status(index: &Index, row: EntryRow) -> Result<EntryStatus> {
+    let (chunks, cached_bytes) = index.held(row.entry_id)?;
+    let accessed = SystemTime::UNIX_EPOCH + Duration::from_micros(row.accessed_at.try_into().unwrap_or(0));
+    let EntryRow { path, version, size_bytes, pinned, .. } = row;
+    Ok(EntryStatus { path, version, size_bytes, cached_bytes, chunks, accessed, pinned })
+}
+
+/// Whether a process holds the directory's lock.
+fn is_held(dir: &Path) -> bool {
+    File::open(lock_path(dir)).is_ok_and(|file| matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)))
+}
+
+fn budget_path(dir: &Path) -> PathBuf {
+    dir.join("budget")
+}
+
+/// Leaves the limit where `status` finds it; only shown, never obeyed, so a failure to write it is no failure.
+pub(super) fn note_budget(dir: &Path, budget_bytes: u64) {
+    let _ = std::fs::write(budget_path(dir), format!("{budget_bytes}\n"));
+}

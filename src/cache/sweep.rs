@@ -1,0 +1,89 @@
+//! What a start finds and mends: data without rows, rows without data, a budget that shrank.
+//! Never here: hashing. Rows are believed when they are first used, not before.
+
+use std::sync::atomic::Ordering;
+
+use super::data::{DISK_BLOCK_BYTES, DataFile};
+use super::index::EntryRow;
+use super::{Shared, disk_cost};
+use crate::error::{Error, Result};
+use crate::range::ByteRange;
+
+impl Shared {
+    /// Removes orphans and counts what is there. Runs before any other thread does.
+    pub(super) fn sweep(&self) -> Result<()> {
+        self.index.remove_chunks_without_entry()?;
+        self.data.for_each(|entry_id| if self.index.has_entry(entry_id)? { Ok(()) } else { self.data.remove(entry_id) })?;
+        let mut after = i64::MIN;
+        loop {
+            let page = self.index.entries(after)?;
+            let Some(last) = page.last() else { break };
+            after = last.entry_id;
+            for entry in &page {
+                self.sweep_entry(entry)?;
+            }
+        }
+        self.used_bytes.store(self.index.used_bytes(DISK_BLOCK_BYTES)?, Ordering::Relaxed);
+        let over = self.used_bytes.load(Ordering::Relaxed).saturating_sub(self.budget_bytes());
+        if over > 0 {
+            self.evict(over)?;
+        }
+        Ok(())
+    }
+
+    fn sweep_entry(&self, entry: &EntryRow) -> Result<()> {
+        let (chunks, held_bytes) = self.index.held(entry.entry_id)?;
+        let data = self.data.open_existing(entry.entry_id)?;
+        let Some(data) = data.filter(|_| chunks > 0 || entry.pinned) else {
+            self.index.remove_entry(entry.entry_id)?;
+            return self.data.remove(entry.entry_id);
+        };
+        // Written but never recorded: only then does the file hold more than its rows say, beyond rounding.
+        let rounding = chunks * DISK_BLOCK_BYTES;
+        let failed = |error| Error::io("looking through the cache", &error);
+        if data.allocated_bytes().map_err(failed)? > held_bytes + rounding {
+            self.punch_unrecorded(entry, &data)?;
+        }
+        Ok(())
+    }
+
+    /// Punches every gap between an entry's rows.
+    fn punch_unrecorded(&self, entry: &EntryRow, data: &DataFile) -> Result<()> {
+        let mut at = 0;
+        let punch = |from: u64, to: u64| {
+            data.punch(ByteRange::new(from, to)).map_err(|error| Error::io("punching a hole into the cache", &error))
+        };
+        loop {
+            let page = self.index.chunks(entry.entry_id, at)?;
+            for chunk in &page {
+                punch(at, chunk.range.start)?;
+                at = chunk.range.end;
+            }
+            if page.is_empty() {
+                return punch(at, entry.size_bytes.next_multiple_of(DISK_BLOCK_BYTES));
+            }
+        }
+    }
+
+    /// Deletes an entry with all its chunks, unless it is open.
+    pub(super) fn retire(&self, entry_id: i64) -> Result<u64> {
+        let open = self.open.lock();
+        if open.get(&entry_id).is_some_and(|entry| entry.strong_count() > 0) {
+            return Ok(0);
+        }
+        let mut freed = 0;
+        let mut at = 0;
+        loop {
+            let page = self.index.chunks(entry_id, at)?;
+            let Some(last) = page.last() else { break };
+            at = last.range.end;
+            for chunk in &page {
+                freed += disk_cost(chunk.range);
+                self.forget_bytes(chunk.range);
+            }
+        }
+        self.index.remove_entry(entry_id)?;
+        self.data.remove(entry_id)?;
+        Ok(freed)
+    }
+}

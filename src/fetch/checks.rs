@@ -1,0 +1,126 @@
+//! Hashing of chunks that an earlier run recorded, before their first use in this one. Two threads of their own, so
+//! that an origin that hangs holds up nothing that is on this disk.
+//! Never here: requests to an origin.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select_biased};
+use parking_lot::Mutex;
+
+use crate::cache::index::ChunkRow;
+use crate::cache::{Cache, Entry};
+use crate::error::{Error, Kind, Result};
+
+/// Hashing runs at about a gigabyte a second for each thread; a disk is no faster.
+const THREADS: usize = 2;
+/// Chunks waiting, each for readers and for lookahead.
+const QUEUED_MAX: usize = 4_096;
+
+/// Runs its closure when the last clone is dropped: after the last of several checks.
+pub struct After(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl After {
+    /// `then` runs once, on whatever thread drops the last clone.
+    pub fn new(then: impl FnOnce() + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self(Some(Box::new(then))))
+    }
+}
+
+impl Drop for After {
+    fn drop(&mut self) {
+        if let Some(then) = self.0.take() {
+            then();
+        }
+    }
+}
+
+type Job = (Arc<Entry>, ChunkRow);
+/// Whoever waits for a chunk's check, by entry and first byte.
+type Waiting = Mutex<HashMap<(i64, u64), Vec<Arc<After>>>>;
+
+/// The checkers.
+pub struct Checks {
+    // Guards which chunks are being checked, so that none is hashed twice at once. Taken alone.
+    waiting: Arc<Waiting>,
+    urgent: Option<Sender<Job>>,
+    early: Option<Sender<Job>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Checks {
+    /// Starts the threads; they end when this is dropped.
+    pub fn start(cache: &Arc<Cache>) -> Result<Self> {
+        let (urgent, urgent_inbox) = bounded(QUEUED_MAX);
+        let (early, early_inbox) = bounded(QUEUED_MAX);
+        let waiting = Arc::<Waiting>::default();
+        let threads = (0..THREADS)
+            .map(|number| {
+                let (cache, waiting) = (Arc::clone(cache), Arc::clone(&waiting));
+                let inboxes = (urgent_inbox.clone(), early_inbox.clone());
+                thread::Builder::new()
+                    .name(format!("check-{number}"))
+                    .spawn(move || run(&cache, &waiting, &inboxes.0, &inboxes.1))
+                    .map_err(|error| Error::io("starting a checking thread", &error))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { waiting, urgent: Some(urgent), early: Some(early), threads })
+    }
+
+    /// Has `chunks` checked, ahead of what is only early; `after` is dropped when all are. `Full` if too many wait.
+    pub fn check(&self, entry: &Arc<Entry>, chunks: Vec<ChunkRow>, after: &Arc<After>) -> Result<()> {
+        for chunk in chunks {
+            let key = (entry.id(), chunk.range.start);
+            // A chunk that only waits as an early one is queued again, urgently; the second check is a lookup.
+            self.waiting.lock().entry(key).or_default().push(Arc::clone(after));
+            let queued = self.urgent.as_ref().is_some_and(|urgent| urgent.try_send((Arc::clone(entry), chunk)).is_ok());
+            if !queued {
+                self.waiting.lock().remove(&key);
+                return Err(Error::new(Kind::Full, format!("{}: too many cached chunks wait to be checked", entry.path())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Has `chunks` checked when nothing else waits. Best effort.
+    pub fn check_early(&self, entry: &Arc<Entry>, chunks: Vec<ChunkRow>) {
+        for chunk in chunks {
+            let key = (entry.id(), chunk.range.start);
+            let mut waiting = self.waiting.lock();
+            if let std::collections::hash_map::Entry::Vacant(vacant) = waiting.entry(key) {
+                let queued = self.early.as_ref().is_some_and(|early| early.try_send((Arc::clone(entry), chunk)).is_ok());
+                if queued {
+                    vacant.insert(Vec::new());
+                }
+            }
+        }
+    }
+}
+
+fn run(cache: &Cache, waiting: &Waiting, urgent: &Receiver<Job>, early: &Receiver<Job>) {
+    loop {
+        let job = select_biased! {
+            recv(urgent) -> job => job,
+            recv(early) -> job => job,
+        };
+        let Ok((entry, chunk)) = job else { return };
+        if !cache.trusted(&entry, chunk.range).contains(chunk.range)
+            && let Err(error) = cache.check(&entry, &chunk)
+        {
+            log::warn!("cache: cannot check {} of {}: {error}", chunk.range, entry.path());
+        }
+        // Dropped outside the lock: the last one runs a reader.
+        let done = waiting.lock().remove(&(entry.id(), chunk.range.start));
+        drop(done);
+    }
+}
+
+impl Drop for Checks {
+    fn drop(&mut self) {
+        drop((self.urgent.take(), self.early.take()));
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What a worker does with one flight: ask, land, ask again after a failure that may pass, hand over to the cache.
+//! Never here: who waits, and in which order flights are flown.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Shared;
+use super::flight::Flight;
+use crate::config::BLOCK_SIZE_BYTES;
+use crate::digest::Digest;
+use crate::error::{Error, Kind, Result};
+use crate::origin::Patience;
+use crate::range::ByteRange;
+use crate::retry;
+
+/// A silent connection is given up after this part of the timeout, so that a second one can still answer in time.
+const STALL_SHARE: u32 = 2;
+/// A flight that moves is let go on this many timeouts: a chunk over a line of a tenth of a film's rate.
+const FLIGHT_TIMEOUTS_MAX: u32 = 12;
+/// How often a wait before a retry looks whether the flight was called off.
+const LOOK: Duration = Duration::from_millis(20);
+
+type Whole = (ByteRange, Arc<Vec<u8>>, Digest);
+
+impl Shared {
+    /// Flies one flight to its end. Never panics: a panic below is an error for whoever waits.
+    pub(super) fn fly(self: &Arc<Self>, flight: &Arc<Flight>) {
+        if !flight.start() {
+            return;
+        }
+        let asked_bytes = flight.missing().len();
+        let lane = flight.inner.lock().lane;
+        let has_memory = self.memory.take(asked_bytes, lane, &flight.cancel);
+        let flown = panic::catch_unwind(AssertUnwindSafe(|| if has_memory { self.fetch(flight) } else { Err(called_off()) }))
+            .unwrap_or_else(|_| Err(Error::new(Kind::Local, format!("{}: a fetch failed inside reelfs", flight.entry.path()))));
+        let taken_bytes = if has_memory { asked_bytes } else { 0 };
+        match flown {
+            Ok(()) => self.hand_over(flight, flight.landed(), taken_bytes),
+            Err(error) => {
+                if error.kind() == Kind::Cancelled {
+                    self.metrics.flights_cancelled.add(1);
+                } else {
+                    log::warn!("{} {}: {error}", flight.entry.path(), flight.missing());
+                }
+                // The table is held while the end moves: nobody may find the range free before it is.
+                let mut table = self.table.lock();
+                let (begun, answered) = flight.end_early(&error, BLOCK_SIZE_BYTES);
+                if begun.is_none() {
+                    table.remove(flight);
+                }
+                drop(table);
+                match begun {
+                    Some(whole) => self.hand_over(flight, whole, taken_bytes),
+                    None => self.memory.give_back(taken_bytes),
+                }
+                answered.tell(Err(&error));
+            }
+        }
+    }
+
+    fn hand_over(self: &Arc<Self>, flight: &Arc<Flight>, (range, bytes, digest): Whole, taken_bytes: u64) {
+        let (shared, flown) = (Arc::clone(self), Arc::clone(flight));
+        let done = Box::new(move |kept| shared.settle_kept(&flown, taken_bytes, kept));
+        self.cache.keep(&flight.entry, range, bytes, digest, done);
+    }
+
+    /// Lands every byte, over as many attempts as the retry rules allow.
+    fn fetch(&self, flight: &Flight) -> Result<()> {
+        let give_up_at = Instant::now() + self.config.chunk_timeout * FLIGHT_TIMEOUTS_MAX;
+        let mut attempt = 0;
+        loop {
+            let before = flight.missing();
+            let error = match self.attempt(flight, give_up_at) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            if flight.cancel.is_cancelled() {
+                return Err(called_off());
+            }
+            if flight.missing() != before {
+                // It moved: what failed was this connection, not the origin.
+                attempt = 0;
+            }
+            let Some(wait) = retry::next_wait(attempt, self.config.retries, &error, fastrand::f64()) else {
+                return Err(error);
+            };
+            if Instant::now() + wait >= give_up_at {
+                return Err(error);
+            }
+            log::info!("{} {}: {error}; asking again in {wait:.1?}", flight.entry.path(), flight.missing());
+            self.metrics.retries.add(1);
+            attempt += 1;
+            sleep_unless_cancelled(wait, flight)?;
+        }
+    }
+
+    /// One request for all that is missing.
+    fn attempt(&self, flight: &Flight, give_up_at: Instant) -> Result<()> {
+        let missing = flight.missing();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let entry = &flight.entry;
+        let patience = Patience { stall: self.config.chunk_timeout / STALL_SHARE, cancel: flight.cancel.clone() };
+        self.metrics.origin_requests.add(1);
+        let mut body = self.origin.read(entry.path(), entry.stat(), missing, &patience)?;
+        while let Some(piece) = body.next()? {
+            self.metrics.origin_bytes.add(piece.len() as u64);
+            flight.land(&piece).tell(Ok(()));
+            if flight.cancel.is_cancelled() {
+                return Err(called_off());
+            }
+            if Instant::now() >= give_up_at {
+                return Err(Error::new(Kind::TimedOut, format!("{}: the origin is too slow", entry.path())));
+            }
+        }
+        if flight.missing().is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Unreachable, format!("{}: the origin sent less than it promised", entry.path())))
+    }
+}
+
+fn called_off() -> Error {
+    Error::new(Kind::Cancelled, "nobody wants these bytes any longer")
+}
+
+fn sleep_unless_cancelled(wait: Duration, flight: &Flight) -> Result<()> {
+    let until = Instant::now() + wait;
+    while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        if flight.cancel.is_cancelled() {
+            return Err(called_off());
+        }
+        thread::sleep(left.min(LOOK));
+    }
+    Ok(())
+}

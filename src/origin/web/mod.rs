@@ -1,0 +1,185 @@
+//! An HTTP(S) folder, read from its index pages, or a single file.
+//! Never here: how pages look (`index.rs`) and how bytes are carried (`store/remote`).
+
+mod cells;
+mod html;
+mod index;
+mod json;
+mod xml;
+
+use std::sync::OnceLock;
+
+use log::warn;
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+pub use self::index::{Index, parse};
+use super::{Body, Listed, ListedKind, Origin, Patience, Stat};
+use crate::error::{Error, Kind, Result};
+use crate::range::ByteRange;
+use crate::store::remote::{Page, Remote, shown};
+use crate::store::{Read as _, is_safe_name};
+
+/// Some servers read this many names of a folder and stop, without a word (Caddy 2 unless told otherwise).
+const CUT_LISTING_NAMES: usize = 10_000;
+
+/// A source on the web.
+pub struct Web {
+    described: String,
+    remote: Remote,
+    /// What the URL turned out to be; asked once, when first needed, so that a drive can start without its server.
+    root: OnceLock<Root>,
+}
+
+/// What a URL turned out to be.
+enum Root {
+    /// Keys are paths below it.
+    Folder(Remote),
+    /// One file, under the name its URL ends in.
+    File(Remote, Box<str>),
+}
+
+impl Web {
+    /// The source at `url`. Asks nothing yet: what is wrong with it shows at the first `list("")`.
+    pub fn new(url: &Url) -> Result<Self> {
+        Ok(Self { described: shown(url), remote: Remote::new(url)?, root: OnceLock::new() })
+    }
+
+    /// The source at `url`, asked for at once: whether it is there, and whether it is a folder or a file.
+    pub fn connect(url: &Url, patience: &Patience) -> Result<Self> {
+        let web = Self::new(url)?;
+        web.list("", patience)?;
+        Ok(web)
+    }
+
+    fn root(&self, patience: &Patience) -> Result<&Root> {
+        if let Some(root) = self.root.get() {
+            return Ok(root);
+        }
+        let root = find_root(&self.remote, patience).map_err(|error| with_hint(&error, &self.described))?;
+        Ok(self.root.get_or_init(|| root))
+    }
+}
+
+impl Origin for Web {
+    fn list(&self, folder: &str, patience: &Patience) -> Result<Vec<Listed>> {
+        match self.root(patience)? {
+            Root::Folder(remote) => {
+                let listed = list_folder(remote, folder, patience);
+                if folder.is_empty() { listed.map_err(|error| with_hint(&error, &self.described)) } else { listed }
+            }
+            Root::File(remote, name) if folder.is_empty() => {
+                let stat = remote.stat("", patience).map_err(|error| with_hint(&error, &self.described))?;
+                let kind = ListedKind::File { size_bytes: Some(stat.size_bytes) };
+                Ok(vec![Listed { name: name.clone(), kind, modified: stat.modified }])
+            }
+            Root::File(..) => Err(missing(&self.described, folder)),
+        }
+    }
+
+    fn stat(&self, path: &str, patience: &Patience) -> Result<Stat> {
+        match self.root(patience)? {
+            Root::Folder(remote) => remote.stat(path, patience),
+            Root::File(remote, name) if path == &**name => remote.stat("", patience),
+            Root::File(..) => Err(missing(&self.described, path)),
+        }
+    }
+
+    fn read(&self, path: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
+        match self.root(patience)? {
+            Root::Folder(remote) => remote.read(path, expected, range, patience),
+            Root::File(remote, name) if path == &**name => remote.read("", expected, range, patience),
+            Root::File(..) => Err(missing(&self.described, path)),
+        }
+    }
+
+    fn describe(&self) -> &str {
+        &self.described
+    }
+}
+
+/// The names on the index page of one folder.
+fn list_folder(folder: &Remote, path: &str, patience: &Patience) -> Result<Vec<Listed>> {
+    let key = if path.is_empty() { String::new() } else { format!("{path}/") };
+    let page = folder.page(&key, patience)?;
+    let index = parse(&page.body, &page.content_type, &page.url).map_err(|error| no_index(&error, &page))?;
+    if index.skipped > 0 {
+        warn!("{}: {} names left out: unsafe, too long, or not UTF-8", shown(&page.url), index.skipped);
+    }
+    if index.names.len() + index.skipped == CUT_LISTING_NAMES {
+        warn!("{}: exactly {CUT_LISTING_NAMES} names: the server may have cut its listing short", shown(&page.url));
+    }
+    Ok(index.names)
+}
+
+/// Folder or file? A URL that ends in `/` is a folder. Any other is one if the server redirects it to itself and `/`,
+/// answers it with an index page, or knows it only with a `/`.
+fn find_root(remote: &Remote, patience: &Patience) -> Result<Root> {
+    let url = remote.base();
+    if url.path().ends_with('/') {
+        return Ok(Root::Folder(remote.clone()));
+    }
+    let as_folder = with_slash(url);
+    let head = match remote.head("", patience) {
+        Err(error) if error.kind() == Kind::Missing => {
+            let folder = remote.at(&as_folder);
+            let is_folder = folder.page("", patience).is_ok_and(|page| is_index(&page));
+            return if is_folder { Ok(Root::Folder(folder)) } else { Err(error) };
+        }
+        // A server that refuses HEAD: what it says to GET counts, and that is asked for with the file's stat.
+        Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Denied) => return file_root(remote, url),
+        answer => answer?,
+    };
+    if head.url.path().ends_with('/') {
+        return Ok(Root::Folder(remote.at(&head.url)));
+    }
+    if head.content_type.to_ascii_lowercase().starts_with("text/html") && is_index(&remote.page("", patience)?) {
+        return Ok(Root::Folder(remote.at(&as_folder)));
+    }
+    file_root(remote, url)
+}
+
+fn is_index(page: &Page) -> bool {
+    parse(&page.body, &page.content_type, &page.url).is_ok()
+}
+
+fn file_root(remote: &Remote, url: &Url) -> Result<Root> {
+    let last = url.path_segments().and_then(|mut segments| segments.next_back()).unwrap_or_default();
+    let name = percent_decode_str(last).decode_utf8().ok().filter(|name| is_safe_name(name));
+    match name {
+        Some(name) => Ok(Root::File(remote.clone(), name.into())),
+        None => Err(Error::new(Kind::Invalid, format!("{}: its name can't be a file's name", shown(url)))),
+    }
+}
+
+fn with_slash(url: &Url) -> Url {
+    let mut folder = url.clone();
+    folder.set_path(&format!("{}/", url.path()));
+    folder
+}
+
+fn missing(described: &str, path: &str) -> Error {
+    Error::new(Kind::Missing, format!("{described} is a single file; it holds no `{}`", path.escape_debug()))
+}
+
+fn no_index(error: &Error, page: &Page) -> Error {
+    let url = shown(&page.url);
+    let hint = if error.kind() == Kind::Unsupported { " (are the server's index pages turned on?)" } else { "" };
+    Error::new(error.kind(), format!("{url}: {error}{hint}"))
+}
+
+/// For errors of the source as a whole: what a person can do about them.
+fn with_hint(error: &Error, described: &str) -> Error {
+    let hint = match error.kind() {
+        Kind::Missing => "is the path right, letter by letter?",
+        Kind::Unreachable | Kind::TimedOut => "is the server up, and its name and port right?",
+        Kind::Denied => "give a user and password as http://USER:PASSWORD@HOST/, or turn on the server's index pages",
+        _ => return error.clone(),
+    };
+    let text = error.to_string();
+    let text = if text.starts_with(described) { text } else { format!("{described}: {text}") };
+    Error::new(error.kind(), format!("{text}; {hint}")).with_retry_after(error.retry_after())
+}
+
+#[cfg(test)]
+mod tests;

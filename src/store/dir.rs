@@ -1,0 +1,312 @@
+//! A folder of the local machine or of a share it has mounted.
+//! Never here: HTTP, and names as a user typed them.
+//!
+//! Symbolic links are followed, as by every file server: people put them there on purpose. Names can't climb: a key with
+//! `..` in it is refused. What is neither file nor folder (a pipe, a device) does not exist here.
+
+use std::fs::{File, Metadata};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use log::warn;
+
+use super::{
+    Body, LISTING_NAMES_MAX, List, Listed, ListedKind, Patience, Read, Stat, Version, is_safe_name, sort_listing,
+};
+use crate::error::{Error, Kind, Result};
+use crate::range::ByteRange;
+
+/// Read at once: large enough that system calls cost nothing, small enough that a reader gets its first bytes soon.
+const PIECE_BYTES: u64 = 256 << 10;
+
+/// A folder, or one file.
+#[derive(Clone, Debug)]
+pub struct Dir {
+    root: PathBuf,
+    /// Keys are below the root; else the root is a file and this is its name, the only key.
+    file_name: Option<Box<str>>,
+}
+
+impl Dir {
+    /// The folder or file at `path`, which must exist.
+    pub fn open(path: &Path) -> Result<Self> {
+        let failed = |error: std::io::Error| Error::io(path.display(), &error);
+        let metadata = std::fs::metadata(path).map_err(failed)?;
+        // The program may change its working directory. Components: without a last slash.
+        let root: PathBuf = std::path::absolute(path).map_err(failed)?.components().collect();
+        if metadata.is_dir() {
+            return Ok(Self { root, file_name: None });
+        }
+        let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_safe_name(name));
+        match name {
+            Some(name) if metadata.is_file() => Ok(Self { file_name: Some(name.into()), root }),
+            _ => Err(Error::new(Kind::Invalid, format!("{}: neither a folder nor a file", path.display()))),
+        }
+    }
+
+    /// The folder or file itself, as an absolute path.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where `key` is on disk.
+    fn path(&self, key: &str) -> Result<PathBuf> {
+        match &self.file_name {
+            Some(name) if **name == *key => Ok(self.root.clone()),
+            Some(_) => Err(self.missing(key)),
+            None if key.is_empty() => Ok(self.root.clone()),
+            None if key.split('/').all(is_safe_name) => Ok(self.root.join(key)),
+            None => Err(Error::new(
+                Kind::Invalid,
+                format!("`{}` is not a path in {}", key.escape_debug(), self.root.display()),
+            )),
+        }
+    }
+
+    fn missing(&self, key: &str) -> Error {
+        Error::new(Kind::Missing, format!("{}: no file `{}`", self.root.display(), key.escape_debug()))
+    }
+}
+
+impl Read for Dir {
+    fn stat(&self, key: &str, _: &Patience) -> Result<Stat> {
+        let path = self.path(key)?;
+        let metadata = std::fs::metadata(&path).map_err(|error| Error::io(path.display(), &error))?;
+        if metadata.is_file() { Ok(stat(&metadata)) } else { Err(self.missing(key)) }
+    }
+
+    fn read(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
+        let path = self.path(key)?;
+        // Should the file have become a pipe since, opening it must not wait for a writer.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        let file = file.map_err(|error| Error::io(path.display(), &error))?;
+        let body = DirBody { file, path, expected: expected.clone(), left: range, patience: patience.clone() };
+        body.check_version()?;
+        Ok(Box::new(body))
+    }
+}
+
+impl List for Dir {
+    fn list(&self, folder: &str, patience: &Patience) -> Result<Vec<Listed>> {
+        if let Some(name) = &self.file_name {
+            if !folder.is_empty() {
+                return Err(self.missing(folder));
+            }
+            let metadata = std::fs::metadata(&self.root).map_err(|error| Error::io(self.root.display(), &error))?;
+            return Ok(listed(name, &metadata).into_iter().collect());
+        }
+        let path = self.path(folder)?;
+        let failed = |error: &std::io::Error| Error::io(path.display(), error);
+        let mut names = Vec::new();
+        let mut skipped = 0_usize;
+        for entry in std::fs::read_dir(&path).map_err(|error| failed(&error))? {
+            let entry = entry.map_err(|error| failed(&error))?;
+            check_wanted(&path, patience)?;
+            let name = entry.file_name();
+            let Ok(name) = std::str::from_utf8(name.as_bytes()) else {
+                skipped += 1;
+                continue;
+            };
+            // Follows links; one that leads nowhere, and a file removed just now, are left out.
+            let Ok(metadata) = std::fs::metadata(entry.path()) else { continue };
+            names.extend(listed(name, &metadata));
+            if names.len() > LISTING_NAMES_MAX {
+                let path = path.display();
+                return Err(Error::new(Kind::Full, format!("{path}: more than {LISTING_NAMES_MAX} names")));
+            }
+        }
+        if skipped > 0 {
+            warn!("{}: {skipped} names left out: not UTF-8", path.display());
+        }
+        sort_listing(&mut names);
+        Ok(names)
+    }
+}
+
+/// The bytes of one range, read when asked for.
+struct DirBody {
+    file: File,
+    path: PathBuf,
+    expected: Stat,
+    left: ByteRange,
+    patience: Patience,
+}
+
+impl DirBody {
+    /// Whether the open file still is what was expected. A write that keeps size and time is beyond anyone's sight.
+    fn check_version(&self) -> Result<()> {
+        let metadata = self.file.metadata().map_err(|error| Error::io(self.path.display(), &error))?;
+        if metadata.is_file() && stat(&metadata).version == self.expected.version {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Changed, format!("{}: the file has changed", self.path.display())))
+    }
+}
+
+impl Body for DirBody {
+    fn next(&mut self) -> Result<Option<Bytes>> {
+        if self.left.is_empty() {
+            return Ok(None);
+        }
+        check_wanted(&self.path, &self.patience)?;
+        let mut piece = vec![0; self.left.len().min(PIECE_BYTES) as usize];
+        let read = self.file.read_at(&mut piece, self.left.start);
+        let count = read.map_err(|error| Error::io(self.path.display(), &error))?;
+        // After the bytes were read: they may be those of a write that began meanwhile.
+        self.check_version()?;
+        if count == 0 {
+            let path = self.path.display();
+            return Err(Error::new(Kind::Unreachable, format!("{path}: ends before byte {}", self.left.end)));
+        }
+        piece.truncate(count);
+        self.left.start += count as u64;
+        Ok(Some(piece.into()))
+    }
+}
+
+/// A system call under way can't be called off; between two of them we look.
+fn check_wanted(path: &Path, patience: &Patience) -> Result<()> {
+    if patience.cancel.is_cancelled() {
+        return Err(Error::new(Kind::Cancelled, format!("{}: nobody wants it any longer", path.display())));
+    }
+    Ok(())
+}
+
+fn listed(name: &str, metadata: &Metadata) -> Option<Listed> {
+    let kind = if metadata.is_dir() {
+        ListedKind::Folder
+    } else if metadata.is_file() {
+        ListedKind::File { size_bytes: Some(metadata.len()) }
+    } else {
+        return None;
+    };
+    Some(Listed { name: name.into(), kind, modified: modified(metadata) })
+}
+
+fn stat(metadata: &Metadata) -> Stat {
+    let (size_bytes, modified) = (metadata.len(), modified(metadata));
+    Stat { size_bytes, modified, version: Version::size_and_time(size_bytes, modified) }
+}
+
+/// To the nanosecond.
+fn modified(metadata: &Metadata) -> Option<SystemTime> {
+    metadata.modified().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cancel::Cancel;
+
+    fn patience() -> Patience {
+        Patience { stall: Duration::from_secs(5), cancel: Cancel::new() }
+    }
+
+    fn read_all(dir: &Dir, key: &str, expected: &Stat, range: ByteRange) -> Result<Vec<u8>> {
+        let mut body = dir.read(key, expected, range, &patience())?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = body.next()? {
+            assert!(!piece.is_empty() && piece.len() as u64 <= PIECE_BYTES);
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes)
+    }
+
+    #[test]
+    fn lists_what_can_be_shown() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path();
+        fs::write(root.join("b & ö?.mkv"), "film").unwrap();
+        fs::create_dir(root.join("a")).unwrap();
+        fs::write(root.join("a/inner"), "").unwrap();
+        symlink(root.join("b & ö?.mkv"), root.join("link.mkv")).unwrap();
+        symlink("a", root.join("link")).unwrap();
+        symlink("nowhere", root.join("dangling")).unwrap();
+        fs::write(root.join(OsStr::from_bytes(b"latin\xe9")), "").unwrap();
+        let _socket = UnixListener::bind(root.join("socket")).unwrap();
+
+        let dir = Dir::open(root).unwrap();
+        let listed = dir.list("", &patience()).unwrap();
+        let file = ListedKind::File { size_bytes: Some(4) };
+        let names: Vec<_> = listed.iter().map(|listed| (&*listed.name, listed.kind)).collect();
+        let folder = ListedKind::Folder;
+        assert_eq!(names, [("a", folder), ("b & ö?.mkv", file), ("link", folder), ("link.mkv", file)]);
+        assert!(listed.iter().all(|listed| listed.modified.is_some()));
+        assert_eq!(dir.list("link", &patience()).unwrap().len(), 1);
+        assert_eq!(dir.list("none", &patience()).unwrap_err().kind(), Kind::Missing);
+        assert_eq!(dir.list("link.mkv", &patience()).unwrap_err().kind(), Kind::Missing);
+        for key in ["..", "a/../..", "/etc", "a//inner", "./a"] {
+            assert_eq!(dir.stat(key, &patience()).unwrap_err().kind(), Kind::Invalid, "{key}");
+        }
+        for key in ["a", "socket", "none"] {
+            assert_eq!(dir.stat(key, &patience()).unwrap_err().kind(), Kind::Missing, "{key}");
+        }
+    }
+
+    #[test]
+    fn reads_ranges_in_pieces() {
+        let temp = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..700_000_u32).map(|at| (at % 251) as u8).collect();
+        fs::write(temp.path().join("film"), &bytes).unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let stat = dir.stat("film", &patience()).unwrap();
+        assert_eq!(stat.size_bytes, 700_000);
+        for (start, end) in [(0, 700_000), (1, 2), (300_000, 699_999)] {
+            let read = read_all(&dir, "film", &stat, ByteRange::new(start, end)).unwrap();
+            assert_eq!(read, bytes[start as usize..end as usize]);
+        }
+        let cancelled = patience();
+        cancelled.cancel.cancel();
+        let mut body = dir.read("film", &stat, ByteRange::new(0, 9), &cancelled).unwrap();
+        assert_eq!(body.next().unwrap_err().kind(), Kind::Cancelled);
+    }
+
+    #[test]
+    fn a_change_before_or_while_reading_is_seen() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("film");
+        fs::write(&path, vec![1; 600_000]).unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let stat = dir.stat("film", &patience()).unwrap();
+        let whole = ByteRange::new(0, stat.size_bytes);
+
+        let mut body = dir.read("film", &stat, whole, &patience()).unwrap();
+        assert!(body.next().unwrap().is_some());
+        fs::write(&path, vec![2; 600_000]).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_modified(stat.modified.unwrap() + Duration::from_nanos(1)).unwrap();
+        assert_eq!(body.next().unwrap_err().kind(), Kind::Changed);
+        assert_eq!(dir.read("film", &stat, whole, &patience()).err().unwrap().kind(), Kind::Changed);
+
+        // Replaced under an open body: the old file goes on being read, whole.
+        let stat = dir.stat("film", &patience()).unwrap();
+        let mut body = dir.read("film", &stat, ByteRange::new(0, 5), &patience()).unwrap();
+        fs::rename(&path, temp.path().join("old")).unwrap();
+        fs::write(&path, vec![3; 600_000]).unwrap();
+        assert_eq!(body.next().unwrap().as_deref(), Some([2; 5].as_slice()));
+    }
+
+    #[test]
+    fn one_file_is_a_place_too() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("a film.mkv");
+        fs::write(&path, "film").unwrap();
+        let dir = Dir::open(&path).unwrap();
+        assert_eq!(&*dir.list("", &patience()).unwrap()[0].name, "a film.mkv");
+        let stat = dir.stat("a film.mkv", &patience()).unwrap();
+        assert_eq!(read_all(&dir, "a film.mkv", &stat, ByteRange::new(1, 4)).unwrap(), b"ilm");
+        assert_eq!(dir.stat("other", &patience()).unwrap_err().kind(), Kind::Missing);
+        assert_eq!(dir.stat("", &patience()).unwrap_err().kind(), Kind::Missing);
+        assert_eq!(Dir::open(&temp.path().join("none")).unwrap_err().kind(), Kind::Missing);
+        assert_eq!(Dir::open(Path::new("/dev/null")).unwrap_err().kind(), Kind::Invalid);
+    }
+}

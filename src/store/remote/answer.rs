@@ -1,0 +1,277 @@
+//! What an HTTP answer's status and headers mean for a drive. Pure.
+//! Never here: sockets, bodies.
+//!
+//! The rule behind all of it: bytes are passed on only if the answer proves that they are the bytes asked for, of the
+//! version asked for. A server that leaves out or garbles the proof is refused, not trusted.
+
+use std::time::{Duration, SystemTime};
+
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, LAST_MODIFIED, RETRY_AFTER,
+};
+use http::status::StatusCode;
+
+use crate::error::{Error, Kind, Result};
+use crate::range::ByteRange;
+use crate::store::{Stat, Version};
+
+/// What one ranged request asked for, to hold the answer against.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    /// Without credentials; for messages.
+    pub url: String,
+    /// Not empty, within `expected.size_bytes`.
+    pub range: ByteRange,
+    /// The state of the file whose bytes are wanted.
+    pub expected: Stat,
+}
+
+/// A status that is no success, as the error it means. Success is 200 or 206 and nothing else.
+pub(super) fn check_status(status: StatusCode, headers: &HeaderMap, url: &str, now: SystemTime) -> Result<()> {
+    let (kind, meaning) = match status.as_u16() {
+        200 | 206 => return Ok(()),
+        401 | 403 | 407 => (Kind::Denied, ""),
+        404 | 410 => (Kind::Missing, ""),
+        412 | 416 => (Kind::Changed, " (the file has changed)"),
+        408 | 429 | 500 | 502..=504 | 506..=599 => (Kind::Busy, ""),
+        _ => (Kind::Unsupported, ""),
+    };
+    let wait = if kind == Kind::Busy { retry_after(headers, now) } else { None };
+    Err(Error::new(kind, format!("{url}: the server answers {status}{meaning}")).with_retry_after(wait))
+}
+
+/// Whether a successful answer holds exactly the bytes asked for, of the version asked for.
+pub(super) fn check_range(status: StatusCode, headers: &HeaderMap, asked: &Asked) -> Result<()> {
+    let Asked { url, range, expected } = asked;
+    check_encoding(headers, url)?;
+    let length = number(headers, &CONTENT_LENGTH);
+    if status == StatusCode::OK {
+        // The whole file was asked for and the whole file comes: fine, although no range was heeded.
+        let whole = ByteRange::new(0, expected.size_bytes);
+        if *range == whole && length == Some(whole.len()) {
+            return check_version(headers, asked);
+        }
+        return Err(refused(url, "the server ignores Range requests (200 where 206 was asked)"));
+    }
+    let Some((sent, total)) = text(headers, &CONTENT_RANGE).and_then(content_range) else {
+        return Err(refused(url, "the server answers 206 without a valid Content-Range"));
+    };
+    if let Some(total) = total.filter(|total| *total != expected.size_bytes) {
+        let was = expected.size_bytes;
+        return Err(Error::new(Kind::Changed, format!("{url}: was {was} bytes long and is {total} now")));
+    }
+    check_version(headers, asked)?;
+    if sent != *range {
+        return Err(refused(url, &format!("the server sends bytes {sent} where {range} was asked")));
+    }
+    if let Some(length) = length.filter(|length| *length != range.len()) {
+        return Err(refused(url, &format!("the server announces {length} bytes for the range {range}")));
+    }
+    Ok(())
+}
+
+/// Compares what the version rests on. A header the version rests on and that is gone proves nothing: changed.
+fn check_version(headers: &HeaderMap, asked: &Asked) -> Result<()> {
+    let Asked { url, expected, .. } = asked;
+    let changed = |name: &str, now: Option<&str>| {
+        let (was, now) = (&expected.version, now.unwrap_or("gone"));
+        Err(Error::new(Kind::Changed, format!("{url}: the file has changed: it was {was}, and its {name} is {now}")))
+    };
+    if let Some(etag) = expected.version.as_etag() {
+        let now = text(headers, &ETAG);
+        return if now == Some(etag) { Ok(()) } else { changed("ETag", now) };
+    }
+    // The version itself is compared, not `expected.modified`: a version read back from the index may come without it.
+    let of_time = |modified| Version::size_and_time(expected.size_bytes, modified);
+    let now = text(headers, &LAST_MODIFIED);
+    let is_same = expected.version == of_time(None) || expected.version == of_time(now.and_then(http_date));
+    if is_same { Ok(()) } else { changed("Last-Modified", now) }
+}
+
+/// The file an answer's headers describe, of a size found in them by the caller.
+pub(super) fn stat(headers: &HeaderMap, size_bytes: u64) -> Stat {
+    let modified = text(headers, &LAST_MODIFIED).and_then(http_date);
+    // A weak ETag promises the same film, not the same bytes.
+    let strong = text(headers, &ETAG).filter(|etag| etag.len() >= 2 && etag.starts_with('"') && etag.ends_with('"'));
+    let version = strong.map_or_else(|| Version::size_and_time(size_bytes, modified), Version::etag);
+    Stat { size_bytes, modified, version }
+}
+
+/// The size of the whole file: of an answer to HEAD or to a plain GET.
+pub(super) fn whole_size(headers: &HeaderMap) -> Option<u64> {
+    number(headers, &CONTENT_LENGTH)
+}
+
+/// The size of the whole file: of an answer to a ranged GET, also when it says that there is no such range.
+pub(super) fn total_size(headers: &HeaderMap) -> Option<u64> {
+    let text = text(headers, &CONTENT_RANGE)?;
+    match text.strip_prefix("bytes */") {
+        Some(total) => total.trim().parse().ok(),
+        None => content_range(text)?.1,
+    }
+}
+
+/// Sizes and ranges of an encoded body are not those of the file. We ask for none; some servers don't listen.
+pub(super) fn check_encoding(headers: &HeaderMap, url: &str) -> Result<()> {
+    match text(headers, &CONTENT_ENCODING) {
+        None | Some("" | "identity") => Ok(()),
+        Some(encoding) => Err(refused(url, &format!("the server sends it encoded ({encoding})"))),
+    }
+}
+
+/// `bytes 0-499/1234` or `bytes 0-499/*`: the range and the whole size, if told.
+fn content_range(text: &str) -> Option<(ByteRange, Option<u64>)> {
+    let (range, total) = text.trim().strip_prefix("bytes ")?.trim().split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    if first > last {
+        return None;
+    }
+    let total = match total.trim() {
+        "*" => None,
+        total => Some(total.parse().ok()?),
+    };
+    Some((ByteRange::new(first, last.checked_add(1)?), total))
+}
+
+/// How long the server asks us to wait: seconds, or until a date.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = text(headers, &RETRY_AFTER)?.trim();
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => Some(http_date(text)?.duration_since(now).unwrap_or_default()),
+    }
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`, the one form servers may send today.
+pub(crate) fn http_date(text: &str) -> Option<SystemTime> {
+    let zoned = jiff::fmt::rfc2822::parse(text.trim()).ok()?;
+    Some(SystemTime::from(zoned.timestamp()))
+}
+
+fn refused(url: &str, why: &str) -> Error {
+    Error::new(Kind::Unsupported, format!("{url}: {why}"))
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
+    text(headers, name)?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHEN: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+
+    fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), value.parse().expect("a header"))).collect()
+    }
+
+    fn asked(version: Option<&str>) -> Asked {
+        let modified = http_date(WHEN);
+        let version = version.map_or_else(|| Version::size_and_time(100, modified), Version::etag);
+        let expected = Stat { size_bytes: 100, modified, version };
+        Asked { url: "http://host/a".into(), range: ByteRange::new(10, 20), expected }
+    }
+
+    fn kind(result: Result<()>) -> Option<Kind> {
+        result.err().map(|error| error.kind())
+    }
+
+    #[test]
+    fn content_ranges() {
+        let range = |start, end| ByteRange::new(start, end);
+        assert_eq!(content_range("bytes 0-499/1234"), Some((range(0, 500), Some(1234))));
+        assert_eq!(content_range("bytes 5-5/*"), Some((range(5, 6), None)));
+        for bad in ["", "bytes", "bytes */5", "bytes 9-5/10", "lines 0-1/2", "bytes 0-18446744073709551615/*"] {
+            assert_eq!(content_range(bad), None, "{bad}");
+        }
+        assert_eq!(total_size(&headers(&[(CONTENT_RANGE, "bytes */0")])), Some(0));
+        assert_eq!(total_size(&headers(&[(CONTENT_RANGE, "bytes 0-0/7")])), Some(7));
+    }
+
+    #[test]
+    fn statuses_become_kinds() {
+        let now = SystemTime::UNIX_EPOCH;
+        for (status, expected) in [
+            (200, None),
+            (206, None),
+            (204, Some(Kind::Unsupported)),
+            (401, Some(Kind::Denied)),
+            (403, Some(Kind::Denied)),
+            (404, Some(Kind::Missing)),
+            (410, Some(Kind::Missing)),
+            (405, Some(Kind::Unsupported)),
+            (408, Some(Kind::Busy)),
+            (412, Some(Kind::Changed)),
+            (416, Some(Kind::Changed)),
+            (429, Some(Kind::Busy)),
+            (501, Some(Kind::Unsupported)),
+            (503, Some(Kind::Busy)),
+        ] {
+            let code = StatusCode::from_u16(status).expect("a status");
+            assert_eq!(kind(check_status(code, &HeaderMap::new(), "u", now)), expected, "{status}");
+        }
+        let wait = |value: &str| {
+            let headers = headers(&[(RETRY_AFTER, value)]);
+            let answer = check_status(StatusCode::SERVICE_UNAVAILABLE, &headers, "u", now);
+            answer.err().and_then(|error| error.retry_after())
+        };
+        assert_eq!(wait("7"), Some(Duration::from_secs(7)));
+        assert_eq!(wait("Thu, 01 Jan 1970 00:01:30 GMT"), Some(Duration::from_secs(90)));
+        assert_eq!(wait("soon"), None);
+    }
+
+    #[test]
+    fn only_the_asked_bytes_of_the_asked_version_pass() {
+        let partial = StatusCode::PARTIAL_CONTENT;
+        let (e1, e2) = ((ETAG, "\"1\""), (ETAG, "\"2\""));
+        let good = (CONTENT_RANGE, "bytes 10-19/100");
+        let tagged = asked(Some("\"1\""));
+        let check =
+            |status, asked: &Asked, pairs: &[(HeaderName, &str)]| kind(check_range(status, &headers(pairs), asked));
+
+        assert_eq!(check(partial, &tagged, &[good.clone(), e1.clone(), (CONTENT_LENGTH, "10")]), None);
+        assert_eq!(check(partial, &tagged, &[(CONTENT_RANGE, "bytes 10-19/*"), e1.clone()]), None);
+        assert_eq!(check(partial, &tagged, &[good.clone(), e2]), Some(Kind::Changed));
+        assert_eq!(check(partial, &tagged, std::slice::from_ref(&good)), Some(Kind::Changed));
+        assert_eq!(check(partial, &tagged, &[(CONTENT_RANGE, "bytes 10-19/99"), e1.clone()]), Some(Kind::Changed));
+        assert_eq!(check(partial, &tagged, &[(CONTENT_RANGE, "bytes 0-9/100"), e1.clone()]), Some(Kind::Unsupported));
+        assert_eq!(
+            check(partial, &tagged, &[good.clone(), e1.clone(), (CONTENT_LENGTH, "11")]),
+            Some(Kind::Unsupported)
+        );
+        assert_eq!(
+            check(partial, &tagged, &[good.clone(), e1.clone(), (CONTENT_ENCODING, "gzip")]),
+            Some(Kind::Unsupported)
+        );
+        assert_eq!(check(partial, &tagged, std::slice::from_ref(&e1)), Some(Kind::Unsupported));
+        assert_eq!(check(StatusCode::OK, &tagged, &[e1.clone(), (CONTENT_LENGTH, "100")]), Some(Kind::Unsupported));
+
+        let whole = Asked { range: ByteRange::new(0, 100), ..tagged };
+        assert_eq!(check(StatusCode::OK, &whole, &[e1.clone(), (CONTENT_LENGTH, "100")]), None);
+        assert_eq!(check(StatusCode::OK, &whole, &[e1.clone(), (CONTENT_LENGTH, "101")]), Some(Kind::Unsupported));
+        assert_eq!(check(StatusCode::OK, &whole, &[e1]), Some(Kind::Unsupported));
+
+        let timed = asked(None);
+        assert_eq!(check(partial, &timed, &[good.clone(), (LAST_MODIFIED, WHEN)]), None);
+        let later = (LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:38 GMT");
+        assert_eq!(check(partial, &timed, &[good.clone(), later]), Some(Kind::Changed));
+        assert_eq!(check(partial, &timed, std::slice::from_ref(&good)), Some(Kind::Changed));
+        let stored = Asked { expected: Stat { modified: None, ..timed.expected.clone() }, ..timed };
+        assert_eq!(check(partial, &stored, std::slice::from_ref(&good)), Some(Kind::Changed));
+        assert_eq!(check(partial, &stored, &[good, (LAST_MODIFIED, WHEN)]), None);
+    }
+
+    #[test]
+    fn a_weak_etag_is_no_version() {
+        assert_eq!(stat(&headers(&[(ETAG, "\"a\"")]), 5).version, Version::etag("\"a\""));
+        let plain = Version::size_and_time(5, http_date(WHEN));
+        assert_eq!(stat(&headers(&[(ETAG, "W/\"a\""), (LAST_MODIFIED, WHEN)]), 5).version, plain);
+        assert_eq!(stat(&headers(&[(ETAG, "bare")]), 5).version, Version::size_and_time(5, None));
+    }
+}

@@ -1,0 +1,293 @@
+//! A place on the network, asked over HTTP: stat, ranged reads, and pages. `OpenDAL` carries the bytes of reads.
+//! Never here: retries (they live above, in one place), and what a page says. Nothing async is seen outside this folder.
+
+mod answer;
+mod body;
+mod driver;
+mod fault;
+mod guard;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
+use http::status::StatusCode;
+use http::{Method, Uri};
+use opendal::{Buffer, HttpTransporter, OperationContext, Operator};
+use opendal_http_transport_reqwest::ReqwestTransport;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use url::Url;
+
+use self::answer::Asked;
+pub(crate) use self::answer::http_date;
+use self::body::RemoteBody;
+use self::driver::Driver;
+use self::guard::Guard;
+use super::{Body, Patience, Read, Stat};
+use crate::error::{Error, Kind, Result};
+use crate::range::ByteRange;
+
+/// A server that has not taken the connection by then will not serve film either.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most servers close an idle connection after 60 to 75 s; closing first avoids asking on a dead one.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(55);
+/// Warm connections kept; above any sensible `--connections`.
+const POOL_IDLE_MAX: usize = 64;
+/// More hops than any sane chain of mirrors, fewer than a loop.
+const REDIRECTS_MAX: usize = 8;
+/// A million names of 256 bytes: what `LISTING_NAMES_MAX` can need.
+pub const PAGE_BYTES_MAX: usize = 256 << 20;
+/// Asked for up front for a page that says how long it is; a larger one grows as it really arrives.
+const PAGE_RESERVE_BYTES_MAX: usize = 16 << 20;
+
+/// What `OpenDAL` takes every file for: it would trim and reshape real paths, and the guard sets the URL anyway.
+const PATH: &str = "file";
+
+/// Everything but RFC 3986's unreserved characters: what no server can take for something else.
+const SEGMENT: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// An HTTP(S) place. Keys are joined to its base URL; cheap to clone, clones share connections.
+#[derive(Clone)]
+pub struct Remote {
+    driver: Arc<Driver>,
+    client: reqwest::Client,
+    /// `OpenDAL`'s service; each read gives it a guard of its own as its transport.
+    operator: Operator,
+    /// Without credentials and fragment.
+    base: Url,
+    /// What every request carries: `Authorization`, if there is one, and no wish for compression.
+    headers: HeaderMap,
+}
+
+/// A page as a server sent it.
+pub struct Page {
+    /// Where it came from in the end, after redirects.
+    pub url: Url,
+    /// As announced; empty if it was not.
+    pub content_type: String,
+    /// Not more than `PAGE_BYTES_MAX`.
+    pub body: Vec<u8>,
+}
+
+/// What a place answers before any byte of it is read.
+pub struct Head {
+    /// Where the answer came from in the end, after redirects.
+    pub url: Url,
+    /// As announced; empty if it was not.
+    pub content_type: String,
+}
+
+impl Remote {
+    /// The place at `url` (http or https). Its user and password, if any, are sent to that host and never shown.
+    /// Asks nothing yet.
+    pub fn new(url: &Url) -> Result<Self> {
+        let shown = shown(url);
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(Error::new(Kind::Invalid, format!("{shown} is not an http:// or https:// URL")));
+        }
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("reelfs/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .pool_max_idle_per_host(POOL_IDLE_MAX)
+            .tcp_nodelay(true)
+            .redirect(reqwest::redirect::Policy::limited(REDIRECTS_MAX))
+            .build()
+            .map_err(|error| fault::from_reqwest(&shown, &error))?;
+        let mut headers = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))]);
+        if let Some(authorization) = authorization(&client, url)? {
+            headers.insert(AUTHORIZATION, authorization);
+        }
+        let base = without_credentials(url);
+        let service = opendal::services::Http::default().endpoint(&base.origin().ascii_serialization());
+        let operator = Operator::new(service).map_err(|error| fault::from_opendal(&shown, &error))?;
+        Ok(Self { driver: Arc::new(Driver::new()?), client, operator, base, headers })
+    }
+
+    /// The same server's place at `url`, over the same connections. Another server does not get the password.
+    #[must_use]
+    pub fn at(&self, url: &Url) -> Self {
+        let mut moved = self.clone();
+        moved.base = without_credentials(url);
+        if moved.base.origin() != self.base.origin() {
+            moved.headers.remove(AUTHORIZATION);
+        }
+        moved
+    }
+
+    /// The place itself, without credentials.
+    pub fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// Asks with HEAD what is at `key`.
+    pub fn head(&self, key: &str, patience: &Patience) -> Result<Head> {
+        let url = self.url(key)?;
+        let response = self.send(Method::HEAD, &url, HeaderMap::new(), patience)?;
+        answer::check_status(response.status(), response.headers(), &shown(&url), SystemTime::now())?;
+        Ok(Head { url: response.url().clone(), content_type: content_type(&response) })
+    }
+
+    /// Gets the page at `key`, JSON rather than HTML where the server has both.
+    pub fn page(&self, key: &str, patience: &Patience) -> Result<Page> {
+        let url = self.url(key)?;
+        let shown = shown(&url);
+        let accept = HeaderValue::from_static("application/json, text/html;q=0.9, */*;q=0.5");
+        let mut response = self.send(Method::GET, &url, HeaderMap::from_iter([(ACCEPT, accept)]), patience)?;
+        answer::check_status(response.status(), response.headers(), &shown, SystemTime::now())?;
+        answer::check_encoding(response.headers(), &shown)?;
+        let too_long = || Error::new(Kind::Full, format!("{shown}: a page of more than {PAGE_BYTES_MAX} bytes"));
+        let announced = answer::whole_size(response.headers()).unwrap_or(0);
+        let announced =
+            usize::try_from(announced).ok().filter(|bytes| *bytes <= PAGE_BYTES_MAX).ok_or_else(too_long)?;
+        let mut body = Vec::with_capacity(announced.min(PAGE_RESERVE_BYTES_MAX));
+        loop {
+            let next = async { response.chunk().await.map_err(|error| fault::from_reqwest(&shown, &error)) };
+            let Some(piece) = self.driver.wait(patience, &shown, next)? else { break };
+            if body.len() + piece.len() > PAGE_BYTES_MAX {
+                return Err(too_long());
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(Page { url: response.url().clone(), content_type: content_type(&response), body })
+    }
+
+    /// Sends one request without a body; the answer may have any status.
+    fn send(&self, method: Method, url: &Url, more: HeaderMap, patience: &Patience) -> Result<reqwest::Response> {
+        let shown = shown(url);
+        let request = self.client.request(method, url.clone()).headers(self.headers.clone()).headers(more);
+        let work = async { request.send().await.map_err(|error| fault::from_reqwest(&shown, &error)) };
+        self.driver.wait(patience, &shown, work)
+    }
+
+    /// For servers that refuse HEAD or don't give the length with it: the headers of a GET of one byte.
+    fn stat_by_get(&self, url: &Url, patience: &Patience) -> Result<Stat> {
+        let shown = shown(url);
+        let first_byte = HeaderMap::from_iter([(RANGE, HeaderValue::from_static("bytes=0-0"))]);
+        let response = self.send(Method::GET, url, first_byte, patience)?;
+        let (status, headers) = (response.status(), response.headers());
+        let size_bytes = match status {
+            StatusCode::RANGE_NOT_SATISFIABLE => answer::total_size(headers).filter(|size| *size == 0),
+            StatusCode::OK => answer::whole_size(headers),
+            _ => answer::total_size(headers),
+        };
+        if status != StatusCode::RANGE_NOT_SATISFIABLE || size_bytes.is_none() {
+            answer::check_status(status, headers, &shown, SystemTime::now())?;
+        }
+        answer::check_encoding(headers, &shown)?;
+        let size_bytes = size_bytes
+            .ok_or_else(|| Error::new(Kind::Unsupported, format!("{shown}: the server does not tell its size")))?;
+        Ok(answer::stat(headers, size_bytes))
+    }
+
+    /// Where `key` is: each component encoded and put behind the base.
+    fn url(&self, key: &str) -> Result<Url> {
+        if key.is_empty() {
+            return Ok(self.base.clone());
+        }
+        let climbs = |component: &str| matches!(component, "." | "..") || component.contains('\0');
+        if key.starts_with('/') || key.split('/').any(climbs) {
+            return Err(Error::new(Kind::Invalid, format!("`{}` is not a path in {}", key.escape_debug(), self.base)));
+        }
+        let encoded: Vec<_> =
+            key.split('/').map(|component| utf8_percent_encode(component, &SEGMENT).to_string()).collect();
+        let mut url = self.base.clone();
+        let folder = self.base.path().trim_end_matches('/');
+        url.set_path(&format!("{folder}/{}", encoded.join("/")));
+        Ok(url)
+    }
+}
+
+impl Read for Remote {
+    fn stat(&self, key: &str, patience: &Patience) -> Result<Stat> {
+        let url = self.url(key)?;
+        let shown = shown(&url);
+        let response = self.send(Method::HEAD, &url, HeaderMap::new(), patience)?;
+        let (status, headers) = (response.status(), response.headers());
+        // 403: a signed URL may allow GET alone.
+        let refuses_head =
+            matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED | StatusCode::FORBIDDEN);
+        let size_bytes = answer::whole_size(headers);
+        if refuses_head || (status == StatusCode::OK && size_bytes.is_none()) {
+            return self.stat_by_get(&url, patience);
+        }
+        answer::check_status(status, headers, &shown, SystemTime::now())?;
+        answer::check_encoding(headers, &shown)?;
+        if response.url().path().ends_with('/') && !url.path().ends_with('/') {
+            return Err(Error::new(Kind::Missing, format!("{shown} is a folder, not a file")));
+        }
+        Ok(answer::stat(headers, size_bytes.unwrap_or(0)))
+    }
+
+    fn read(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
+        let url = self.url(key)?;
+        let shown = shown(&url);
+        let guard = Guard {
+            transport: ReqwestTransport::new(self.client.clone()),
+            target: uri(&url)?,
+            headers: self.headers.clone(),
+            asked: Asked { url: shown.clone(), range, expected: expected.clone() },
+        };
+        let context = OperationContext::new().with_http_transport(HttpTransporter::new(guard));
+        let operator = self.operator.clone().with_context(context);
+        let open = async {
+            let mut reader = operator.reader_with(PATH);
+            if let Some(etag) = expected.version.as_etag() {
+                reader = reader.if_match(etag);
+            }
+            let mut stream = reader.await?.into_stream(range.start..range.end).await?;
+            // Sends the request and waits for the answer's head: what is wrong with it is known before any byte.
+            stream.metadata().await?;
+            Ok(stream)
+        };
+        let open = async { open.await.map_err(|error: opendal::Error| fault::from_opendal(&shown, &error)) };
+        let stream = self.driver.wait(patience, &shown, open)?;
+        Ok(Box::new(RemoteBody {
+            driver: Arc::clone(&self.driver),
+            patience: patience.clone(),
+            url: shown,
+            stream,
+            piece: Buffer::new(),
+            missing_bytes: range.len(),
+        }))
+    }
+}
+
+/// A URL as it may be shown and logged: without user, password, query (it may hold a signature) and fragment.
+pub fn shown(url: &Url) -> String {
+    let mut url = without_credentials(url);
+    url.set_query(None);
+    url.into()
+}
+
+fn without_credentials(url: &Url) -> Url {
+    let mut url = url.clone();
+    // Both fail only on URLs that can hold no credentials anyway.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_fragment(None);
+    url
+}
+
+/// The `Authorization` header for the user and password in `url`, if there are any.
+fn authorization(client: &reqwest::Client, url: &Url) -> Result<Option<HeaderValue>> {
+    if url.username().is_empty() && url.password().is_none() {
+        return Ok(None);
+    }
+    let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let request = client.get(without_credentials(url)).basic_auth(decode(url.username()), url.password().map(decode));
+    let mut request = request.build().map_err(|error| fault::from_reqwest(&shown(url), &error))?;
+    Ok(request.headers_mut().remove(AUTHORIZATION))
+}
+
+fn uri(url: &Url) -> Result<Uri> {
+    url.as_str().parse().map_err(|error| Error::new(Kind::Invalid, format!("{}: {error}", shown(url))))
+}
+
+fn content_type(response: &reqwest::Response) -> String {
+    let value = response.headers().get(CONTENT_TYPE);
+    value.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,381 @@
+//! Web folders as the servers people run really serve them: each one that is installed is started on a folder with awkward
+//! names, and everything in it is listed, described and read. A server that is not installed is named as ignored, or fails
+//! the test when `REELFS_TESTS_REQUIRE=1`.
+#![allow(clippy::unwrap_used, reason = "a test that meets an error should end there")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use reelfs::cancel::Cancel;
+use reelfs::error::{Kind, Result};
+use reelfs::origin::source::Source;
+use reelfs::origin::{ListedKind, Origin, Patience};
+use reelfs::range::ByteRange;
+
+/// Names that break naive encoders, decoders and parsers; all of them are legal on a Linux disk.
+const NAMES: [&str; 21] = [
+    "plain.mkv",
+    "two words.mkv",
+    " spaces around ",
+    "Tom & Jerry &amp; more.mp4",
+    "100%.mp4",
+    "%41%2f.mp4",
+    "c#1.avi",
+    "what?v=1.mp4",
+    "a+b=c.mp4",
+    "semi;colon,comma.mp4",
+    "co:lon.mp4",
+    "it's \"quoted\".mp4",
+    "<x> [y] {z}.mp4",
+    "größe.mkv",
+    "日本語の映画.mkv",
+    "🎬 film.mkv",
+    "dots..and...mkv",
+    "tilde~!@$^()_-`|.mkv",
+    "2020-01-01 00:00 5",
+    "index of.mkv",
+    "CAPS.MKV",
+];
+
+/// A folder of awkward names, and what is in each file.
+struct Films {
+    temp: tempfile::TempDir,
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+impl Films {
+    fn make() -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        // A server that drops its privileges must get in.
+        fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let root = temp.path().join("films");
+        let deep = root.join("sub dir/Ünï & #2");
+        fs::create_dir_all(&deep).unwrap();
+        fs::create_dir(root.join("empty")).unwrap();
+        fs::write(deep.join("deep film.mkv"), content(12_345)).unwrap();
+        let long = format!("{}.mkv", "long".repeat(49));
+        let names = NAMES.iter().map(|name| (*name).to_owned()).chain([long]);
+        // Around every server's rounding: below a thousand, some KiB, above a MiB.
+        let sizes = [700, 5_000, 999_999, 1_500_001].into_iter().cycle();
+        let files: BTreeMap<_, _> = names.zip(sizes.map(content)).collect();
+        for (name, content) in &files {
+            fs::write(root.join(name), content).unwrap();
+        }
+        Self { temp, files }
+    }
+
+    fn path(&self) -> String {
+        self.temp.path().join("films").to_str().unwrap().to_owned()
+    }
+}
+
+fn content(size: u32) -> Vec<u8> {
+    (0..size).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
+/// A server of ours; killed, and only it, when dropped.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // SIGTERM first where it matters: a master process takes its workers along.
+        let id = self.0.id().to_string();
+        let _ = Command::new("kill").arg(&id).status();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts `program` and waits until it listens; nothing if it is not installed.
+fn start(program: &str, arguments: &[&str], home: &Path, port: u16) -> Option<Daemon> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let log = fs::File::create(home.join("server.log")).unwrap();
+    let spawned = Command::new(program)
+        .args(arguments)
+        .env("PATH", format!("{path}:/usr/sbin:/usr/local/sbin"))
+        .env("HOME", home)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn();
+    let mut daemon = match spawned {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            eprintln!("ignored: {program} is not installed");
+            let required = std::env::var("REELFS_TESTS_REQUIRE").is_ok_and(|value| value == "1");
+            assert!(!required, "{program} is not installed, and REELFS_TESTS_REQUIRE=1");
+            return None;
+        }
+        spawned => Daemon(spawned.unwrap()),
+    };
+    let log = || fs::read_to_string(home.join("server.log")).unwrap_or_default();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(daemon.0.try_wait().unwrap().is_none(), "{program} ended: {}", log());
+        assert!(Instant::now() < deadline, "{program} does not listen: {}", log());
+        thread::sleep(Duration::from_millis(50));
+    }
+    Some(daemon)
+}
+
+/// The same, on a configuration file that stands for `CONFIG` among the arguments.
+fn start_on(config: &str, program: &str, arguments: &[&str], home: &Path, port: u16) -> Option<Daemon> {
+    let file = home.join("server.conf");
+    fs::write(&file, config).unwrap();
+    let file = file.to_str().unwrap();
+    let arguments: Vec<_> = arguments.iter().map(|text| if *text == "CONFIG" { file } else { text }).collect();
+    start(program, &arguments, home, port)
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn patience() -> Patience {
+    Patience { stall: Duration::from_secs(20), cancel: Cancel::new() }
+}
+
+fn open(port: u16, path: &str) -> Arc<dyn Origin> {
+    Source::parse(&format!("http://127.0.0.1:{port}{path}")).unwrap().open().unwrap()
+}
+
+fn read(origin: &dyn Origin, path: &str, range: ByteRange) -> Result<Vec<u8>> {
+    let stat = origin.stat(path, &patience())?;
+    let mut body = origin.read(path, &stat, range, &patience())?;
+    let mut bytes = Vec::new();
+    while let Some(piece) = body.next()? {
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+/// What a server is known to do.
+#[derive(Clone, Copy)]
+struct Server {
+    /// Every size in its listings is exact.
+    exact_sizes: bool,
+    /// It heeds Range.
+    ranges: bool,
+}
+
+fn check(films: &Films, port: u16, server: Server) {
+    let origin = open(port, "/");
+    check_names(films, &*origin, server);
+    check_bytes(films, &*origin, server);
+    check_folders(films, &*origin);
+    check_sources(films, port);
+}
+
+fn check_names(films: &Films, origin: &dyn Origin, server: Server) {
+    let listed = origin.list("", &patience()).unwrap();
+    let mut expected: Vec<&str> = films.files.keys().map(String::as_str).chain(["empty", "sub dir"]).collect();
+    expected.sort_unstable();
+    assert_eq!(listed.iter().map(|one| &*one.name).collect::<Vec<_>>(), expected);
+    for one in &listed {
+        match (one.kind, films.files.get(&*one.name)) {
+            (ListedKind::Folder, None) => {}
+            (ListedKind::File { size_bytes: None }, Some(_)) => assert!(!server.exact_sizes, "{one:?}"),
+            (ListedKind::File { size_bytes: Some(size) }, Some(content)) => {
+                assert_eq!(size, content.len() as u64, "{one:?}");
+            }
+            (kind, content) => panic!("{one:?} is {kind:?} and has {:?} bytes", content.map(Vec::len)),
+        }
+    }
+}
+
+fn check_bytes(films: &Films, origin: &dyn Origin, server: Server) {
+    for (name, content) in &films.files {
+        let size = content.len() as u64;
+        let stat = origin.stat(name, &patience()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(stat.size_bytes, size, "{name}");
+        assert_eq!(read(origin, name, ByteRange::new(0, size)).unwrap(), *content, "{name}");
+        for range in [ByteRange::new(0, 1), ByteRange::new(100, 600), ByteRange::new(size - 1, size)] {
+            match read(origin, name, range) {
+                Ok(bytes) => assert_eq!(bytes, content[range.start as usize..range.end as usize], "{name} {range}"),
+                Err(error) => assert!(!server.ranges && error.kind() == Kind::Unsupported, "{name} {range}: {error}"),
+            }
+        }
+    }
+}
+
+fn check_folders(films: &Films, origin: &dyn Origin) {
+    assert_eq!(origin.list("empty", &patience()).unwrap(), []);
+    assert_eq!(&*origin.list("sub dir", &patience()).unwrap()[0].name, "Ünï & #2");
+    let deep = origin.list("sub dir/Ünï & #2", &patience()).unwrap();
+    assert_eq!((deep.len(), &*deep[0].name), (1, "deep film.mkv"));
+    assert_eq!(origin.stat("sub dir/Ünï & #2/deep film.mkv", &patience()).unwrap().size_bytes, 12_345);
+    assert_eq!(origin.list("none", &patience()).unwrap_err().kind(), Kind::Missing);
+    assert_eq!(origin.stat("none", &patience()).unwrap_err().kind(), Kind::Missing);
+    // What is deleted under us is missing; what is replaced has changed.
+    let path = Path::new(&films.path()).join("empty/brief.mkv");
+    fs::write(&path, b"before").unwrap();
+    let stat = origin.stat("empty/brief.mkv", &patience()).unwrap();
+    fs::write(&path, b"after it").unwrap();
+    let range = ByteRange::new(0, stat.size_bytes);
+    let error = origin.read("empty/brief.mkv", &stat, range, &patience()).err().unwrap();
+    assert!(matches!(error.kind(), Kind::Changed | Kind::Unsupported), "{error}");
+    fs::remove_file(&path).unwrap();
+    // nginx drops a connection after 412 without a word; a drive asks again after what may pass.
+    let ask = || origin.read("empty/brief.mkv", &stat, range, &patience()).err().unwrap();
+    let error = (0..3).map(|_| ask()).find(|error| !error.may_pass()).unwrap();
+    assert_eq!(error.kind(), Kind::Missing, "{error}");
+}
+
+/// As typed without the last slash, a single file, and what is not there.
+fn check_sources(films: &Films, port: u16) {
+    assert_eq!(&*open(port, "/sub%20dir").list("", &patience()).unwrap()[0].name, "Ünï & #2");
+    let single = open(port, "/two%20words.mkv");
+    assert_eq!(&*single.list("", &patience()).unwrap()[0].name, "two words.mkv");
+    let size_bytes = single.stat("two words.mkv", &patience()).unwrap().size_bytes;
+    assert_eq!(size_bytes, films.files["two words.mkv"].len() as u64);
+    for path in ["/none/", "/none"] {
+        assert_eq!(open(port, path).list("", &patience()).unwrap_err().kind(), Kind::Missing, "{path}");
+    }
+}
+
+fn nginx(directives: &str, exact_sizes: bool) {
+    let (films, port) = (Films::make(), free_port());
+    let (home, root) = (films.temp.path(), films.path());
+    let shown = home.display();
+    let temp_paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|name| format!("{name}_temp_path {shown}/{name};\n"))
+        .concat();
+    let config = format!(
+        "daemon off; worker_processes 1; pid {shown}/pid; error_log stderr;\nevents {{}}\n\
+         http {{ access_log off; {temp_paths} server {{ listen 127.0.0.1:{port}; root {root}; autoindex on; {directives} }} }}\n"
+    );
+    if let Some(_daemon) = start_on(&config, "nginx", &["-c", "CONFIG"], home, port) {
+        check(&films, port, Server { exact_sizes, ranges: true });
+    }
+}
+
+#[test]
+fn nginx_html() {
+    nginx("", true);
+}
+
+#[test]
+fn nginx_html_with_rounded_sizes() {
+    nginx("autoindex_exact_size off;", false);
+}
+
+#[test]
+fn nginx_json() {
+    nginx("autoindex_format json;", true);
+}
+
+#[test]
+fn nginx_xml() {
+    nginx("autoindex_format xml;", true);
+}
+
+fn apache(options: &str) {
+    let folders = ["/usr/lib/apache2/modules", "/usr/lib64/httpd/modules", "/usr/lib/httpd/modules"];
+    let modules = folders.into_iter().find(|folder| Path::new(folder).is_dir()).unwrap_or_default();
+    let is_there = |name: &&str| Path::new(&format!("{modules}/mod_{name}.so")).exists();
+    let names = ["mpm_event", "unixd", "authz_core", "dir", "mime", "autoindex"].into_iter().filter(is_there);
+    let load =
+        names.map(|name| format!("LoadModule {name}_module {modules}/mod_{name}.so\n")).collect::<Vec<_>>().concat();
+    let (films, port) = (Films::make(), free_port());
+    let (home, root) = (films.temp.path(), films.path());
+    let shown = home.display();
+    let config = format!(
+        "ServerRoot {shown}\nDefaultRuntimeDir {shown}\nServerName localhost\nPidFile {shown}/pid\n\
+         ErrorLog {shown}/error.log\nListen 127.0.0.1:{port}\n{load}TypesConfig /dev/null\nUser daemon\nGroup daemon\n\
+         DocumentRoot {root}\n<Directory {root}>\nOptions +Indexes\nRequire all granted\n{options}\n</Directory>\n"
+    );
+    let program = if modules.contains("httpd") { "httpd" } else { "apache2" };
+    if let Some(_daemon) = start_on(&config, program, &["-f", "CONFIG", "-DFOREGROUND"], home, port) {
+        check(&films, port, Server { exact_sizes: false, ranges: true });
+    }
+}
+
+#[test]
+fn apache_plain() {
+    apache("");
+}
+
+#[test]
+fn apache_fancy() {
+    apache("IndexOptions FancyIndexing");
+}
+
+#[test]
+fn apache_table() {
+    apache("IndexOptions FancyIndexing HTMLTable IconsAreLinks FoldersFirst Charset=UTF-8");
+}
+
+#[test]
+fn lighttpd() {
+    let (films, port) = (Films::make(), free_port());
+    // Its cache would describe a file for a second after it was replaced. Without a type it gives no version at all.
+    let config = format!(
+        "server.document-root = \"{}\"\nserver.bind = \"127.0.0.1\"\nserver.port = {port}\n\
+         server.stat-cache-engine = \"disable\"\nmimetype.assign = ( \"\" => \"application/octet-stream\" )\n\
+         server.modules = ( \"mod_dirlisting\" )\ndir-listing.activate = \"enable\"\ndir-listing.encoding = \"utf-8\"\n",
+        films.path()
+    );
+    if let Some(_daemon) = start_on(&config, "lighttpd", &["-D", "-f", "CONFIG"], films.temp.path(), port) {
+        check(&films, port, Server { exact_sizes: false, ranges: true });
+    }
+}
+
+#[test]
+fn caddy() {
+    let (films, port) = (Films::make(), free_port());
+    let (home, root) = (films.temp.path(), films.path());
+    let config = format!(
+        "{{\n admin off\n auto_https off\n storage file_system {}/storage\n}}\n\
+         http://127.0.0.1:{port} {{\n root * {root}\n file_server browse\n}}\n",
+        home.display()
+    );
+    let arguments = ["run", "--adapter", "caddyfile", "--config", "CONFIG"];
+    if let Some(_daemon) = start_on(&config, "caddy", &arguments, home, port) {
+        check(&films, port, Server { exact_sizes: true, ranges: true });
+    }
+}
+
+#[test]
+fn rclone() {
+    let (films, port) = (Films::make(), free_port());
+    let (root, address) = (films.path(), format!("127.0.0.1:{port}"));
+    // Without a cache of listings: the test changes the folder under it.
+    let arguments = [
+        "serve",
+        "http",
+        &root,
+        "--addr",
+        &address,
+        "--config",
+        "/dev/null",
+        "--dir-cache-time",
+        "0",
+        "--poll-interval",
+        "0",
+    ];
+    if let Some(_daemon) = start("rclone", &arguments, films.temp.path(), port) {
+        check(&films, port, Server { exact_sizes: true, ranges: true });
+    }
+}
+
+/// It ignores Range: listed, described, and read whole or not at all.
+#[test]
+fn python() {
+    let (films, port) = (Films::make(), free_port());
+    let (root, port_text) = (films.path(), port.to_string());
+    let arguments = ["-m", "http.server", "--bind", "127.0.0.1", "--directory", &root, &port_text];
+    if let Some(_daemon) = start("python3", &arguments, films.temp.path(), port) {
+        check(&films, port, Server { exact_sizes: false, ranges: false });
+    }
+}
