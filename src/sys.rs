@@ -84,10 +84,6 @@ pub fn outlive_us(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(detach) }
 }
 
-fn c_path(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
-}
-
 /// Asks the kernel to forget its cached pages of a file, so that the next read is asked of the filesystem again.
 /// Advice only: pages in use stay.
 pub fn drop_page_cache(file: &File) -> io::Result<()> {
@@ -124,4 +120,8 @@ pub fn volume(file: &File) -> io::Result<Volume> {
         size_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
         free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
     })
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
 }

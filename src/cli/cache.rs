@@ -8,10 +8,12 @@ use std::time::SystemTime;
 
 use clap::{Args, Subcommand};
 
-use super::caches::{self, BadChunk, Caches, OnDisk, Purge, Purged};
+use super::caches::{self, Caches, OnDisk};
 use super::options::{CacheDirOption, Env};
-use super::{cache_dir, cache_report, complain};
-use crate::error::{Error, Kind, Result};
+use super::{cache_dir, cache_report, complain, misuse};
+use crate::cache::{BadChunk, Purge, Purged};
+use crate::error::{Error, Result};
+use crate::origin::source::Source;
 
 /// Look into caches, check them, empty them.
 #[derive(Debug, Args)]
@@ -39,7 +41,7 @@ enum CacheCommand {
     Purge {
         #[command(flatten)]
         which: Which,
-        /// Files to forget, as `cache status` lists them.
+        /// Files to forget, as `cache status` lists them, or folders of them.
         #[arg(value_name = "PATH", required_unless_present = "all")]
         paths: Vec<String>,
         /// Forget everything.
@@ -63,7 +65,7 @@ impl Which {
     fn dirs(self, env: Env) -> Result<Vec<PathBuf>> {
         match (self.dir.cache_dir, self.source) {
             (Some(dir), _) => caches::one(dir),
-            (None, Some(source)) => caches::one(cache_dir::of_source(&source, env)?),
+            (None, Some(source)) => caches::one(cache_dir::of_source(&Source::parse(&source)?, env)?),
             (None, None) => caches::all_below(&cache_dir::base(env)?),
         }
     }
@@ -75,12 +77,12 @@ pub fn run(args: CacheArgs, out: &mut dyn Write) -> Result<ExitCode> {
     match args.command {
         CacheCommand::Status { which, json } => {
             let (dirs, now) = (which.dirs(env)?, SystemTime::now());
-            if json {
-                cache_report::json(&OnDisk, &dirs, out)?
+            let done = if json {
+                cache_report::json(&OnDisk, &dirs, out)
             } else {
-                cache_report::text(&OnDisk, &dirs, now, out)?
-            }
-            Ok(ExitCode::SUCCESS)
+                cache_report::text(&OnDisk, &dirs, now, out)
+            };
+            done.map(|()| ExitCode::SUCCESS)
         }
         CacheCommand::Verify { which } => verify(&OnDisk, &which.dirs(env)?, out),
         CacheCommand::Purge { which, paths, all } => {
@@ -114,6 +116,11 @@ fn verify(caches: &dyn Caches, dirs: &[PathBuf], out: &mut dyn Write) -> Result<
 }
 
 fn forget(caches: &dyn Caches, dirs: &[PathBuf], purge: Purge, out: &mut dyn Write) -> Result<ExitCode> {
+    if matches!(purge, Purge::Paths(_)) && dirs.len() != 1 {
+        // The same path may lie in several sources, and another one is meant.
+        let message = format!("{} caches: say which with --source or --cache-dir", dirs.len());
+        return Err(misuse(message));
+    }
     let mut is_good = true;
     let mut total = Purged::default();
     for dir in dirs {
@@ -125,14 +132,9 @@ fn forget(caches: &dyn Caches, dirs: &[PathBuf], purge: Purge, out: &mut dyn Wri
             Err(error) => is_good = refused(&error),
         }
     }
-    if let Purge::Paths(paths) = purge
-        && is_good
-        && total.entries == 0
-    {
-        let message = format!("nothing is cached of {}: `reelfs cache status` lists what is", paths.join(", "));
-        return Err(Error::new(Kind::Missing, message));
+    if is_good || total.entries > 0 {
+        cache_report::purged(total, out)?;
     }
-    cache_report::purged(total, out)?;
     Ok(code(is_good))
 }
 
@@ -150,22 +152,24 @@ fn code(is_good: bool) -> ExitCode {
 mod tests {
     use std::path::Path;
 
-    use super::super::caches::{Entry, Summary, Verified};
     use super::*;
+    use crate::cache::{CacheStatus, EntryStatus, Verified};
+    use crate::error::{Error, Kind};
+    use crate::range::ByteRange;
 
     /// `good`, `bad` (one chunk of it) and `held` (by a mount).
     struct Double;
 
     fn held(dir: &Path) -> Result<()> {
-        if dir.ends_with("held") { Err(Error::new(Kind::Local, "held by process 7")) } else { Ok(()) }
+        if dir.ends_with("held") { Err(Error::new(Kind::Busy, "in use by process 7")) } else { Ok(()) }
     }
 
     impl Caches for Double {
-        fn summary(&self, _dir: &Path) -> Result<Summary> {
+        fn status(&self, _dir: &Path) -> Result<CacheStatus> {
             unreachable!("status has its own tests")
         }
 
-        fn entries(&self, _dir: &Path, _after: Option<i64>, _limit: usize) -> Result<Vec<Entry>> {
+        fn entries(&self, _dir: &Path, _after: Option<i64>) -> Result<Vec<EntryStatus>> {
             unreachable!("status has its own tests")
         }
 
@@ -173,17 +177,15 @@ mod tests {
             held(dir)?;
             let bad = u64::from(dir.ends_with("bad"));
             if bad > 0 {
-                on_bad(&BadChunk { path: "a\x1b.mkv".into(), range_bytes: 0..2048 });
+                let range = ByteRange::new(0, 2048);
+                on_bad(&BadChunk { path: "a\x1b.mkv".into(), version: "etag:\"x\"".into(), range });
             }
             Ok(Verified { chunks: 3, bytes: 4096, bad })
         }
 
-        fn purge(&self, dir: &Path, purge: Purge) -> Result<Purged> {
+        fn purge(&self, dir: &Path, _purge: Purge) -> Result<Purged> {
             held(dir)?;
-            match purge {
-                Purge::All => Ok(Purged { entries: 2, bytes: 4096 }),
-                Purge::Paths(paths) => Ok(Purged { entries: u64::from(paths[0] == "a.mkv"), bytes: 0 }),
-            }
+            Ok(Purged { entries: 2, bytes: 4096 })
         }
     }
 
@@ -209,12 +211,17 @@ mod tests {
         let mut out = Vec::new();
         assert_eq!(forget(&Double, &dirs(&["held", "good"]), Purge::All, &mut out).unwrap(), ExitCode::FAILURE);
         assert_eq!(String::from_utf8(out).unwrap(), "2 files forgotten, 4.0 KiB freed\n");
+        let mut out = Vec::new();
+        assert_eq!(forget(&Double, &dirs(&["held"]), Purge::All, &mut out).unwrap(), ExitCode::FAILURE);
+        assert!(out.is_empty());
     }
 
     #[test]
-    fn forgetting_what_is_not_there_is_an_error() {
-        let forget = |path: &str| forget(&Double, &dirs(&["good"]), Purge::Paths(&[path.to_owned()]), &mut Vec::new());
-        assert_eq!(forget("a.mkv").unwrap(), ExitCode::SUCCESS);
-        assert_eq!(forget("b.mkv").unwrap_err().kind(), Kind::Missing);
+    fn a_path_is_forgotten_in_one_cache_only() {
+        let paths = ["a.mkv".to_owned()];
+        let forget = |names: &[&str]| forget(&Double, &dirs(names), Purge::Paths(&paths), &mut Vec::new());
+        assert_eq!(forget(&["good"]).unwrap(), ExitCode::SUCCESS);
+        assert_eq!(forget(&["good", "bad"]).unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(forget(&[]).unwrap_err().kind(), Kind::Invalid);
     }
 }

@@ -1,15 +1,14 @@
 //! Where caches live unless `--cache-dir` says otherwise: a folder for each source, below one base.
 //! Never here: making or opening them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
-use url::Url;
 
 use super::options::Env;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
-use crate::fuse::mount_table::without_secrets;
+use crate::origin::source::Source;
 
 /// Enough to tell sources apart at a glance; with the hash, far below the 255 bytes a name may have.
 const NAME_BYTES_MAX: usize = 64;
@@ -34,44 +33,43 @@ pub fn base(env: Env) -> Result<PathBuf> {
 }
 
 /// The cache of `source`, below the base.
-pub fn of_source(source: &str, env: Env) -> Result<PathBuf> {
-    Ok(base(env)?.join(folder_name(&identity(source))))
+pub fn of_source(source: &Source, env: Env) -> Result<PathBuf> {
+    Ok(base(env)?.join(folder_name(source)))
+}
+
+/// A readable name and a short hash: `host-films-0123456789ab`.
+fn folder_name(source: &Source) -> String {
+    let mut hash = Digest::of(identity(source).as_bytes()).to_string();
+    hash.truncate(HASH_DIGITS);
+    let readable = match source {
+        // By its last folder, which people know it by.
+        Source::Folder(path) => readable(&path.file_name().unwrap_or_default().to_string_lossy()),
+        Source::Web(_) => {
+            let shown = source.to_string();
+            let (_, from_host) = shown.split_once("://").unwrap_or_default();
+            readable(&percent_decode_str(from_host).decode_utf8_lossy())
+        }
+    };
+    if readable.is_empty() { format!("source-{hash}") } else { format!("{readable}-{hash}") }
 }
 
 /// What a source is, however it was typed: a local path absolute, a URL normalized. Passwords are left out: a new one
 /// doesn't make it another source, and a hash of one could be tried against a dictionary.
-fn identity(source: &str) -> String {
-    let as_path = |path: &Path| std::path::absolute(path).unwrap_or(path.into()).to_string_lossy().into_owned();
-    if !source.contains("://") {
-        return trim_slashes(&as_path(Path::new(source)));
+fn identity(source: &Source) -> String {
+    match source {
+        Source::Folder(path) => {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            // Rebuilt of its parts: without slashes at its end.
+            path.components().collect::<PathBuf>().to_string_lossy().into_owned()
+        }
+        Source::Web(url) => {
+            let mut url = url.clone();
+            url.set_fragment(None);
+            // Refused only by URLs that can't hold one.
+            let _ = url.set_password(None);
+            url.into()
+        }
     }
-    let Ok(mut url) = Url::parse(source) else { return without_secrets(source) };
-    if url.scheme() == "file"
-        && let Ok(path) = url.to_file_path()
-    {
-        return trim_slashes(&as_path(&path));
-    }
-    url.set_fragment(None);
-    // Refused only by URLs that can't hold one.
-    let _ = url.set_password(None);
-    url.into()
-}
-
-fn trim_slashes(path: &str) -> String {
-    path.trim_end_matches('/').to_owned()
-}
-
-/// A readable name and a short hash: `host-films-0123456789ab`.
-fn folder_name(identity: &str) -> String {
-    let mut hash = Digest::of(identity.as_bytes()).to_string();
-    hash.truncate(HASH_DIGITS);
-    let shown = without_secrets(identity);
-    let readable = match shown.split_once("://") {
-        // A URL from its host on; a path by its last folder, which people know it by.
-        Some((_, rest)) => readable(&percent_decode_str(rest).decode_utf8_lossy()),
-        None => readable(shown.rsplit('/').next().unwrap_or_default()),
-    };
-    if readable.is_empty() { format!("source-{hash}") } else { format!("{readable}-{hash}") }
 }
 
 /// Letters, digits, dots and underscores; one dash for each run of anything else.
@@ -127,19 +125,20 @@ mod tests {
             ("/srv/.hidden", "hidden"),
             ("/srv/Фильмы", "Фильмы"),
             ("/", "source"),
-            ("ftp://u:secret@[bad/x", "bad-x"),
+            ("films", "films"),
+            (".", "source"),
         ] {
-            let folder = folder_name(&identity(source));
+            let folder = folder_name(&Source::parse(source).unwrap());
             let (readable, hash) = folder.rsplit_once('-').unwrap();
             assert_eq!((readable, hash.len()), (name, HASH_DIGITS), "{source}");
         }
-        let long = folder_name(&identity(&format!("http://host/{}", "ф".repeat(500))));
+        let long = folder_name(&Source::parse(&format!("http://host/{}", "ф".repeat(500))).unwrap());
         assert!(long.len() <= NAME_BYTES_MAX + 1 + HASH_DIGITS && long.starts_with("host-ф"));
     }
 
     #[test]
     fn one_source_one_folder() {
-        let name = |source: &str| folder_name(&identity(source));
+        let name = |source: &str| folder_name(&Source::parse(source).unwrap());
         assert_eq!(name("/srv/films"), name("file:///srv/films/"));
         assert_eq!(name("films"), name("./films/"));
         assert_eq!(name("HTTP://Host:80/a"), name("http://host/a"));

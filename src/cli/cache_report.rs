@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime};
 use serde::ser::{Error as _, SerializeSeq as _};
 use serde::{Serialize, Serializer};
 
-use super::caches::{BadChunk, Caches, Entry, PAGE_ENTRIES_MAX, Purged, Summary, Verified};
+use super::caches::Caches;
 use super::printable;
+use crate::cache::{BadChunk, CacheStatus, EntryStatus, Purged, Verified};
 use crate::config::format_size;
 use crate::error::{Error, Kind, Result};
 
@@ -19,9 +20,8 @@ pub fn text(caches: &dyn Caches, dirs: &[PathBuf], now: SystemTime, out: &mut dy
         writeln!(out, "nothing is cached yet").map_err(|error| written(&error))?;
     }
     for (nth, dir) in dirs.iter().enumerate() {
-        let summary = caches.summary(dir)?;
         let gap = if nth > 0 { "\n" } else { "" };
-        write!(out, "{gap}{}", heading(dir, &summary)).map_err(|error| written(&error))?;
+        write!(out, "{gap}{}", heading(&caches.status(dir)?)).map_err(|error| written(&error))?;
         let mut is_first = true;
         for_each_entry(caches, dir, &mut |entry| {
             if std::mem::take(&mut is_first) {
@@ -35,7 +35,7 @@ pub fn text(caches: &dyn Caches, dirs: &[PathBuf], now: SystemTime, out: &mut dy
 
 /// All of `dirs` for a program: `{"caches": [{…, "entries": […]}]}`.
 pub fn json(caches: &dyn Caches, dirs: &[PathBuf], out: &mut dyn Write) -> Result<()> {
-    let caches = dirs.iter().map(|dir| Ok(CacheJson::new(caches, dir, caches.summary(dir)?)));
+    let caches = dirs.iter().map(|dir| Ok(CacheJson::new(caches, dir, caches.status(dir)?)));
     let status = StatusJson { caches: caches.collect::<Result<_>>()? };
     serde_json::to_writer_pretty(&mut *out, &status).map_err(|error| match error.io_error_kind() {
         Some(kind) => written(&kind.into()),
@@ -46,7 +46,7 @@ pub fn json(caches: &dyn Caches, dirs: &[PathBuf], out: &mut dyn Write) -> Resul
 
 /// A chunk that failed.
 pub fn bad_chunk(bad: &BadChunk, out: &mut dyn Write) -> Result<()> {
-    let (path, range) = (printable(&bad.path), &bad.range_bytes);
+    let (path, range) = (printable(&bad.path), bad.range);
     writeln!(out, "bad: {path}, bytes {} to {}: dropped", range.start, range.end).map_err(|error| written(&error))
 }
 
@@ -74,30 +74,29 @@ fn written(error: &io::Error) -> Error {
 }
 
 /// By cursor, so that memory doesn't grow with the cache.
-fn for_each_entry(caches: &dyn Caches, dir: &Path, each: &mut dyn FnMut(Entry) -> Result<()>) -> Result<()> {
+fn for_each_entry(caches: &dyn Caches, dir: &Path, each: &mut dyn FnMut(EntryStatus) -> Result<()>) -> Result<()> {
     let mut after = None;
     loop {
-        let page = caches.entries(dir, after, PAGE_ENTRIES_MAX)?;
-        let is_last = page.len() < PAGE_ENTRIES_MAX;
-        after = page.last().map(|entry| entry.id);
+        let page = caches.entries(dir, after)?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.entry_id);
         page.into_iter().try_for_each(&mut *each)?;
-        if is_last {
-            return Ok(());
-        }
     }
 }
 
 /// Sizes come before names: columns align however long a name is.
 const COLUMNS: &str = "      CACHED          OF    %   CHUNKS     LAST USE  FILE";
 
-fn heading(dir: &Path, summary: &Summary) -> String {
-    let used = format_size(summary.used_bytes);
-    let used = summary.budget_bytes.map_or(used.clone(), |budget| format!("{used} of {}", format_size(budget)));
-    let holder = summary.holder_pid.map(|pid| format!("  open    by process {pid}\n")).unwrap_or_default();
-    format!("{}\n  source  {}\n  used    {used}\n{holder}", dir.display(), printable(&summary.source))
+fn heading(status: &CacheStatus) -> String {
+    let used = format_size(status.used_bytes);
+    let used = status.budget_bytes.map_or(used.clone(), |budget| format!("{used} of {}", format_size(budget)));
+    let source = status.source.as_deref().map(|source| format!("  source  {}\n", printable(source)));
+    let holder = status.holder_pid.map(|pid| format!("  open    by process {pid}\n"));
+    let (source, holder) = (source.unwrap_or_default(), holder.unwrap_or_default());
+    format!("{}\n{source}  used    {used}\n{holder}", status.dir.display())
 }
 
-fn row(entry: &Entry, now: SystemTime) -> String {
+fn row(entry: &EntryStatus, now: SystemTime) -> String {
     format!(
         "{:>12}{:>12}{:>5}{:>9}{:>13}  {}{}",
         format_size(entry.cached_bytes),
@@ -106,7 +105,7 @@ fn row(entry: &Entry, now: SystemTime) -> String {
         entry.chunks,
         ago(now.duration_since(entry.accessed).unwrap_or_default()),
         printable(&entry.path),
-        if entry.is_pinned { " (pinned)" } else { "" },
+        if entry.pinned { " (pinned)" } else { "" },
     )
 }
 
@@ -134,7 +133,7 @@ struct StatusJson<'a> {
 #[derive(Serialize)]
 struct CacheJson<'a> {
     dir: String,
-    source: String,
+    source: Option<String>,
     used_bytes: u64,
     budget_bytes: Option<u64>,
     holder_pid: Option<u32>,
@@ -142,10 +141,10 @@ struct CacheJson<'a> {
 }
 
 impl<'a> CacheJson<'a> {
-    fn new(caches: &'a dyn Caches, dir: &'a Path, summary: Summary) -> Self {
-        let Summary { source, used_bytes, budget_bytes, holder_pid } = summary;
+    fn new(caches: &'a dyn Caches, dir: &'a Path, status: CacheStatus) -> Self {
+        let CacheStatus { dir: shown, source, used_bytes, budget_bytes, holder_pid } = status;
         let entries = Entries { caches, dir };
-        Self { dir: dir.display().to_string(), source, used_bytes, budget_bytes, holder_pid, entries }
+        Self { dir: shown.display().to_string(), source, used_bytes, budget_bytes, holder_pid, entries }
     }
 }
 
@@ -186,44 +185,50 @@ struct EntryJson {
     pinned: bool,
 }
 
-impl From<Entry> for EntryJson {
-    fn from(entry: Entry) -> Self {
-        let Entry { id: _, path, version, size_bytes, cached_bytes, chunks, accessed, is_pinned } = entry;
-        let accessed = accessed.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let accessed_unix_seconds = accessed.as_secs();
-        Self { path, version, size_bytes, cached_bytes, chunks, accessed_unix_seconds, pinned: is_pinned }
+impl From<EntryStatus> for EntryJson {
+    fn from(entry: EntryStatus) -> Self {
+        let EntryStatus { entry_id: _, path, version, size_bytes, cached_bytes, chunks, accessed, pinned } = entry;
+        let accessed_unix_seconds = accessed.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        Self { path, version, size_bytes, cached_bytes, chunks, accessed_unix_seconds, pinned }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::caches::Purge;
+    use crate::cache::Purge;
 
     const NOW: Duration = Duration::from_secs(1_000_000);
+
+    const PAGE: usize = 1000;
 
     /// A cache of so many entries.
     struct Double(i64);
 
     impl Caches for Double {
-        fn summary(&self, _dir: &Path) -> Result<Summary> {
-            let source = "http://host/films/".to_owned();
-            Ok(Summary { source, used_bytes: 3 << 29, budget_bytes: Some(10 << 30), holder_pid: Some(42) })
+        fn status(&self, dir: &Path) -> Result<CacheStatus> {
+            Ok(CacheStatus {
+                dir: dir.to_owned(),
+                source: Some("http://host/films/".to_owned()),
+                used_bytes: 3 << 29,
+                budget_bytes: Some(10 << 30),
+                holder_pid: Some(42),
+            })
         }
 
-        fn entries(&self, _dir: &Path, after: Option<i64>, limit: usize) -> Result<Vec<Entry>> {
+        fn entries(&self, _dir: &Path, after: Option<i64>) -> Result<Vec<EntryStatus>> {
             let ids = (after.unwrap_or(0) + 1)..=self.0;
-            let entry = |id: i64| Entry {
-                id,
+            let entry = |id: i64| EntryStatus {
+                entry_id: id,
                 path: format!("film {id}\n.mkv"),
                 version: "etag:\"x\"".into(),
                 size_bytes: 4 << 30,
                 cached_bytes: 3 << 29,
                 chunks: 768,
-                accessed: SystemTime::UNIX_EPOCH + NOW - Duration::from_secs(300),
-                is_pinned: id == 2,
+                accessed: SystemTime::UNIX_EPOCH + NOW - Duration::from_mins(5),
+                pinned: id == 2,
             };
-            Ok(ids.take(limit).map(entry).collect())
+            Ok(ids.take(PAGE).map(entry).collect())
         }
 
         fn verify(&self, _dir: &Path, _on_bad: &mut dyn FnMut(&BadChunk)) -> Result<Verified> {
@@ -289,7 +294,7 @@ mod tests {
         for count in [0, 1, 999, 1000, 1001, 2500] {
             let mut ids = Vec::new();
             for_each_entry(&Double(count), Path::new(""), &mut |entry| {
-                ids.push(entry.id);
+                ids.push(entry.entry_id);
                 Ok(())
             })
             .unwrap();

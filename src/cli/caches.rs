@@ -2,101 +2,28 @@
 //! double; `OnDisk` hands everything to `crate::cache`.
 //! Never here: printing.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::Arc;
 use std::{fs, io};
 
 use super::misuse;
+use crate::cache::{self, BadChunk, Cache, CacheStatus, EntryStatus, Purge, Purged, Verified};
+use crate::config::{BLOCK_SIZE_BYTES, CACHE_SIZE_BYTES, CacheConfig};
 use crate::error::{Error, Kind, Result};
+use crate::metrics::Metrics;
 
 /// What makes a folder a cache.
 const INDEX_FILE_NAME: &str = "index.sqlite";
 
-/// Entries asked for at once: little memory however many there are, and few questions.
-pub const PAGE_ENTRIES_MAX: usize = 1000;
-
 /// A person's caches, one for each source. Who has more removes some, or names one with `--cache-dir`.
 const CACHES_MAX: usize = 10_000;
 
-/// A cache as a whole.
-#[derive(Clone, Debug)]
-pub struct Summary {
-    /// What it caches, without credentials.
-    pub source: String,
-    /// Chunk bytes on disk.
-    pub used_bytes: u64,
-    /// The most it may hold, as its last mount was told.
-    pub budget_bytes: Option<u64>,
-    /// The process that has it open.
-    pub holder_pid: Option<u32>,
-}
-
-/// One cached version of one file.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// Where a listing goes on: after this one.
-    pub id: i64,
-    /// Relative to the source.
-    pub path: String,
-    /// As recorded.
-    pub version: String,
-    /// Of the whole file.
-    pub size_bytes: u64,
-    /// Of it, here.
-    pub cached_bytes: u64,
-    /// In so many pieces.
-    pub chunks: u64,
-    /// Last use.
-    pub accessed: SystemTime,
-    /// Kept whatever the budget says.
-    pub is_pinned: bool,
-}
-
-/// A chunk whose bytes were not what was recorded.
-#[derive(Clone, Debug)]
-pub struct BadChunk {
-    /// The file.
-    pub path: String,
-    /// The bytes of it.
-    pub range_bytes: Range<u64>,
-}
-
-/// What was verified.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Verified {
-    /// Hashed again.
-    pub chunks: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Failed and dropped.
-    pub bad: u64,
-}
-
-/// What to forget.
-#[derive(Clone, Copy, Debug)]
-pub enum Purge<'a> {
-    /// Everything.
-    All,
-    /// These files, as `status` lists them.
-    Paths(&'a [String]),
-}
-
-/// What was forgotten.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Purged {
-    /// Versions of files.
-    pub entries: u64,
-    /// Their bytes on disk.
-    pub bytes: u64,
-}
-
 /// What the commands ask. `verify` and `purge` need the cache for themselves and are refused beside a mount.
 pub trait Caches {
-    /// The whole, without its entries.
-    fn summary(&self, dir: &Path) -> Result<Summary>;
-    /// At most `limit` entries after the one with id `after`, by id; fewer only at the end.
-    fn entries(&self, dir: &Path, after: Option<i64>, limit: usize) -> Result<Vec<Entry>>;
+    /// The whole.
+    fn status(&self, dir: &Path) -> Result<CacheStatus>;
+    /// A page of what is in it, after the entry with this id; empty at the end.
+    fn entries(&self, dir: &Path, after: Option<i64>) -> Result<Vec<EntryStatus>>;
     /// Hashes all and drops what fails, telling each to `on_bad`.
     fn verify(&self, dir: &Path, on_bad: &mut dyn FnMut(&BadChunk)) -> Result<Verified>;
     /// Forgets.
@@ -107,25 +34,35 @@ pub trait Caches {
 pub struct OnDisk;
 
 impl Caches for OnDisk {
-    fn summary(&self, dir: &Path) -> Result<Summary> {
-        Err(not_wired(dir))
+    fn status(&self, dir: &Path) -> Result<CacheStatus> {
+        cache::status(dir)
     }
 
-    fn entries(&self, dir: &Path, _after: Option<i64>, _limit: usize) -> Result<Vec<Entry>> {
-        Err(not_wired(dir))
+    fn entries(&self, dir: &Path, after: Option<i64>) -> Result<Vec<EntryStatus>> {
+        cache::entries(dir, after)
     }
 
-    fn verify(&self, dir: &Path, _on_bad: &mut dyn FnMut(&BadChunk)) -> Result<Verified> {
-        Err(not_wired(dir))
+    fn verify(&self, dir: &Path, on_bad: &mut dyn FnMut(&BadChunk)) -> Result<Verified> {
+        open(dir)?.verify(on_bad)
     }
 
-    fn purge(&self, dir: &Path, _purge: Purge) -> Result<Purged> {
-        Err(not_wired(dir))
+    fn purge(&self, dir: &Path, purge: Purge) -> Result<Purged> {
+        open(dir)?.purge(purge)
     }
 }
 
-fn not_wired(dir: &Path) -> Error {
-    Error::new(Kind::Unsupported, format!("{}: not wired yet", dir.display()))
+/// Opens a cache as its last mount had it, so that opening it evicts nothing.
+fn open(dir: &Path) -> Result<Cache> {
+    let status = cache::status(dir)?;
+    let config = CacheConfig {
+        dir: dir.to_owned(),
+        // Never noted, or a note that was lost: room enough for what is there.
+        size_bytes: status.budget_bytes.unwrap_or_else(|| CACHE_SIZE_BYTES.max(status.used_bytes.saturating_mul(2))),
+        min_free_bytes: 0,
+        // For new entries only, of which there are none; the smallest fits every budget.
+        chunk_size_bytes: BLOCK_SIZE_BYTES,
+    };
+    Cache::open(&config, &status.source.unwrap_or_default(), Arc::new(Metrics::default()))
 }
 
 /// `dir`, if it is a cache.

@@ -16,6 +16,7 @@ use crate::fuse::mount_point;
 use crate::fuse::reaper::Reaper;
 use crate::fuse::signals::{self, End};
 use crate::metrics::Metrics;
+use crate::origin::source::Source;
 
 /// Mount a far folder of video as a read-only drive, until Ctrl-C or `fusermount3 -u`.
 #[derive(Debug, Args)]
@@ -63,8 +64,8 @@ fn check_apart(config: &Config) -> Result<()> {
             config.cache.dir.display()
         )));
     }
-    // Web sources name no path, or one that does not exist.
-    let source = Path::new(config.source.strip_prefix("file://").unwrap_or(&config.source));
+    let Source::Folder(source) = Source::parse(&config.source)? else { return Ok(()) };
+    // A source that isn't there has its own error, later.
     let Ok(source) = fs::canonicalize(source) else { return Ok(()) };
     if mountpoint.starts_with(&source) || source.starts_with(mountpoint) {
         return Err(misuse(format!(

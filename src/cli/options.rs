@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use super::cache_dir;
 use crate::config::{CacheConfig, Config, DriveConfig, FetchConfig, Fill, ReadConfig, parse_size};
 use crate::error::{Error, Kind, Result};
+use crate::origin::source::Source;
 use crate::sys;
 
 /// No server can be asked to bear more from one viewer.
@@ -52,7 +53,7 @@ pub struct MountOptions {
 #[command(next_help_heading = "Cache")]
 pub struct CacheDirOption {
     /// The cache directory itself, taken as given. Default: a folder for each source, so that several mounts live side by
-    /// side, below $CACHE_DIRECTORY (systemd), else $XDG_CACHE_HOME/reelfs, else ~/.cache/reelfs.
+    /// side, below `$CACHE_DIRECTORY` (systemd), else `$XDG_CACHE_HOME/reelfs`, else `~/.cache/reelfs`.
     #[arg(long, value_name = "DIR", env = "REELFS_CACHE_DIR")]
     pub cache_dir: Option<PathBuf>,
 }
@@ -150,9 +151,10 @@ impl MountOptions {
     pub fn into_config(self, source: String, mountpoint: PathBuf, env: Env) -> Result<Config> {
         let Self { cache, read, fetch, drive } = self;
         let (uid, gid) = sys::invoking_user();
+        let parsed = Source::parse(&source)?;
         let dir = match cache.dir.cache_dir {
             Some(dir) => dir,
-            None => cache_dir::of_source(&source, env)?,
+            None => cache_dir::of_source(&parsed, env)?,
         };
         let cache = CacheConfig {
             dir,

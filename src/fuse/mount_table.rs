@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
+use crate::store::remote::shown;
+
 /// Tells our mounts from other programs': they are of type `fuse.reelfs`. fuser passes a `Subtype` on to fusermount3
 /// only, so the mount has to ask for `CUSTOM("subtype=reelfs")`, which the kernel takes, too.
 pub const SUBTYPE: &str = "reelfs";
@@ -64,32 +66,28 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, after)) = rest.split_first() {
-        let octal = if first == b'\\' { after.first_chunk::<3>().and_then(octal_byte) } else { None };
+        let octal = if first == b'\\' { after.first_chunk().copied().and_then(octal_byte) } else { None };
         bytes.push(octal.unwrap_or(first));
         rest = if octal.is_some() { &after[3..] } else { after };
     }
     bytes
 }
 
-fn octal_byte(digits: &[u8; 3]) -> Option<u8> {
-    u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
+fn octal_byte(digits: [u8; 3]) -> Option<u8> {
+    u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 8).ok()
 }
 
 /// `source` as it may be shown to anyone: a URL without user, password, query (signatures travel there) and fragment.
-pub fn without_secrets(source: &str) -> String {
+fn without_secrets(source: &str) -> String {
     let Some((scheme, rest)) = source.split_once("://") else { return source.to_owned() };
-    if let Ok(mut url) = Url::parse(source) {
-        url.set_query(None);
-        url.set_fragment(None);
-        // Refused only by URLs that can't hold a user.
-        let _ = url.set_username("").and_then(|()| url.set_password(None));
-        return url.into();
+    if let Ok(url) = Url::parse(source) {
+        return shown(&url);
     }
     // A URL that can't be read is about to be refused; its password must not be in the refusal.
-    let shown = rest.split(['?', '#']).next().unwrap_or_default();
-    let authority = shown.find(['/', '\\']).unwrap_or(shown.len());
-    let host = shown[..authority].rfind('@').map_or(0, |at| at + 1);
-    format!("{scheme}://{}", &shown[host..])
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let authority = rest.find(['/', '\\']).unwrap_or(rest.len());
+    let host = rest[..authority].rfind('@').map_or(0, |at| at + 1);
+    format!("{scheme}://{}", &rest[host..])
 }
 
 /// `source` as the name a mount shows in `df` and `mount`. fuser 0.18 pastes it into a comma-separated list of mount
