@@ -3,15 +3,14 @@
 //! Never here: the drive.
 #![allow(clippy::unwrap_used, reason = "a test that meets an error should end there")]
 
-use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use fuser::{FileAttr, FileType, Filesystem, Generation, INodeNo, LockOwner, MountOption, ReplyAttr, Request};
+use fuser::{FileAttr, FileType, Filesystem, INodeNo, MountOption, ReplyAttr, Request};
 use reelfs::error::Kind;
 use reelfs::fuse::mount_point;
 use reelfs::fuse::mount_table::{SUBTYPE, escape_fsname, topmost};
@@ -64,7 +63,7 @@ fn serve() {
         MountOption::FSName(escape_fsname("http://u:secret@host/a,dev b")),
         MountOption::CUSTOM(format!("subtype={subtype}")),
     ];
-    let session = fuser::spawn_mount2(Empty, &path, &config).unwrap();
+    let session = fuser::spawn_mount(Empty, &path, &config).unwrap();
     // So that the kernel remembers them.
     fs::metadata(&path).unwrap();
     println!("\nserving");
@@ -96,8 +95,11 @@ impl Served {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let said = BufReader::new(process.stdout.take().unwrap());
-        assert!(said.lines().any(|line| line.unwrap() == "serving"), "no mount: is /dev/fuse there?");
+        let mut said = BufReader::new(process.stdout.take().unwrap());
+        let is_serving = said.by_ref().lines().any(|line| line.unwrap() == "serving");
+        assert!(is_serving, "no mount: is /dev/fuse there?");
+        // It still has to tell how its test went.
+        process.stdout = Some(said.into_inner());
         self.process = Some(process);
     }
 
@@ -226,5 +228,4 @@ fn the_mount_table_shows_the_source_without_secrets_and_options_of_its_own() {
     let mount = topmost(&table, &served.path()).unwrap();
     assert!(mount.is_ours());
     assert_eq!(mount.source, "http://host/a%2Cdev%20b");
-    assert!(!OsStr::new(&mount.source).is_empty());
 }
