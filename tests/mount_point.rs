@@ -28,6 +28,8 @@ struct Empty;
 impl Filesystem for Empty {
     fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<fuser::FileHandle>, reply: ReplyAttr) {
         let time = SystemTime::UNIX_EPOCH;
+        // A user may mount over a folder of their own only.
+        let (uid, gid) = reelfs::sys::invoking_user();
         let attr = FileAttr {
             ino,
             size: 0,
@@ -39,8 +41,8 @@ impl Filesystem for Empty {
             kind: FileType::Directory,
             perm: 0o755,
             nlink: 2,
-            uid: 0,
-            gid: 0,
+            uid,
+            gid,
             rdev: 0,
             blksize: 512,
             flags: 0,

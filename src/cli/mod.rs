@@ -35,9 +35,9 @@ struct Cli {
 #[derive(Debug, Args)]
 struct Talk {
     /// Say more on stderr: -v what is done, -vv each step, -vvv everything. `RUST_LOG` chooses by module instead.
-    #[arg(short, long, action = clap::ArgAction::Count, global = true, env = "REELFS_VERBOSE", conflicts_with = "quiet")]
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, env = "REELFS_VERBOSE")]
     verbose: u8,
-    /// Say nothing on stderr but why the program failed: for scripts.
+    /// Say nothing on stderr but why the program failed: for scripts. Wins over -v.
     #[arg(short, long, global = true, env = "REELFS_QUIET", value_parser = BoolishValueParser::new())]
     quiet: bool,
 }
