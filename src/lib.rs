@@ -1,5 +1,6 @@
 //! reelfs: a drive for video that lives somewhere else. (The map is written at the end of the first build.)
 
+pub mod assemble;
 pub mod cache;
 pub mod cancel;
 pub mod cli;

@@ -2,9 +2,14 @@
 //! Never here: policy.
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 
 use crate::range::ByteRange;
 
@@ -21,6 +26,62 @@ pub fn punch_hole(file: &File, range: ByteRange) -> io::Result<()> {
         libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, start, len)
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Real user and group: who invoked us, also where the program is setuid.
+pub fn invoking_user() -> (u32, u32) {
+    // SAFETY: neither call takes an argument, touches memory or can fail.
+    unsafe { (libc::getuid(), libc::getgid()) }
+}
+
+/// Whether the kernel treats us as root.
+pub fn is_root() -> bool {
+    // SAFETY: takes no argument, touches no memory, can't fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Stats `path` by asking its filesystem, not by what the kernel remembers of it: the root of a dead FUSE mount keeps
+/// its attributes until their time is up, and a plain `stat` of it succeeds as long.
+pub fn stat_afresh(path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut stat = std::mem::MaybeUninit::<libc::statx>::uninit();
+    // SAFETY: the path is NUL-terminated and the buffer is large enough; both outlive the call. The buffer isn't read.
+    let done = unsafe {
+        libc::statx(
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::AT_STATX_FORCE_SYNC | libc::AT_NO_AUTOMOUNT,
+            libc::STATX_BASIC_STATS,
+            stat.as_mut_ptr(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Takes the topmost mount off `path`; `lazy` also while it is in use: it is gone from the tree at once, and whole when
+/// its last file is closed. Needs root.
+pub fn unmount(path: &Path, lazy: bool) -> io::Result<()> {
+    let path = c_path(path)?;
+    let flags = libc::UMOUNT_NOFOLLOW | if lazy { libc::MNT_DETACH } else { 0 };
+    // SAFETY: the path is NUL-terminated and outlives the call.
+    let done = unsafe { libc::umount2(path.as_ptr(), flags) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes the program that `command` will start outlive what ends this one: in a session of its own, where neither the
+/// terminal's Ctrl-C nor its end is heard, and deaf to polite requests to stop from its first instruction on.
+pub fn outlive_us(command: &mut Command) -> &mut Command {
+    let detach = || {
+        // SAFETY: both calls are async-signal-safe and touch no memory; an ignored signal stays ignored over exec.
+        unsafe {
+            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+                libc::signal(signal, libc::SIG_IGN);
+            }
+            if libc::setsid() < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        }
+    };
+    // SAFETY: the closure runs between fork and exec: it allocates nothing, takes no lock and can't panic.
+    unsafe { command.pre_exec(detach) }
 }
 
 /// Asks the kernel to forget its cached pages of a file, so that the next read is asked of the filesystem again.
@@ -59,4 +120,8 @@ pub fn volume(file: &File) -> io::Result<Volume> {
         size_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
         free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
     })
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
 }

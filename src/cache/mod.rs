@@ -46,7 +46,7 @@ use hot::Hot;
 use index::{ChunkRow, EntryKey, Index, micros};
 use keeper::Job;
 
-pub use status::{CacheStatus, EntryStatus, status};
+pub use status::{CacheStatus, EntryStatus, entries, status};
 pub use upkeep::{BadChunk, Purge, Purged, Verified};
 
 /// Chunks waiting to be written; their bytes are counted by whoever fetched them.

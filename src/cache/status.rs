@@ -1,4 +1,5 @@
 //! What a cache holds, seen from outside: works beside the process that owns it, takes no lock, changes nothing.
+//! The whole in `status`, what is in it page by page in `entries`: memory does not grow with the cache.
 //! Never here: formatting.
 
 use std::fs::File;
@@ -22,13 +23,13 @@ pub struct CacheStatus {
     pub budget_bytes: Option<u64>,
     /// The process that owns it now.
     pub holder_pid: Option<u32>,
-    /// By id, that is by age.
-    pub entries: Vec<EntryStatus>,
 }
 
 /// One cached version of one file.
 #[derive(Clone, Debug)]
 pub struct EntryStatus {
+    /// Where the listing goes on: after this one.
+    pub entry_id: i64,
     /// Relative to the source.
     pub path: String,
     /// What tells it from other states of the file.
@@ -47,41 +48,41 @@ pub struct EntryStatus {
 
 /// Looks at the cache in `dir`; `Missing` if there is none.
 pub fn status(dir: &Path) -> Result<CacheStatus> {
+    let index = look(dir)?;
+    Ok(CacheStatus {
+        dir: dir.to_owned(),
+        source: index.origin()?,
+        used_bytes: index.used_bytes(1)?,
+        budget_bytes: std::fs::read_to_string(budget_path(dir)).ok().and_then(|text| text.trim().parse().ok()),
+        holder_pid: if is_held(dir) { holder_pid(dir) } else { None },
+    })
+}
+
+/// A page of entries by id, that is by age: those after `after`, from the first without it. Empty at the end.
+pub fn entries(dir: &Path, after: Option<i64>) -> Result<Vec<EntryStatus>> {
+    let index = look(dir)?;
+    let page = index.entries(after.unwrap_or(i64::MIN))?;
+    page.into_iter().map(|row| entry_status(&index, row)).collect()
+}
+
+fn look(dir: &Path) -> Result<Index> {
     if !index_path(dir).exists() {
         return Err(Error::new(Kind::Missing, format!("there is no cache in {}", dir.display())));
     }
-    let index = Index::open_to_look(&index_path(dir))?;
-    let mut status = CacheStatus {
-        dir: dir.to_owned(),
-        source: index.origin()?,
-        used_bytes: 0,
-        budget_bytes: std::fs::read_to_string(budget_path(dir)).ok().and_then(|text| text.trim().parse().ok()),
-        holder_pid: if is_held(dir) { holder_pid(dir) } else { None },
-        entries: Vec::new(),
-    };
-    let mut after = i64::MIN;
-    loop {
-        let page = index.entries(after)?;
-        let Some(last) = page.last() else { return Ok(status) };
-        after = last.entry_id;
-        for row in page {
-            let entry = entry_status(&index, row)?;
-            status.used_bytes += entry.cached_bytes;
-            status.entries.push(entry);
-        }
-    }
+    Index::open_to_look(&index_path(dir))
 }
 
 fn entry_status(index: &Index, row: EntryRow) -> Result<EntryStatus> {
     let (chunks, cached_bytes) = index.held(row.entry_id)?;
     let accessed = SystemTime::UNIX_EPOCH + Duration::from_micros(row.accessed_at.try_into().unwrap_or(0));
-    let EntryRow { path, version, size_bytes, pinned, .. } = row;
-    Ok(EntryStatus { path, version, size_bytes, cached_bytes, chunks, accessed, pinned })
+    let EntryRow { entry_id, path, version, size_bytes, pinned, .. } = row;
+    Ok(EntryStatus { entry_id, path, version, size_bytes, cached_bytes, chunks, accessed, pinned })
 }
 
 /// Whether a process holds the directory's lock.
 fn is_held(dir: &Path) -> bool {
-    File::open(lock_path(dir)).is_ok_and(|file| matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)))
+    File::open(lock_path(dir))
+        .is_ok_and(|file| matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)))
 }
 
 fn budget_path(dir: &Path) -> PathBuf {

@@ -1,4 +1,240 @@
-//! (to come)
-pub fn run() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+//! The command line: what was typed, what is said back, the exit code. One file for each command.
+//! Never here: work; a command checks its options and calls the floors below.
+
+mod cache;
+mod cache_dir;
+mod cache_report;
+mod caches;
+mod demo;
+mod mount;
+mod options;
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::builder::BoolishValueParser;
+use clap::{Args, Parser, Subcommand};
+use log::LevelFilter;
+
+use crate::error::{Error, Kind, Result};
+use crate::fuse::reaper;
+
+/// Mounts far video as a drive: opens and seeks at once, caches by chunk, never shows a wrong byte.
+#[derive(Debug, Parser)]
+#[command(name = "reelfs", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    talk: Talk,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How much is said on the way.
+#[derive(Debug, Args)]
+struct Talk {
+    /// Say more on stderr: -v what is done, -vv each step, -vvv everything. `RUST_LOG` chooses by module instead.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, env = "REELFS_VERBOSE")]
+    verbose: u8,
+    /// Say nothing on stderr but why the program failed: for scripts. Wins over -v.
+    #[arg(short, long, global = true, env = "REELFS_QUIET", value_parser = BoolishValueParser::new())]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Mount(mount::MountArgs),
+    Demo(demo::DemoArgs),
+    Cache(cache::CacheArgs),
+    /// Run by a mount itself, see `fuse::reaper`.
+    #[command(name = reaper::COMMAND, hide = true)]
+    UnmountWhenOrphaned {
+        mountpoint: PathBuf,
+    },
+}
+
+/// The whole program: reads the command line, does what it says, and says in one line on stderr why it could not.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    start_log(&cli.talk);
+    match dispatch(cli) {
+        Ok(code) => code,
+        // Nobody wants the answer any longer: the reader of our output went away.
+        Err(error) if error.kind() == Kind::Cancelled => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Mount(args) => mount::run(args, cli.talk.quiet).map(|()| ExitCode::SUCCESS),
+        Command::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Cache(args) => cache::run(args, &mut io::stdout().lock()),
+        Command::UnmountWhenOrphaned { mountpoint } => {
+            reaper::unmount_when(io::stdin().lock(), &mountpoint).map(|()| ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// The one line a failure gets.
+fn complain(error: &Error) {
+    say(&error.to_string());
+}
+
+/// One line on stderr. Where stderr is gone, nobody is left to tell.
+fn say(message: &str) {
+    let _ = writeln!(io::stderr(), "reelfs: {}", printable(message));
+}
+
+/// Help and version as clap writes them; of a mistake the one line that matters.
+fn refuse(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    let code = u8::try_from(error.exit_code()).unwrap_or(1);
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+        }
+        _ => say(&clap_line(&error.render().to_string())),
+    }
+    ExitCode::from(code)
+}
+
+/// clap's paragraphs as one line: what is wrong and its tips, without the usage that follows.
+fn clap_line(rendered: &str) -> String {
+    let lines = rendered.lines().map(str::trim).filter(|line| !line.is_empty());
+    let told: Vec<&str> =
+        lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information")).collect();
+    let line = told.join(" ");
+    format!("{} (see --help)", line.strip_prefix("error: ").unwrap_or(&line))
+}
+
+/// `text` on one line that can do nothing to a terminal: names come from far servers. Blanks instead of line ends, and
+/// other control characters written out.
+fn printable(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for char in text.trim_end().chars() {
+        match char {
+            '\n' | '\r' | '\t' => line.push(' '),
+            control if control.is_control() => {
+                // Writing to a String can't fail.
+                let _ = write!(line, "{}", control.escape_unicode());
+            }
+            other => line.push(other),
+        }
+    }
+    line
+}
+
+/// Flags win over `RUST_LOG`, as the command line wins over the environment everywhere.
+fn start_log(talk: &Talk) {
+    let mut builder = env_logger::Builder::new();
+    match levels(talk, std::env::var("RUST_LOG").is_ok()) {
+        Some((ours, others)) => builder.filter_level(others).filter_module("reelfs", ours),
+        None => builder.parse_default_env(),
+    };
+    // The first logger stays; only a test that runs commands in one process starts a second.
+    let _ = builder.try_init();
+}
+
+/// What is logged of ours and of the crates we stand on; nothing when `RUST_LOG` decides.
+fn levels(talk: &Talk, is_filter_set: bool) -> Option<(LevelFilter, LevelFilter)> {
+    match (talk.quiet, talk.verbose) {
+        (true, _) => Some((LevelFilter::Off, LevelFilter::Off)),
+        (false, 0) if is_filter_set => None,
+        (false, 0) => Some((LevelFilter::Warn, LevelFilter::Error)),
+        (false, 1) => Some((LevelFilter::Info, LevelFilter::Error)),
+        (false, 2) => Some((LevelFilter::Debug, LevelFilter::Warn)),
+        (false, _) => Some((LevelFilter::Trace, LevelFilter::Debug)),
+    }
+}
+
+/// An error of two options that clap lets through; it has seen each alone.
+fn misuse(message: impl Into<String>) -> Error {
+    Error::new(Kind::Invalid, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_mistake_is_told_on_one_line() {
+        for (typed, line) in [
+            (
+                vec!["reelfs", "mount", "a", "b", "--cache-size", "big"],
+                "invalid value 'big' for '--cache-size <SIZE>': `big` is not a size: write a number and a unit, \
+                 like 2MiB, 500MB or 10G (see --help)",
+            ),
+            (
+                vec!["reelfs", "mount", "a", "b", "--fill", "all"],
+                "invalid value 'all' for '--fill <FILL>' [possible values: playing, never] (see --help)",
+            ),
+            (
+                vec!["reelfs", "mount"],
+                "the following required arguments were not provided: <SOURCE> <MOUNTPOINT> (see --help)",
+            ),
+        ] {
+            let error = Cli::try_parse_from(typed).unwrap_err();
+            assert_eq!(clap_line(&error.render().to_string()), line);
+        }
+    }
+
+    #[test]
+    fn nothing_printed_moves_the_cursor() {
+        assert_eq!(printable("a\nb\tc\n"), "a b c");
+        assert_eq!(printable("\u{1b}[2Jfilm\u{9b}"), "\\u{1b}[2Jfilm\\u{9b}");
+        assert_eq!(printable("фильм 1"), "фильм 1");
+    }
+
+    #[test]
+    fn flags_decide_before_the_environment() {
+        let levels = |quiet, verbose, is_set| levels(&Talk { verbose, quiet }, is_set).map(|(ours, _)| ours);
+        assert_eq!(levels(false, 0, true), None);
+        assert_eq!(levels(false, 0, false), Some(LevelFilter::Warn));
+        assert_eq!(levels(true, 0, true), Some(LevelFilter::Off));
+        assert_eq!(levels(false, 1, true), Some(LevelFilter::Info));
+        assert_eq!(levels(false, 9, false), Some(LevelFilter::Trace));
+    }
+
+    #[test]
+    fn every_option_of_the_contract_has_a_variable_and_a_text() {
+        let command = Cli::command();
+        let mount = command.find_subcommand("mount").unwrap();
+        for name in [
+            "cache-dir",
+            "cache-size",
+            "min-free",
+            "chunk-size",
+            "lookahead-chunks",
+            "fill",
+            "connections",
+            "chunk-timeout",
+            "retries",
+            "dir-ttl",
+            "uid",
+            "gid",
+            "umask",
+            "allow-other",
+            "threads",
+        ] {
+            let option = mount.get_arguments().find(|option| option.get_long() == Some(name)).unwrap();
+            let variable = format!("REELFS_{}", name.to_uppercase().replace('-', "_"));
+            assert_eq!(option.get_env().unwrap().to_str(), Some(variable.as_str()));
+            assert!(option.get_help().unwrap().to_string().len() > 40, "{name}");
+        }
+    }
 }

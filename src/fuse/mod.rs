@@ -1,1 +1,7 @@
-//! (to come)
+//! The kernel's side: the mount point, the signals that end a mount, and the adapter between the kernel and the drive.
+//! Never here: decisions about files; those are the drive's.
+
+pub mod mount_point;
+pub mod mount_table;
+pub mod reaper;
+pub mod signals;

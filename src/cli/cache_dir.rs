@@ -1,0 +1,151 @@
+//! Where caches live unless `--cache-dir` says otherwise: a folder for each source, below one base.
+//! Never here: making or opening them.
+
+use std::path::PathBuf;
+
+use percent_encoding::percent_decode_str;
+
+use super::options::Env;
+use crate::digest::Digest;
+use crate::error::{Error, Kind, Result};
+use crate::origin::source::Source;
+
+/// Enough to tell sources apart at a glance; with the hash, far below the 255 bytes a name may have.
+const NAME_BYTES_MAX: usize = 64;
+
+/// 48 bits: two of a person's sources never meet.
+const HASH_DIGITS: usize = 12;
+
+/// The folder for all caches: `$CACHE_DIRECTORY` (the first, where systemd gives several), else
+/// `$XDG_CACHE_HOME/reelfs`, else `~/.cache/reelfs`.
+pub fn base(env: Env) -> Result<PathBuf> {
+    // Empty is unset, and the XDG specification has relative paths ignored; they would depend on where one stands.
+    let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    if let Some(first) = env("CACHE_DIRECTORY").and_then(|paths| std::env::split_paths(&paths).next())
+        && first.is_absolute()
+    {
+        return Ok(first);
+    }
+    absolute("XDG_CACHE_HOME")
+        .map(|home| home.join("reelfs"))
+        .or_else(|| absolute("HOME").map(|home| home.join(".cache/reelfs")))
+        .ok_or_else(|| Error::new(Kind::Invalid, "no place for the cache: give --cache-dir, or set HOME"))
+}
+
+/// The cache of `source`, below the base.
+pub fn of_source(source: &Source, env: Env) -> Result<PathBuf> {
+    Ok(base(env)?.join(folder_name(source)))
+}
+
+/// A readable name and a short hash: `host-films-0123456789ab`.
+fn folder_name(source: &Source) -> String {
+    let mut hash = Digest::of(identity(source).as_bytes()).to_string();
+    hash.truncate(HASH_DIGITS);
+    let readable = match source {
+        // By its last folder, which people know it by.
+        Source::Folder(path) => readable(&path.file_name().unwrap_or_default().to_string_lossy()),
+        Source::Web(_) => {
+            let shown = source.to_string();
+            let (_, from_host) = shown.split_once("://").unwrap_or_default();
+            readable(&percent_decode_str(from_host).decode_utf8_lossy())
+        }
+    };
+    if readable.is_empty() { format!("source-{hash}") } else { format!("{readable}-{hash}") }
+}
+
+/// What a source is, however it was typed: a local path absolute, a URL normalized. Passwords are left out: a new one
+/// doesn't make it another source, and a hash of one could be tried against a dictionary.
+fn identity(source: &Source) -> String {
+    match source {
+        Source::Folder(path) => {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            // Rebuilt of its parts: without slashes at its end.
+            path.components().collect::<PathBuf>().to_string_lossy().into_owned()
+        }
+        Source::Web(url) => {
+            let mut url = url.clone();
+            url.set_fragment(None);
+            // Refused only by URLs that can't hold one.
+            let _ = url.set_password(None);
+            url.into()
+        }
+    }
+}
+
+/// Letters, digits, dots and underscores; one dash for each run of anything else.
+fn readable(text: &str) -> String {
+    let mut name = String::new();
+    for char in text.chars() {
+        let keep = if char.is_alphanumeric() || char == '.' || char == '_' { char } else { '-' };
+        if keep == '-' && (name.is_empty() || name.ends_with('-')) {
+            continue;
+        }
+        if name.len() + keep.len_utf8() > NAME_BYTES_MAX {
+            break;
+        }
+        name.push(keep);
+    }
+    // A leading dot would hide the folder.
+    name.trim_matches(['-', '.']).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base_of(variables: &[(&str, &str)]) -> Option<PathBuf> {
+        let find = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+        base(&find).ok()
+    }
+
+    #[test]
+    fn below_what_the_environment_names() {
+        let home = ("HOME", "/home/me");
+        let xdg = ("XDG_CACHE_HOME", "/fast/cache");
+        for (variables, dir) in [
+            (vec![home], "/home/me/.cache/reelfs"),
+            (vec![home, xdg], "/fast/cache/reelfs"),
+            (vec![home, xdg, ("CACHE_DIRECTORY", "/var/cache/reelfs/a:/var/cache/b")], "/var/cache/reelfs/a"),
+            (vec![home, ("XDG_CACHE_HOME", "relative")], "/home/me/.cache/reelfs"),
+            (vec![home, ("XDG_CACHE_HOME", ""), ("CACHE_DIRECTORY", "")], "/home/me/.cache/reelfs"),
+        ] {
+            assert_eq!(base_of(&variables), Some(dir.into()), "{variables:?}");
+        }
+        assert_eq!(base_of(&[]), None);
+    }
+
+    #[test]
+    fn a_name_people_recognize() {
+        for (source, name) in [
+            ("http://films.example:8080/Sci-Fi%20&%20more/", "films.example-8080-Sci-Fi-more"),
+            ("http://alice:secret@host/films/?token=secret#secret", "host-films"),
+            ("https://host", "host"),
+            ("/srv/my films/", "my-films"),
+            ("file:///srv/my%20films", "my-films"),
+            ("/srv/.hidden", "hidden"),
+            ("/srv/Фильмы", "Фильмы"),
+            ("/", "source"),
+            ("films", "films"),
+            (".", "source"),
+        ] {
+            let folder = folder_name(&Source::parse(source).unwrap());
+            let (readable, hash) = folder.rsplit_once('-').unwrap();
+            assert_eq!((readable, hash.len()), (name, HASH_DIGITS), "{source}");
+        }
+        let long = folder_name(&Source::parse(&format!("http://host/{}", "ф".repeat(500))).unwrap());
+        assert!(long.len() <= NAME_BYTES_MAX + 1 + HASH_DIGITS && long.starts_with("host-ф"));
+    }
+
+    #[test]
+    fn one_source_one_folder() {
+        let name = |source: &str| folder_name(&Source::parse(source).unwrap());
+        assert_eq!(name("/srv/films"), name("file:///srv/films/"));
+        assert_eq!(name("films"), name("./films/"));
+        assert_eq!(name("HTTP://Host:80/a"), name("http://host/a"));
+        assert_eq!(name("http://me:old@host/a"), name("http://me:new@host/a"));
+        assert_ne!(name("http://me@host/a"), name("http://you@host/a"));
+        assert_ne!(name("http://host/?dir=a"), name("http://host/?dir=b"));
+        assert_ne!(name("http://host/a"), name("https://host/a"));
+        assert_ne!(name("/srv/a/films"), name("/srv/b/films"));
+    }
+}

@@ -1,0 +1,324 @@
+//! The options of a mount: first as typed, then as meant (`config::Config`).
+//! Never here: defaults' values and reasons beyond their text; `config` has them, and a test holds the two together.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::BoolishValueParser;
+use clap::{Args, ValueEnum};
+
+use super::cache_dir;
+use crate::config::{CacheConfig, Config, DriveConfig, FetchConfig, Fill, ReadConfig, parse_size};
+use crate::error::{Error, Kind, Result};
+use crate::origin::source::Source;
+use crate::sys;
+
+/// No server can be asked to bear more from one viewer.
+const CONNECTIONS_MAX: i64 = 64;
+
+/// More only wait for each other: none of them does long work.
+const THREADS_MAX: i64 = 64;
+
+/// 8 GiB at the usual chunk size: beyond that it is `--fill` that is wanted.
+const LOOKAHEAD_CHUNKS_MAX: i64 = 4096;
+
+/// With back-off, a read that would be asked more often has met its deadline long before.
+const RETRIES_MAX: i64 = 20;
+
+/// A day: whatever is longer is a slip of the keyboard.
+const SECONDS_MAX: f64 = 86_400.0;
+
+/// All permission bits there are for a umask.
+const UMASK_MAX: u32 = 0o777;
+
+/// Asks for a variable of the environment.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// All options of a mount, as typed.
+#[derive(Debug, Args)]
+pub struct MountOptions {
+    #[command(flatten)]
+    cache: CacheOptions,
+    #[command(flatten)]
+    read: ReadOptions,
+    #[command(flatten)]
+    fetch: FetchOptions,
+    #[command(flatten)]
+    drive: DriveOptions,
+}
+
+/// Which cache directory. Shared with the `cache` commands.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Cache")]
+pub struct CacheDirOption {
+    /// The cache directory itself, taken as given. Default: a folder for each source, so that several mounts live side by
+    /// side, below `$CACHE_DIRECTORY` (systemd), else `$XDG_CACHE_HOME/reelfs`, else `~/.cache/reelfs`.
+    #[arg(long, value_name = "DIR", env = "REELFS_CACHE_DIR")]
+    pub cache_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Cache")]
+struct CacheOptions {
+    #[command(flatten)]
+    dir: CacheDirOption,
+    /// Most bytes of film kept on disk, never exceeded; at least 16 chunks. 10GiB are two or three films.
+    #[arg(long, value_name = "SIZE", env = "REELFS_CACHE_SIZE", default_value = "10GiB", value_parser = parse_size)]
+    cache_size: u64,
+    /// Bytes left free for others on the cache's disk; below that, films are served and not kept.
+    #[arg(long, value_name = "SIZE", env = "REELFS_MIN_FREE", default_value = "512MiB", value_parser = parse_size)]
+    min_free: u64,
+    /// Bytes fetched, hashed and evicted as one, a multiple of 64KiB up to 64MiB. 2MiB are a second or two of film: little
+    /// is lost on a seek, and a round trip is short beside it.
+    #[arg(long, value_name = "SIZE", env = "REELFS_CHUNK_SIZE", default_value = "2MiB", value_parser = parse_size)]
+    chunk_size: u64,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Reading ahead")]
+struct ReadOptions {
+    /// Most chunks fetched ahead of a player, 0 for none. 20 of 2MiB are half a minute of a 10 Mbit/s film.
+    #[arg(
+        long, value_name = "N", env = "REELFS_LOOKAHEAD_CHUNKS", default_value = "20",
+        value_parser = clap::value_parser!(u32).range(0..=LOOKAHEAD_CHUNKS_MAX),
+    )]
+    lookahead_chunks: u32,
+    /// Whether the rest of a film that is really being played is fetched while nothing else wants the link; `never` on a
+    /// link that is paid by the byte.
+    #[arg(long, env = "REELFS_FILL", value_enum, default_value = "playing")]
+    fill: FillOption,
+}
+
+/// `config::Fill`, as typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FillOption {
+    Playing,
+    Never,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "The far side")]
+struct FetchOptions {
+    /// Requests under way at once, 1 to 64. 8 fill a long link, and a home server does not mind.
+    #[arg(
+        long, value_name = "N", env = "REELFS_CONNECTIONS", default_value = "8",
+        value_parser = clap::value_parser!(u32).range(1..=CONNECTIONS_MAX),
+    )]
+    connections: u32,
+    /// Seconds after which a read ends, with its bytes or with an error. Players give up at about 10, too.
+    #[arg(
+        long, value_name = "SECONDS", env = "REELFS_CHUNK_TIMEOUT", default_value = "10", value_parser = parse_timeout,
+    )]
+    chunk_timeout: Duration,
+    /// Times a request is asked again after a failure that may pass, 0 to 20. 3 outlast a lost packet or a restart.
+    #[arg(
+        long, value_name = "N", env = "REELFS_RETRIES", default_value = "3",
+        value_parser = clap::value_parser!(u32).range(0..=RETRIES_MAX),
+    )]
+    retries: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "The drive")]
+struct DriveOptions {
+    /// Seconds for which a listing is fresh, 0 to ask every time. An older one is shown, and refreshed behind it.
+    #[arg(long, value_name = "SECONDS", env = "REELFS_DIR_TTL", default_value = "60", value_parser = parse_seconds)]
+    dir_ttl: Duration,
+    /// Numeric owner of every file. Default: the user who mounts, for whom the drive is.
+    #[arg(long, env = "REELFS_UID")]
+    uid: Option<u32>,
+    /// Numeric group of every file. Default: the group of the user who mounts, like a file they make.
+    #[arg(long, env = "REELFS_GID")]
+    gid: Option<u32>,
+    /// Octal permission bits taken from every file. 022 lets all read; none may write either way.
+    #[arg(long, value_name = "OCTAL", env = "REELFS_UMASK", default_value = "022", value_parser = parse_umask)]
+    umask: u32,
+    /// Let other users enter the drive, a media server for example. Default: only who mounts, as FUSE has it. Needs
+    /// `user_allow_other` in /etc/fuse.conf, unless root mounts.
+    #[arg(long, env = "REELFS_ALLOW_OTHER", value_parser = BoolishValueParser::new())]
+    allow_other: bool,
+    /// Threads that take requests from the kernel, 1 to 64. 4 are enough: none of them waits for the far side.
+    #[arg(
+        long, value_name = "N", env = "REELFS_THREADS", default_value = "4",
+        value_parser = clap::value_parser!(u32).range(1..=THREADS_MAX),
+    )]
+    threads: u32,
+}
+
+impl MountOptions {
+    /// What was typed, as it is meant; `env` tells where caches live by default.
+    pub fn into_config(self, source: String, mountpoint: PathBuf, env: Env) -> Result<Config> {
+        let Self { cache, read, fetch, drive } = self;
+        let (uid, gid) = sys::invoking_user();
+        let parsed = Source::parse(&source)?;
+        let dir = match cache.dir.cache_dir {
+            Some(dir) => dir,
+            None => cache_dir::of_source(&parsed, env)?,
+        };
+        let cache = CacheConfig {
+            dir,
+            size_bytes: cache.cache_size,
+            min_free_bytes: cache.min_free,
+            chunk_size_bytes: cache.chunk_size,
+        };
+        cache.check()?;
+        Ok(Config {
+            source,
+            mountpoint,
+            allow_other: drive.allow_other,
+            threads: drive.threads as usize,
+            cache,
+            fetch: FetchConfig {
+                connections: fetch.connections as usize,
+                chunk_timeout: fetch.chunk_timeout,
+                retries: fetch.retries,
+            },
+            read: ReadConfig {
+                lookahead_chunks: read.lookahead_chunks,
+                fill: match read.fill {
+                    FillOption::Playing => Fill::Playing,
+                    FillOption::Never => Fill::Never,
+                },
+            },
+            drive: DriveConfig {
+                dir_ttl: drive.dir_ttl,
+                uid: drive.uid.unwrap_or(uid),
+                gid: drive.gid.unwrap_or(gid),
+                umask: drive.umask,
+            },
+        })
+    }
+}
+
+/// `10`, `0.5`; 0 to a day.
+fn parse_seconds(text: &str) -> Result<Duration> {
+    let seconds = text.trim().parse().ok().filter(|seconds| (0.0..=SECONDS_MAX).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| {
+        Error::new(Kind::Invalid, format!("`{text}` is not a time: write seconds, like 10 or 0.5, up to {SECONDS_MAX}"))
+    })
+}
+
+/// As above, but not nothing: what may take no time at all can't be done.
+fn parse_timeout(text: &str) -> Result<Duration> {
+    let timeout = parse_seconds(text)?;
+    if timeout.is_zero() {
+        Err(Error::new(Kind::Invalid, "a timeout must be longer than 0 seconds"))
+    } else {
+        Ok(timeout)
+    }
+}
+
+/// `022`, `0o22`: octal, as `umask` prints it.
+fn parse_umask(text: &str) -> Result<u32> {
+    let digits = text.trim();
+    let digits = digits.strip_prefix("0o").unwrap_or(digits);
+    // The parser of numbers would take a sign, too.
+    let is_octal = digits.bytes().all(|byte| byte.is_ascii_digit());
+    u32::from_str_radix(digits, 8).ok().filter(|bits| is_octal && *bits <= UMASK_MAX).ok_or_else(|| {
+        Error::new(Kind::Invalid, format!("`{text}` is not a umask: write it in octal, like 022, up to {UMASK_MAX:o}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::config;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: MountOptions,
+    }
+
+    fn meant(typed: &[&str]) -> std::result::Result<Config, String> {
+        let line = Line::try_parse_from([&["mount"], typed].concat()).map_err(|error| error.to_string())?;
+        let env = |name: &str| (name == "HOME").then(|| "/home/me".into());
+        line.options.into_config("/srv/films".into(), "/mnt".into(), &env).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_texts_and_the_constants_agree() {
+        let config = meant(&[]).unwrap();
+        assert_eq!(config.cache.size_bytes, config::CACHE_SIZE_BYTES);
+        assert_eq!(config.cache.min_free_bytes, config::MIN_FREE_BYTES);
+        assert_eq!(config.cache.chunk_size_bytes, config::CHUNK_SIZE_BYTES);
+        assert_eq!(config.read.lookahead_chunks, config::LOOKAHEAD_CHUNKS);
+        assert_eq!(config.read.fill, Fill::Playing);
+        assert_eq!(config.fetch.connections, config::CONNECTIONS as usize);
+        assert_eq!(config.fetch.chunk_timeout, Duration::from_secs_f64(config::CHUNK_TIMEOUT_SECONDS));
+        assert_eq!(config.fetch.retries, config::RETRIES);
+        assert_eq!(config.drive.dir_ttl, Duration::from_secs_f64(config::DIR_TTL_SECONDS));
+        assert_eq!((config.drive.uid, config.drive.gid), sys::invoking_user());
+        assert_eq!(config.drive.umask, 0o022);
+        assert_eq!(config.threads, config::THREADS as usize);
+        assert!(!config.allow_other);
+        assert!(config.cache.dir.starts_with("/home/me/.cache/reelfs"));
+    }
+
+    #[test]
+    fn each_option_reaches_its_place() {
+        let config = meant(&[
+            "--cache-dir=c",
+            "--cache-size=500MB",
+            "--min-free=0",
+            "--chunk-size=1MiB",
+            "--lookahead-chunks=0",
+            "--fill=never",
+            "--connections=2",
+            "--chunk-timeout=0.5",
+            "--retries=0",
+            "--dir-ttl=0",
+            "--uid=7",
+            "--gid=8",
+            "--umask=077",
+            "--allow-other",
+            "--threads=1",
+        ])
+        .unwrap();
+        assert_eq!(config.cache.dir, PathBuf::from("c"));
+        assert_eq!((config.cache.size_bytes, config.cache.min_free_bytes), (500_000_000, 0));
+        assert_eq!(config.cache.chunk_size_bytes, 1 << 20);
+        assert_eq!((config.read.lookahead_chunks, config.read.fill), (0, Fill::Never));
+        assert_eq!((config.fetch.connections, config.fetch.retries), (2, 0));
+        assert_eq!(config.fetch.chunk_timeout, Duration::from_millis(500));
+        assert_eq!(config.drive.dir_ttl, Duration::ZERO);
+        assert_eq!((config.drive.uid, config.drive.gid, config.drive.umask), (7, 8, 0o077));
+        assert!(config.allow_other);
+        assert_eq!(config.threads, 1);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for typed in [
+            "--cache-size=31MiB",
+            "--cache-size=-1",
+            "--cache-size=",
+            "--chunk-size=1000",
+            "--chunk-size=0",
+            "--lookahead-chunks=4097",
+            "--fill=all",
+            "--connections=0",
+            "--connections=65",
+            "--chunk-timeout=0",
+            "--chunk-timeout=86401",
+            "--chunk-timeout=NaN",
+            "--chunk-timeout=inf",
+            "--chunk-timeout=-1",
+            "--chunk-timeout=10s",
+            "--retries=21",
+            "--dir-ttl=-0.1",
+            "--uid=root",
+            "--gid=-1",
+            "--umask=888",
+            "--umask=1000",
+            "--umask=+22",
+            "--umask=",
+            "--threads=0",
+        ] {
+            assert!(meant(&[typed]).is_err(), "{typed}");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The program as a person meets it: bad input gets one line on stderr that says what to do, a failing exit code, and
+//! touches nothing. Here also what `cache` prints where there is nothing yet.
+//! Never here: what a mounted drive does.
+#![allow(clippy::unwrap_used, reason = "a test that meets an error should end there")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// A home, a source with one file and an empty mount point, away from everything real.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["home", "films", "mnt"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        fs::write(folder.path().join("films/film.mp4"), b"not much of a film").unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Arguments that begin with `@` are paths below the place.
+    fn run(&self, typed: &[&str]) -> Output {
+        let args = typed.iter().map(|arg| arg.strip_prefix('@').map_or((*arg).to_owned(), |name| self.path(name)));
+        Command::new(env!("CARGO_BIN_EXE_reelfs"))
+            .args(args)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.path("home"))
+            .output()
+            .unwrap()
+    }
+
+    /// The one line of a refusal.
+    fn refusal(&self, typed: &[&str]) -> String {
+        let output = self.run(typed);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{typed:?} succeeded: {said}");
+        assert!(output.stdout.is_empty(), "{typed:?} wrote to stdout");
+        assert!(said.ends_with('\n') && said.lines().count() == 1, "{typed:?} said not one line: {said:?}");
+        said.trim_end().strip_prefix("reelfs: ").unwrap_or_else(|| panic!("{typed:?}: {said:?}")).to_owned()
+    }
+
+    /// A refusal that holds each of these.
+    fn refuses(&self, typed: &[&str], told: &[&str]) {
+        let line = self.refusal(typed);
+        for told in told {
+            assert!(line.contains(told), "{typed:?}: {line:?} lacks {told:?}");
+        }
+    }
+
+    fn untouched(&self) -> bool {
+        let is_empty = |name: &str| fs::read_dir(self.path(name)).unwrap().next().is_none();
+        is_empty("home") && is_empty("mnt") && fs::read(self.path("films/film.mp4")).unwrap() == b"not much of a film"
+    }
+}
+
+#[test]
+fn nonsense_options_are_named_with_what_would_do() {
+    let place = Place::new();
+    let mount = |option: &'static str| vec!["mount", "@films", "@mnt", option];
+    for (option, told) in [
+        ("--cache-size=big", "2MiB, 500MB or 10G"),
+        ("--cache-size=31MiB", "at least 32.0 MiB"),
+        ("--cache-size=-5", "is not a size"),
+        ("--chunk-size=1000", "multiple of 64KiB"),
+        ("--chunk-size=1GiB", "multiple of 64KiB"),
+        ("--min-free=12 parsecs", "is not a size"),
+        ("--fill=always", "playing, never"),
+        ("--lookahead-chunks=-1", "--lookahead-chunks"),
+        ("--connections=0", "1..=64"),
+        ("--chunk-timeout=0", "longer than 0"),
+        ("--chunk-timeout=soon", "write seconds"),
+        ("--retries=many", "--retries"),
+        ("--dir-ttl=99999999", "up to 86400"),
+        ("--uid=root", "--uid"),
+        ("--umask=9", "octal"),
+        ("--threads=0", "1..=64"),
+        ("--cash-size=1G", "--cache-size"),
+    ] {
+        place.refuses(&mount(option), &[told]);
+    }
+    place.refuses(&["mount", "@films"], &["<MOUNTPOINT>"]);
+    place.refuses(&["unmount"], &["unmount"]);
+    assert!(place.untouched());
+}
+
+#[test]
+fn a_variable_of_the_environment_is_checked_like_the_option() {
+    let output = Command::new(env!("CARGO_BIN_EXE_reelfs"))
+        .args(["mount", "a", "b"])
+        .env("REELFS_CACHE_SIZE", "big")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("`big` is not a size"));
+}
+
+#[test]
+fn mount_points_that_cannot_be_used() {
+    let place = Place::new();
+    place.refuses(&["mount", "@films", "@no/such"], &["mkdir -p", "no/such"]);
+    place.refuses(&["mount", "@films", "@films/film.mp4"], &["not a folder"]);
+    place.refuses(&["mount", "@mnt", "@films"], &["not empty"]);
+    assert!(place.untouched());
+}
+
+#[test]
+fn a_mount_point_that_would_wait_for_itself() {
+    let place = Place::new();
+    place
+        .refuses(&["mount", "@films", "@mnt", "--cache-dir", "@mnt/cache"], &["inside the mount point", "--cache-dir"]);
+    place.refuses(&["mount", "@mnt", "@mnt"], &["lie in each other"]);
+    place.refuses(&["mount", "@.", "@mnt"], &["lie in each other"]);
+    assert!(place.untouched());
+}
+
+#[test]
+fn sources_that_cannot_be_used() {
+    let place = Place::new();
+    for source in ["ftp://host/films", "s3://bucket/films"] {
+        place.refuses(&["mount", source, "@mnt"], &["file://", "http://", "https://"]);
+    }
+    place.refuses(&["mount", "", "@mnt"], &["source is empty"]);
+    place.refuses(&["mount", "@no/such", "@mnt"], &["no/such", "No such file"]);
+    // Nobody listens on the discard port.
+    place.refuses(&["mount", "http://u:secret@127.0.0.1:9/", "@mnt", "--retries=0"], &["127.0.0.1:9", "refused"]);
+}
+
+#[test]
+fn passwords_are_not_repeated() {
+    let place = Place::new();
+    for source in ["http://u:secret@127.0.0.1:9/", "http://u:secret@[/", "ftp://u:secret@host/"] {
+        let line = place.refusal(&["mount", source, "@mnt", "--retries=0"]);
+        assert!(!line.contains("secret"), "{line}");
+    }
+}
+
+/// A mount that runs, and its first line on stderr.
+fn mounted(place: &Place) -> (Child, String) {
+    let mut mount = Command::new(env!("CARGO_BIN_EXE_reelfs"))
+        .args(["mount", &place.path("films"), &place.path("mnt"), "--cache-dir", &place.path("home/cache")])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(mount.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+    (mount, line)
+}
+
+#[test]
+fn a_mount_says_where_it_is_and_ends_in_order_on_a_signal() {
+    let place = Place::new();
+    for signal in ["INT", "TERM"] {
+        let (mut mount, line) = mounted(&place);
+        let (films, mnt) = (place.path("films"), place.path("mnt"));
+        assert_eq!(line, format!("reelfs: {films} is on {mnt} (Ctrl-C to unmount)\n"));
+        assert_eq!(fs::read(place.path("mnt/film.mp4")).unwrap(), b"not much of a film");
+        // Meanwhile the folder and the cache are taken.
+        place.refuses(&["mount", "@films", "@mnt"], &["already mounted", "fusermount3 -u"]);
+        fs::create_dir_all(place.path("home/other")).unwrap();
+        let holder = format!("process {}", mount.id());
+        place.refuses(&["mount", "@films", "@home/other", "--cache-dir", "@home/cache"], &["in use", &holder]);
+        let kill = format!("kill -{signal} {}", mount.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        assert!(mount.wait().unwrap().success());
+        assert!(fs::read_dir(&mnt).unwrap().next().is_none());
+    }
+}
+
+#[test]
+fn a_mount_ends_when_it_is_unmounted_from_outside() {
+    let place = Place::new();
+    let (mut mount, _) = mounted(&place);
+    reelfs::fuse::mount_point::unmount(Path::new(&place.path("mnt")), false).unwrap();
+    assert!(mount.wait().unwrap().success());
+}
+
+#[test]
+fn a_cache_directory_that_cannot_be_used() {
+    let place = Place::new();
+    place.refuses(&["mount", "@films", "@mnt", "--cache-dir", "@films/film.mp4/x"], &["film.mp4/x"]);
+}
+
+#[test]
+fn without_a_home_there_is_no_place_for_a_cache() {
+    let output = Command::new(env!("CARGO_BIN_EXE_reelfs")).args(["cache", "status"]).env_clear().output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("--cache-dir"));
+}
+
+#[test]
+fn caches_that_are_not_there() {
+    let place = Place::new();
+    for command in ["status", "verify"] {
+        place.refuses(&["cache", command, "--cache-dir", "@home/none"], &["home/none", "no cache"]);
+        place.refuses(&["cache", command, "--source", "@films"], &[".cache/reelfs/films-", "no cache"]);
+        place.refuses(&["cache", command, "--source", "ftp://host/"], &["http://"]);
+    }
+    place.refuses(&["cache", "purge"], &["<PATH>"]);
+    place.refuses(&["cache", "purge", "a.mkv"], &["--source"]);
+    place.refuses(&["cache", "purge", "a.mkv", "--all"], &["--all"]);
+    assert!(place.untouched());
+}
+
+#[test]
+fn nothing_cached_yet_is_no_failure() {
+    let place = Place::new();
+    let said = |typed: &[&str]| {
+        let output = place.run(typed);
+        assert!(output.status.success() && output.stderr.is_empty(), "{typed:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(said(&["cache", "status"]), "nothing is cached yet\n");
+    assert_eq!(said(&["cache", "status", "--json"]), "{\n  \"caches\": []\n}\n");
+    assert_eq!(said(&["cache", "verify"]), "");
+    assert_eq!(said(&["cache", "purge", "--all"]), "0 files forgotten, 0 B freed\n");
+}
+
+#[test]
+fn a_cache_is_listed_verified_and_forgotten_unless_it_is_held() {
+    let place = Place::new();
+    let dir = place.path("home/cache");
+    let config = reelfs::config::CacheConfig {
+        dir: dir.clone().into(),
+        size_bytes: 64 << 20,
+        min_free_bytes: 0,
+        chunk_size_bytes: reelfs::config::CHUNK_SIZE_BYTES,
+    };
+    let cache = reelfs::cache::Cache::open(&config, "/srv/films", std::sync::Arc::default()).unwrap();
+    let holder = format!("process {}", std::process::id());
+    for command in [
+        &["cache", "verify", "--cache-dir", "@home/cache"][..],
+        &["cache", "purge", "--all", "--cache-dir", "@home/cache"],
+    ] {
+        place.refuses(command, &["in use", &holder]);
+    }
+    let status = |json: &[&str]| {
+        let output = place.run(&[&["cache", "status", "--cache-dir", "@home/cache"], json].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(status(&[]).contains(&format!("by {holder}")));
+    drop(cache);
+    assert!(!status(&[]).contains("by process"));
+    assert!(status(&["--json"]).contains("\"budget_bytes\": 67108864"));
+    let verified = place.run(&["cache", "verify", "--cache-dir", "@home/cache"]);
+    assert!(verified.status.success());
+    assert_eq!(String::from_utf8(verified.stdout).unwrap(), format!("{dir}: 0 chunks, 0 B: all good\n"));
+    // Looking after a cache leaves its budget as its mount set it.
+    assert!(status(&["--json"]).contains("\"budget_bytes\": 67108864"));
+    let purged = place.run(&["cache", "purge", "--all", "--cache-dir", "@home/cache"]);
+    assert_eq!(String::from_utf8(purged.stdout).unwrap(), "0 files forgotten, 0 B freed\n");
+    assert!(Path::new(&dir).join("index.sqlite").exists());
+}
+
+#[test]
+fn help_and_version_are_answers() {
+    let place = Place::new();
+    for typed in
+        [&["--help"][..], &["mount", "--help"], &["cache", "purge", "--help"], &["demo", "--help"], &["--version"]]
+    {
+        let output = place.run(typed);
+        assert!(output.status.success() && output.stderr.is_empty() && !output.stdout.is_empty(), "{typed:?}");
+    }
+    let help = String::from_utf8(place.run(&["--help"]).stdout).unwrap();
+    assert!(!help.contains("orphan"));
+}

@@ -1,0 +1,233 @@
+//! Real mounts whose program dies: what is left on the mount point, who takes it off, and what is never touched.
+//! The mounts are of an empty filesystem, served by this test's own binary started again, so that it can be killed.
+//! Never here: the drive.
+#![allow(clippy::unwrap_used, reason = "a test that meets an error should end there")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use fuser::{FileAttr, FileType, Filesystem, INodeNo, MountOption, ReplyAttr, Request};
+use reelfs::error::Kind;
+use reelfs::fuse::mount_point;
+use reelfs::fuse::mount_table::{SUBTYPE, escape_fsname, topmost};
+use reelfs::fuse::reaper::Reaper;
+use tempfile::TempDir;
+
+/// Set for the process that serves: where, and how.
+const SERVE_ON: &str = "REELFS_TEST_SERVE_ON";
+const SERVE_WITHOUT_REAPER: &str = "REELFS_TEST_WITHOUT_REAPER";
+const SERVE_AS: &str = "REELFS_TEST_SERVE_AS";
+
+/// An empty folder whose attributes the kernel may remember for an hour: longer than its program lives.
+struct Empty;
+
+impl Filesystem for Empty {
+    fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<fuser::FileHandle>, reply: ReplyAttr) {
+        let time = SystemTime::UNIX_EPOCH;
+        // A user may mount over a folder of their own only.
+        let (uid, gid) = reelfs::sys::invoking_user();
+        let attr = FileAttr {
+            ino,
+            size: 0,
+            blocks: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            crtime: time,
+            kind: FileType::Directory,
+            perm: 0o755,
+            nlink: 2,
+            uid,
+            gid,
+            rdev: 0,
+            blksize: 512,
+            flags: 0,
+        };
+        reply.attr(&Duration::from_hours(1), &attr);
+    }
+}
+
+/// Not a test of its own: the process that the tests below start and kill.
+#[test]
+fn serve() {
+    let Some(path) = std::env::var_os(SERVE_ON).map(PathBuf::from) else { return };
+    let reaper = std::env::var_os(SERVE_WITHOUT_REAPER)
+        .is_none()
+        .then(|| Reaper::start_program(Path::new(env!("CARGO_BIN_EXE_reelfs")), &path).unwrap());
+    let mut config = fuser::Config::default();
+    let subtype = std::env::var(SERVE_AS).unwrap_or(SUBTYPE.to_owned());
+    config.mount_options = vec![
+        MountOption::RO,
+        MountOption::FSName(escape_fsname("http://u:secret@host/a,dev b")),
+        MountOption::CUSTOM(format!("subtype={subtype}")),
+    ];
+    let session = fuser::spawn_mount(Empty, &path, &config).unwrap();
+    // So that the kernel remembers them.
+    fs::metadata(&path).unwrap();
+    println!("\nserving");
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    session.umount_and_join().unwrap();
+    drop(reaper);
+}
+
+/// A mount point and the process that serves it.
+struct Served {
+    folder: TempDir,
+    process: Option<Child>,
+}
+
+impl Served {
+    fn start(settings: &[(&str, &str)]) -> Self {
+        let mut served = Self { folder: tempfile::tempdir().unwrap(), process: None };
+        served.serve(settings);
+        served
+    }
+
+    fn serve(&mut self, settings: &[(&str, &str)]) {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["serve", "--exact", "--nocapture"])
+            .env(SERVE_ON, self.path())
+            .envs(settings.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(process.stdout.take().unwrap());
+        let is_serving = said.by_ref().lines().any(|line| line.unwrap() == "serving");
+        assert!(is_serving, "no mount: is /dev/fuse there?");
+        // It still has to tell how its test went.
+        process.stdout = Some(said.into_inner());
+        self.process = Some(process);
+    }
+
+    fn path(&self) -> PathBuf {
+        fs::canonicalize(self.folder.path()).unwrap_or_else(|_| self.folder.path().to_owned())
+    }
+
+    fn is_mounted(&self) -> bool {
+        topmost(&fs::read("/proc/self/mountinfo").unwrap(), &self.path()).is_some()
+    }
+
+    fn kill(&mut self) {
+        let mut process = self.process.take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    fn is_gone_soon(&self) -> bool {
+        let begun = Instant::now();
+        while self.is_mounted() {
+            if begun.elapsed() > Duration::from_secs(10) {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        true
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        // Also after a test that failed; mostly there is nothing left to take off.
+        while self.is_mounted() && mount_point::unmount(&self.path(), true).is_ok() {}
+    }
+}
+
+const WITHOUT_REAPER: (&str, &str) = (SERVE_WITHOUT_REAPER, "1");
+
+#[test]
+fn a_program_that_is_killed_is_unmounted() {
+    let mut served = Served::start(&[]);
+    assert!(served.is_mounted());
+    served.kill();
+    assert!(served.is_gone_soon());
+}
+
+#[test]
+fn a_program_that_is_killed_is_unmounted_while_somebody_is_inside() {
+    let mut served = Served::start(&[]);
+    let inside = fs::File::open(served.path()).unwrap();
+    served.kill();
+    assert!(served.is_gone_soon());
+    drop(inside);
+}
+
+#[test]
+fn an_orderly_end_leaves_nothing_and_waits_for_nobody() {
+    let mut served = Served::start(&[]);
+    let mut process = served.process.take().unwrap();
+    let begun = Instant::now();
+    drop(process.stdin.take());
+    assert!(process.wait().unwrap().success());
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    assert!(!served.is_mounted());
+}
+
+#[test]
+fn what_a_dead_run_left_is_taken_off_at_the_next_start() {
+    let mut served = Served::start(&[WITHOUT_REAPER]);
+    let path = served.path();
+    served.kill();
+    assert!(served.is_mounted());
+    assert!(mount_point::is_dead_mount_of_ours(&path).unwrap());
+    assert_eq!(mount_point::prepare(&path, false).unwrap(), path);
+    assert!(!served.is_mounted());
+}
+
+#[test]
+fn a_live_mount_is_left_alone() {
+    let mut served = Served::start(&[WITHOUT_REAPER]);
+    let path = served.path();
+    let error = mount_point::prepare(&path, false).unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid);
+    assert!(error.to_string().contains("already mounted"), "{error}");
+    // A reaper whose own program is gone, while another run lives on the same folder.
+    drop(Reaper::start_program(Path::new(env!("CARGO_BIN_EXE_reelfs")), &path).unwrap());
+    assert!(served.is_mounted());
+    served.kill();
+}
+
+#[test]
+fn a_dead_mount_of_another_program_is_left_alone() {
+    let mut served = Served::start(&[WITHOUT_REAPER, (SERVE_AS, "other")]);
+    let path = served.path();
+    served.kill();
+    assert!(!mount_point::is_dead_mount_of_ours(&path).unwrap());
+    let error = mount_point::prepare(&path, false).unwrap_err().to_string();
+    assert!(error.contains("fuse.other") && error.contains("fusermount3 -u"), "{error}");
+    assert!(served.is_mounted());
+}
+
+#[test]
+fn a_program_that_is_killed_behind_a_newer_mount_leaves_it_alone() {
+    let mut older = Served::start(&[]);
+    // The newer one is mounted over the older one.
+    let mut newer = Served { folder: tempfile::tempdir().unwrap(), process: None };
+    std::mem::swap(&mut newer.folder, &mut older.folder);
+    newer.serve(&[WITHOUT_REAPER]);
+    std::mem::swap(&mut newer.folder, &mut older.folder);
+    older.kill();
+    // Time enough for the reaper to do the wrong thing.
+    thread::sleep(Duration::from_millis(500));
+    assert!(older.is_mounted());
+    assert!(fs::metadata(older.path()).is_ok());
+    newer.kill();
+}
+
+#[test]
+fn the_mount_table_shows_the_source_without_secrets_and_options_of_its_own() {
+    let served = Served::start(&[WITHOUT_REAPER]);
+    let table = fs::read("/proc/self/mountinfo").unwrap();
+    let mount = topmost(&table, &served.path()).unwrap();
+    assert!(mount.is_ours());
+    assert_eq!(mount.source, "http://host/a%2Cdev%20b");
+}
