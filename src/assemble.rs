@@ -1,46 +1,70 @@
 //! From a checked configuration to running parts: the one file that names concrete types.
 //! Never here: flags, printing, and any work of the parts themselves.
 
-use std::convert::Infallible;
-use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
+use crate::cache::Cache;
+use crate::cancel::Cancel;
 use crate::config::Config;
-use crate::error::{Error, Kind, Result};
+use crate::drive::Drive;
+use crate::error::Result;
+use crate::fetch::Fetcher;
+use crate::fuse::session::Session;
 use crate::fuse::signals::End;
 use crate::metrics::Metrics;
+use crate::origin::source::Source;
+use crate::origin::{Origin, Patience};
+use crate::read::Reader;
+use crate::sys;
 
 /// A drive in its place, served by its own threads. Dropping it unmounts, too, and keeps errors to itself.
-#[derive(Debug)]
 pub struct Mounted {
-    never: Infallible,
+    session: Session,
+    cache: Arc<Cache>,
+    source: String,
 }
 
 impl Mounted {
     /// The source as it may be shown, without credentials.
     pub fn source(&self) -> &str {
-        match self.never {}
+        &self.source
     }
 
-    /// Takes the drive off its mount point, if it is still there, and ends its threads.
+    /// Takes the drive off its mount point, if it is still there, and ends its threads. What was fetched is recorded.
     pub fn unmount(self) -> Result<()> {
-        match self.never {}
+        let unmounted = self.session.unmount();
+        self.cache.flush();
+        unmounted
     }
 }
 
 /// Mounts what `config` describes and returns once the drive answers. `ends` is told `Unmounted` when somebody takes the
 /// drive off from outside.
-pub fn mount(_config: &Config, _metrics: Arc<Metrics>, _ends: Sender<End>) -> Result<Mounted> {
-    Err(not_wired())
+pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Result<Mounted> {
+    // Each file that is open on the drive is open in the cache, too.
+    sys::raise_open_files_limit();
+    let origin = Source::parse(&config.source)?.open()?;
+    check_reachable(&*origin, config.fetch.chunk_timeout)?;
+    let cache = Arc::new(Cache::open(&config.cache, origin.describe(), Arc::clone(&metrics))?);
+    let drive = Arc::new(drive(config, &origin, &cache, metrics)?);
+    let ended = move || drop(ends.try_send(End::Unmounted));
+    let session = Session::mount(&drive, &config.mountpoint, (config.allow_other, config.threads), ended)?;
+    Ok(Mounted { session, cache, source: origin.describe().to_owned() })
 }
 
-/// The demo: the embedded origin, mounted on `dir` or on a folder of its own.
-pub fn demo(_dir: Option<&Path>, _once: bool) -> Result<()> {
-    Err(not_wired())
+/// Everything above the cache and below the kernel.
+fn drive(config: &Config, origin: &Arc<dyn Origin>, cache: &Arc<Cache>, metrics: Arc<Metrics>) -> Result<Drive> {
+    let fetch = &config.fetch;
+    let fetcher =
+        Fetcher::start(Arc::clone(origin), Arc::clone(cache), fetch, config.cache.chunk_size_bytes, Arc::clone(&metrics))?;
+    let reader = Reader::start(Arc::clone(cache), fetcher, &config.read, fetch.chunk_timeout, metrics)?;
+    Drive::start(Arc::clone(origin), Arc::clone(cache), reader, &config.drive, (fetch.chunk_timeout, fetch.retries))
 }
 
-fn not_wired() -> Error {
-    Error::new(Kind::Unsupported, "not wired yet")
+/// A source that can't be listed is a mistake in the command more often than a passing fault: say so before mounting.
+fn check_reachable(origin: &dyn Origin, timeout: Duration) -> Result<()> {
+    origin.list("", &Patience { stall: timeout, cancel: Cancel::new() }).map(drop)
 }

@@ -119,12 +119,13 @@ fn run(cache: &Cache, waiting: &Waiting, [urgent, early]: &[Receiver<Job>; 2], s
 }
 
 impl Checks {
-    /// Ends the threads; what still waits is not checked. Not to be called by one of them.
+    /// Ends the threads; what still waits is not checked.
     pub fn stop(&self) {
         let Some((stop, threads)) = self.running.lock().take() else { return };
         drop(stop);
-        for thread in threads {
-            let _ = thread.join();
+        // A reader's reply may hold the last reference to us: a thread does not wait for itself.
+        for checker in threads.into_iter().filter(|checker| checker.thread().id() != thread::current().id()) {
+            let _ = checker.join();
         }
     }
 }

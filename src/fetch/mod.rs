@@ -303,14 +303,15 @@ impl Shared {
 }
 
 impl Fetcher {
-    /// Calls every flight off, answers every waiter, ends the workers. Not to be called by one of them.
+    /// Calls every flight off, answers every waiter, ends the workers.
     pub fn stop(&self) {
         let Some(Running { stop, workers }) = self.running.lock().take() else { return };
         drop(stop);
         let table = std::mem::take(&mut *self.shared.table.lock());
         let flights: Vec<_> = table.flights.into_values().flat_map(BTreeMap::into_values).collect();
         flights.iter().for_each(|flight| flight.cancel.cancel());
-        for worker in workers {
+        // A worker's reply may hold the last reference to us: a thread does not wait for itself.
+        for worker in workers.into_iter().filter(|worker| worker.thread().id() != thread::current().id()) {
             let _ = worker.join();
         }
         // What was still queued.

@@ -1,0 +1,89 @@
+//! A drive in its place: mounting, the threads that serve the kernel, and taking it off again.
+//! Never here: whether the mount point is fit (see `mount_point`), and what requests mean (see `adapter`).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fuser::{BackgroundSession, MountOption, SessionACL};
+
+use super::adapter::Adapter;
+use super::mount_point;
+use super::mount_table::{SUBTYPE, escape_fsname};
+use crate::drive::Drive;
+use crate::error::{Error, Result};
+
+/// How long the threads may take to end after the drive is off: what is left then ends with the process.
+const FAREWELL_MAX: Duration = Duration::from_secs(3);
+/// How often it is looked whether they have.
+const FAREWELL_TICK: Duration = Duration::from_millis(5);
+
+/// A mounted drive.
+#[derive(Debug)]
+pub struct Session {
+    // Taken when it ends.
+    background: Option<BackgroundSession>,
+    mountpoint: PathBuf,
+}
+
+impl Session {
+    /// Mounts `drive` on `mountpoint` (absolute, links resolved) and serves it with `threads` threads. `ended` is
+    /// called when the kernel has let go of it, whoever unmounted it.
+    pub fn mount(
+        drive: &Arc<Drive>,
+        mountpoint: &Path,
+        (allow_other, threads): (bool, usize),
+        ended: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let mut config = fuser::Config::default();
+        config.mount_options = vec![
+            MountOption::RO,
+            // The kernel checks the mode bits, so that the drive need not.
+            MountOption::DefaultPermissions,
+            MountOption::FSName(escape_fsname(drive.source())),
+            // As an option of the kernel's own: fuser passes its `Subtype` only to fusermount3.
+            MountOption::CUSTOM(format!("subtype={SUBTYPE}")),
+        ];
+        config.acl = if allow_other { SessionACL::All } else { SessionACL::Owner };
+        config.n_threads = Some(threads.max(1));
+        // A queue of its own for each thread.
+        config.clone_fd = true;
+        let cannot = |error: std::io::Error| Error::io(format!("cannot mount on {}", mountpoint.display()), &error);
+        let session = fuser::Session::new(Adapter::new(Arc::clone(drive), ended), mountpoint, &config).map_err(cannot)?;
+        let background = session.spawn().map_err(cannot)?;
+        Ok(Self { background: Some(background), mountpoint: mountpoint.to_owned() })
+    }
+
+    /// Takes the drive off, if it is still there; lazily if it is in use. Waits for its threads, but not for ever.
+    pub fn unmount(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let Some(background) = self.background.take() else { return Ok(()) };
+        let unmounted = if background.guard.is_finished() {
+            Ok(())
+        } else {
+            mount_point::unmount(&self.mountpoint, false)
+                .or_else(|_| mount_point::unmount(&self.mountpoint, true))
+                // Somebody else may have been faster.
+                .or_else(|error| if mount_point::is_dead_mount_of_ours(&self.mountpoint)? { Err(error) } else { Ok(()) })
+        };
+        let begun = Instant::now();
+        while !background.guard.is_finished() && begun.elapsed() < FAREWELL_MAX {
+            thread::sleep(FAREWELL_TICK);
+        }
+        // fuser 0.18 would unmount whatever is mounted there by now, ours or a newer one.
+        std::mem::forget(background);
+        unmounted
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            log::warn!("{error}");
+        }
+    }
+}
