@@ -58,8 +58,13 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
 /// Everything above the cache and below the kernel.
 fn drive(config: &Config, origin: &Arc<dyn Origin>, cache: &Arc<Cache>, metrics: Arc<Metrics>) -> Result<Drive> {
     let fetch = &config.fetch;
-    let fetcher =
-        Fetcher::start(Arc::clone(origin), Arc::clone(cache), fetch, config.cache.chunk_size_bytes, Arc::clone(&metrics))?;
+    let fetcher = Fetcher::start(
+        Arc::clone(origin),
+        Arc::clone(cache),
+        fetch,
+        config.cache.chunk_size_bytes,
+        Arc::clone(&metrics),
+    )?;
     let reader = Reader::start(Arc::clone(cache), fetcher, &config.read, fetch.chunk_timeout, metrics)?;
     Drive::start(Arc::clone(origin), Arc::clone(cache), reader, &config.drive, (fetch.chunk_timeout, fetch.retries))
 }

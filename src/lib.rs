@@ -1,4 +1,67 @@
-//! reelfs: a drive for video that lives somewhere else. (The map is written at the end of the first build.)
+//! reelfs: a drive for video that lives somewhere else. A film opens in any player at once, seeks at once, plays from a
+//! cache that never outgrows its limit, and no byte that fails its hash is ever shown.
+//!
+//! # The walk of a read
+//!
+//! ```text
+//!  player ──read──▶ fuse ──▶ drive ──▶ read ──▶ cache ── hit ──▶ bytes
+//!                                       │          └── miss ──▶ fetch ──▶ origin ──▶ store (disk, HTTP, …)
+//!                                       └─ notes ─▶ lookahead, fill ──▶ fetch (slower lanes)
+//! ```
+//!
+//! 1. [`fuse::adapter`] unpacks the request and calls [`drive::Drive::read`] on one of the kernel's session threads.
+//! 2. If every byte is in the cache and *trusted* (this process has hashed it), one `pread` answers on that thread.
+//! 3. Else [`read`] makes a *pending read*, which owes one reply by a deadline, and returns the thread to the kernel.
+//! 4. It asks [`cache`] for the *coverage* of the range: trusted bytes are copied, *unchecked* chunks (recorded by an
+//!    earlier run) are hashed by two threads of their own, *gaps* are demanded of [`fetch`].
+//! 5. [`fetch`] joins the *flights* under way and starts what is missing. A worker asks the [`origin`] for exactly one
+//!    version, lands pieces as they come, hashes them, and answers each reader when its own bytes are there.
+//! 6. A landed chunk goes to the cache's *writer* (room first, then bytes) and *recorder* (sync first, then rows).
+//! 7. Meanwhile the handle's *pattern* says what will be read next, and a thread fetches ahead in a slower lane.
+//!
+//! # The words
+//!
+//! *source*: what the user typed. *origin*: the code that lists and reads it. *version*: what tells two states of a file
+//! apart. *entry*: one cached version of one file. *chunk*: a byte range of an entry, fetched, hashed, recorded and
+//! evicted as one; a row of the index. *slot*: a multiple of the chunk size; a chunk never crosses one. *block*: 64 KiB,
+//! the grain of a probe. *covering query*: which recorded chunks cover these bytes, and where the gaps are. *flight*: one
+//! fetch under way. *lane*: demand, lookahead, fill. *probe*: a first, lone or near-the-end read.
+//!
+//! # The rooms, lowest floor first
+//!
+//! A room uses rooms on floors below its own, and nothing else (`tests/tidy.rs` holds it to that).
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | [`error`] [`range`] [`digest`] [`config`] [`metrics`] [`retry`] [`cancel`] [`sys`] | pure or tiny; used by all |
+//! | [`store`] | keyed bytes: a folder on a disk, a web server through OpenDAL (whose runtime stays in `store/remote`) |
+//! | [`demo`] | a film and a far server to show it from; also the tests' origin, with any weather |
+//! | [`cache`] | the index, the bytes, trust, room |
+//! | [`origin`] | list, stat, read: what the drive sees of a source |
+//! | [`fetch`] | flights, lanes, checks |
+//! | [`read`] | pending reads, patterns, lookahead, fill |
+//! | [`drive`] | the filesystem without a kernel: names, inodes, handles |
+//! | [`fuse`] | the kernel's adapter, mount points, signals, the reaper |
+//! | [`assemble`] | config → running parts; names the concrete types |
+//! | [`cli`] | one file for each command |
+//!
+//! # What must always be true
+//!
+//! 1. **No wrong byte**: bytes of one version, or an error. An inode number, too, means one version for its whole life.
+//! 2. **Data before reference**: a row is committed after its bytes are synced. A kill at any point leaves orphans only.
+//! 3. **One flight for each byte**, however many readers; one that fails or panics answers all of them.
+//! 4. **A slow origin slows only who needs it**: no session thread ever waits for it.
+//! 5. **Every wait has an end**: `read::deadlines` for readers, `fetch::worker` for flights, `retry` for asking again.
+//! 6. **The budget is hard**: room is made before bytes are written.
+//! 7. **Memory is bounded**: `fetch::memory` for flights, LRUs for trust, listings and stats; each limit has a name.
+//!
+//! # What is not here
+//!
+//! No async above `store/remote`. No retries below `fetch` and `drive`. No time of day in a decision. No second copy of
+//! the truth: the index says what is on disk, and what is held in memory beside it can be thrown away at any time.
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("offsets are u64 and lengths usize: reelfs needs a 64-bit target");
 
 pub mod assemble;
 pub mod cache;

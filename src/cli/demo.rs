@@ -11,8 +11,8 @@ use clap::Args;
 
 use super::say;
 use crate::assemble;
-use crate::config::{CacheConfig, Config, DriveConfig, FetchConfig, Fill, ReadConfig};
 use crate::config::{CHUNK_TIMEOUT_SECONDS, CONNECTIONS, DIR_TTL_SECONDS, LOOKAHEAD_CHUNKS, RETRIES, THREADS};
+use crate::config::{CacheConfig, Config, DriveConfig, FetchConfig, Fill, ReadConfig};
 use crate::demo::{FILM, FILM_NAME, Link, Server, ServerConfig, tour, watch};
 use crate::error::{Error, Kind, Result};
 use crate::fuse::reaper::Reaper;

@@ -59,7 +59,13 @@ impl Drive {
 
     /// Answers `reply` with up to `len` bytes from `offset` on: on this thread if they are here, else later on
     /// another. Fewer only at the end of the file.
-    pub fn read(self: &Arc<Self>, handle: u64, offset: u64, len: usize, reply: impl FnOnce(Result<&[u8]>) + Send + 'static) {
+    pub fn read(
+        self: &Arc<Self>,
+        handle: u64,
+        offset: u64,
+        len: usize,
+        reply: impl FnOnce(Result<&[u8]>) + Send + 'static,
+    ) {
         let Some(file) = self.files.get(handle) else {
             return reply(Err(Error::new(Kind::Invalid, "this file is not open")));
         };

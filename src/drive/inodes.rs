@@ -97,7 +97,12 @@ impl Known {
     /// are coarser than a stat's; sizes with any.
     fn agrees(&self, listed: Option<&Listed>, stat: Option<&Stat>) -> bool {
         let listed_size = listed.and_then(size_of);
-        let sizes = [self.listed_size_bytes, self.stat.as_ref().map(|stat| stat.size_bytes), listed_size, stat.map(|stat| stat.size_bytes)];
+        let sizes = [
+            self.listed_size_bytes,
+            self.stat.as_ref().map(|stat| stat.size_bytes),
+            listed_size,
+            stat.map(|stat| stat.size_bytes),
+        ];
         let mut sizes = sizes.into_iter().flatten();
         let first = sizes.next();
         let same_time = match (self.listed_modified, listed.and_then(|listed| listed.modified)) {
@@ -131,7 +136,8 @@ impl Inodes {
     pub fn new() -> Self {
         let root = Node { ino: ROOT, path: "".into(), kind: NodeKind::Folder, known: Mutex::default() };
         let path = Arc::clone(&root.path);
-        let state = State { nodes: HashMap::from([(ROOT, (Arc::new(root), 1))]), current: HashMap::from([(path, ROOT)]) };
+        let state =
+            State { nodes: HashMap::from([(ROOT, (Arc::new(root), 1))]), current: HashMap::from([(path, ROOT)]) };
         Self { state: Mutex::new(state) }
     }
 
@@ -168,8 +174,7 @@ impl Inodes {
             ino = ino.wrapping_add(1).max(ROOT + 1);
         }
         let path: Arc<str> = path.into();
-        let known =
-            Known { listed_size_bytes: size_of(listed), listed_modified: listed.modified, stat: stat.cloned() };
+        let known = Known { listed_size_bytes: size_of(listed), listed_modified: listed.modified, stat: stat.cloned() };
         let node = Arc::new(Node { ino, path: Arc::clone(&path), kind, known: Mutex::new(known) });
         state.nodes.insert(ino, (Arc::clone(&node), 1));
         state.current.insert(path, ino);

@@ -173,8 +173,7 @@ impl Drive {
         for (at, listed) in rest(&folder.listing, offset) {
             let path = join(&folder.node.path, &listed.name);
             let node = self.inodes.look_up(&path, listed, self.stats.fresh(&path).as_ref());
-            let entry =
-                DirEntry { name: &listed.name, kind: node.kind, ino: node.ino, next_offset: at + 1 };
+            let entry = DirEntry { name: &listed.name, kind: node.kind, ino: node.ino, next_offset: at + 1 };
             if visit(entry, Some(self.attributes(&node))) {
                 // Not taken: the kernel will not forget it.
                 self.inodes.forget(node.ino, 1);
@@ -198,7 +197,9 @@ impl OpenFolder {
             None => ROOT,
         };
         let dots = [(".", own), ("..", parent)].map(|(name, ino)| (name, ino, NodeKind::Folder));
-        (1..).zip(dots).map(|(next_offset, (name, ino, kind))| DirEntry { name, kind, ino, next_offset })
+        (1..)
+            .zip(dots)
+            .map(|(next_offset, (name, ino, kind))| DirEntry { name, kind, ino, next_offset })
             .filter(move |entry| entry.next_offset > offset)
     }
 }

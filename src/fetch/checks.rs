@@ -79,7 +79,10 @@ impl Checks {
             self.waiting.lock().entry(key).or_default().push(Arc::clone(after));
             if self.urgent.try_send((Arc::clone(entry), chunk)).is_err() {
                 self.waiting.lock().remove(&key);
-                return Err(Error::new(Kind::Full, format!("{}: too many cached chunks wait to be checked", entry.path())));
+                return Err(Error::new(
+                    Kind::Full,
+                    format!("{}: too many cached chunks wait to be checked", entry.path()),
+                ));
             }
         }
         Ok(())

@@ -33,8 +33,11 @@ impl Shared {
         let asked_bytes = flight.missing().len();
         let lane = flight.inner.lock().lane;
         let has_memory = self.memory.take(asked_bytes, lane, &flight.cancel);
-        let flown = panic::catch_unwind(AssertUnwindSafe(|| if has_memory { self.fetch(flight) } else { Err(called_off()) }))
-            .unwrap_or_else(|_| Err(Error::new(Kind::Local, format!("{}: a fetch failed inside reelfs", flight.entry.path()))));
+        let flown =
+            panic::catch_unwind(AssertUnwindSafe(|| if has_memory { self.fetch(flight) } else { Err(called_off()) }))
+                .unwrap_or_else(|_| {
+                    Err(Error::new(Kind::Local, format!("{}: a fetch failed inside reelfs", flight.entry.path())))
+                });
         let taken_bytes = if has_memory { asked_bytes } else { 0 };
         match flown {
             Ok(()) => self.hand_over(flight, flight.landed(), taken_bytes),

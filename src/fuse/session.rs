@@ -50,7 +50,8 @@ impl Session {
         // A queue of its own for each thread.
         config.clone_fd = true;
         let cannot = |error: std::io::Error| Error::io(format!("cannot mount on {}", mountpoint.display()), &error);
-        let session = fuser::Session::new(Adapter::new(Arc::clone(drive), ended), mountpoint, &config).map_err(cannot)?;
+        let session =
+            fuser::Session::new(Adapter::new(Arc::clone(drive), ended), mountpoint, &config).map_err(cannot)?;
         let background = session.spawn().map_err(cannot)?;
         Ok(Self { background: Some(background), mountpoint: mountpoint.to_owned() })
     }
@@ -68,7 +69,9 @@ impl Session {
             mount_point::unmount(&self.mountpoint, false)
                 .or_else(|_| mount_point::unmount(&self.mountpoint, true))
                 // Somebody else may have been faster.
-                .or_else(|error| if mount_point::is_dead_mount_of_ours(&self.mountpoint)? { Err(error) } else { Ok(()) })
+                .or_else(
+                    |error| if mount_point::is_dead_mount_of_ours(&self.mountpoint)? { Err(error) } else { Ok(()) },
+                )
         };
         let begun = Instant::now();
         while !background.guard.is_finished() && begun.elapsed() < FAREWELL_MAX {

@@ -177,7 +177,13 @@ impl Core {
         waiter.settle(Ok(()));
     }
 
-    fn ask(self: &Arc<Self>, entry: &Arc<Entry>, access: Access, read: &Arc<Pending>, waiter: &Arc<dyn Waiter>) -> Result<()> {
+    fn ask(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        access: Access,
+        read: &Arc<Pending>,
+        waiter: &Arc<dyn Waiter>,
+    ) -> Result<()> {
         let range = read.range();
         let span = self.span(entry, access, range);
         let coverage = self.cache.coverage(entry, span)?;

@@ -153,9 +153,8 @@ impl Index {
     /// Opens an existing index for looking only, beside the process that owns it.
     pub fn open_to_look(path: &Path) -> Result<Self> {
         let reader = open_reader(path)?;
-        let version: i64 = reader
-            .pragma_query_value(None, "user_version", |row| row.get(0))
-            .map_err(|error| failed(path, &error))?;
+        let version: i64 =
+            reader.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|error| failed(path, &error))?;
         if version != SCHEMA {
             return Err(Error::new(
                 Kind::Unsupported,
