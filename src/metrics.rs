@@ -28,6 +28,10 @@ pub struct Metrics {
     pub read_cached_bytes: Counter,
     /// Bytes that readers waited for.
     pub read_waited_bytes: Counter,
+    /// Reads that had to wait.
+    pub reads_waited: Counter,
+    /// Microseconds that they waited, together: from the question to all of its bytes.
+    pub read_wait_micros: Counter,
     /// Reads that ended in an error.
     pub read_errors: Counter,
     /// Bytes that arrived from the origin.

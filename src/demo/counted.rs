@@ -8,6 +8,9 @@ use crate::metrics::Metrics;
 pub(super) struct Counted {
     pub(super) reads: u64,
     pub(super) read_errors: u64,
+    pub(super) reads_waited: u64,
+    /// What those waited, together.
+    pub(super) read_wait_micros: u64,
     /// Bytes that readers got from the cache.
     pub(super) cached_bytes: u64,
     /// Bytes that readers waited for.
@@ -22,6 +25,8 @@ impl Counted {
         Self {
             reads: metrics.reads.get(),
             read_errors: metrics.read_errors.get(),
+            reads_waited: metrics.reads_waited.get(),
+            read_wait_micros: metrics.read_wait_micros.get(),
             cached_bytes: metrics.read_cached_bytes.get(),
             waited_bytes: metrics.read_waited_bytes.get(),
             origin_requests: metrics.origin_requests.get(),
@@ -34,6 +39,8 @@ impl Counted {
         Self {
             reads: self.reads - earlier.reads,
             read_errors: self.read_errors - earlier.read_errors,
+            reads_waited: self.reads_waited - earlier.reads_waited,
+            read_wait_micros: self.read_wait_micros - earlier.read_wait_micros,
             cached_bytes: self.cached_bytes - earlier.cached_bytes,
             waited_bytes: self.waited_bytes - earlier.waited_bytes,
             origin_requests: self.origin_requests - earlier.origin_requests,

@@ -66,8 +66,12 @@ fn line(counted: Counted) -> Option<String> {
         if counted.origin_requests == 1 { "request, " } else { "requests," },
         format_size(counted.origin_bytes),
     );
+    // Writing to a String can't fail.
+    if counted.reads_waited > 0 {
+        let millis = counted.read_wait_micros.div_ceil(1000 * counted.reads_waited);
+        let _ = write!(line, "  |  first byte {millis} ms");
+    }
     if counted.read_errors > 0 {
-        // Writing to a String can't fail.
         let _ = write!(line, "  |  {} failed", counted.read_errors);
     }
     Some(line)
@@ -97,13 +101,15 @@ mod tests {
         assert_eq!(line(Counted { origin_requests: 3, ..Counted::default() }), None);
         let counted = Counted {
             reads: 9,
+            reads_waited: 2,
+            read_wait_micros: 83_000,
             cached_bytes: 1 << 20,
             waited_bytes: 4096,
             origin_requests: 1,
             origin_bytes: 2 << 20,
             read_errors: 2,
         };
-        let expected = "   1.0 MiB from cache     4.0 KiB waited for  |  origin:   1 request,     2.0 MiB  |  2 failed";
+        let expected = "   1.0 MiB from cache     4.0 KiB waited for  |  origin:   1 request,     2.0 MiB  |  first byte 42 ms  |  2 failed";
         assert_eq!(line(counted).as_deref(), Some(expected));
     }
 

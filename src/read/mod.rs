@@ -136,7 +136,10 @@ impl Reader {
         core.metrics.reads.add(1);
         core.metrics.read_waited_bytes.add(range.len());
         let metrics = Arc::clone(&core.metrics);
+        let asked_at = Instant::now();
         let counted: Reply = Box::new(move |answer| {
+            metrics.reads_waited.add(1);
+            metrics.read_wait_micros.add(asked_at.elapsed().as_micros() as u64);
             metrics.read_errors.add(u64::from(answer.is_err()));
             reply(answer);
         });
@@ -148,7 +151,7 @@ impl Reader {
                 }
             }
         };
-        let read = Pending::new(range, Instant::now() + core.timeout, counted, look);
+        let read = Pending::new(range, asked_at + core.timeout, counted, look);
         match self.deadlines.watch(&read) {
             Ok(()) => core.look(&handle.entry, access, &read),
             Err(error) => read.fail(error),
