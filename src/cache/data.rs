@@ -36,11 +36,6 @@ impl DataDir {
         Ok(Self { root })
     }
 
-    /// For looking only: nothing is made.
-    pub fn at(cache_dir: &Path) -> Self {
-        Self { root: cache_dir.join("entries") }
-    }
-
     fn path(&self, entry_id: i64) -> PathBuf {
         let name = format!("{entry_id:016x}");
         self.root.join(&name[14..]).join(format!("{name}.data"))

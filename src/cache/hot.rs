@@ -58,8 +58,9 @@ impl Hot {
     pub fn claim(&self, entry_id: i64, slot_size: u64, range: ByteRange) -> Option<Claim<'_>> {
         let mut state = self.state.lock();
         let slot_of = |piece: ByteRange| (entry_id, piece.start - piece.start % slot_size);
-        let trusted =
-            range.slots(slot_size).all(|piece| state.trusted.get(&slot_of(piece)).is_some_and(|set| set.contains(piece)));
+        let trusted = range
+            .slots(slot_size)
+            .all(|piece| state.trusted.get(&slot_of(piece)).is_some_and(|set| set.contains(piece)));
         if !trusted {
             return None;
         }

@@ -187,7 +187,10 @@ fn record_all(shared: &Shared, inbox: &Receiver<Written>) {
                 }
             }
         }
-        flushes.drain(..).for_each(|done| drop(done.send(())));
+        for done in flushes.drain(..) {
+            // Whoever waited may have gone.
+            let _ = done.send(());
+        }
         if closed || touched_at.elapsed() >= TICK {
             touched_at = Instant::now();
             if let Err(error) = shared.index.touch(&shared.hot.take_touches()) {

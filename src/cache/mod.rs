@@ -76,7 +76,7 @@ struct Shared {
     cannot_record: AtomicBool,
     metrics: Arc<Metrics>,
     // The lock on the directory lives as long as this file is open.
-    _lock: File,
+    lock: File,
 }
 
 /// One version of one file, open in the cache. Cheap to share; its data file is open while it lives.
@@ -161,7 +161,7 @@ impl Cache {
             origin: origin.to_owned(),
             config: config.clone(),
             metrics,
-            _lock: lock,
+            lock,
         });
         status::note_budget(&config.dir, config.size_bytes);
         shared.sweep()?;
@@ -173,17 +173,16 @@ impl Cache {
     /// The entry of this version of `path`: the one there is, or a new one. Entries of other versions give way.
     pub fn entry(&self, path: &str, stat: &Stat) -> Result<Arc<Entry>> {
         if i64::try_from(stat.size_bytes).is_err() {
-            return Err(Error::new(Kind::Unsupported, format!("{path}: {} bytes are more than a file can have", stat.size_bytes)));
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("{path}: {} bytes are more than a file can have", stat.size_bytes),
+            ));
         }
         let shared = &self.shared;
         let key = EntryKey { origin: &shared.origin, path, version: stat.version.as_str() };
         let mut open = shared.open.lock();
-        let (id, chunk_size_bytes) = shared.index.add_entry(
-            &key,
-            stat.size_bytes,
-            shared.config.chunk_size_bytes,
-            micros(SystemTime::now()),
-        )?;
+        let (id, chunk_size_bytes) =
+            shared.index.add_entry(&key, stat.size_bytes, shared.config.chunk_size_bytes, micros(SystemTime::now()))?;
         if let Some(entry) = open.get(&id).and_then(Weak::upgrade) {
             return Ok(entry);
         }
@@ -245,7 +244,7 @@ impl Cache {
     pub fn check(&self, entry: &Entry, chunk: &ChunkRow) -> Result<bool> {
         let shared = &self.shared;
         let claim = shared.hot.hold(entry.id, entry.chunk_size_bytes, chunk.range);
-        if shared.is_whole(&entry.data, chunk) {
+        if Shared::is_whole(&entry.data, chunk) {
             shared.hot.trust(entry.id, entry.chunk_size_bytes, chunk.range);
             // The row may have been evicted before the claim: then these bytes are a hole, or about to be one.
             let still = shared.index.covering(entry.id, chunk.range)?.contains(chunk);
@@ -328,7 +327,7 @@ impl Shared {
     }
 
     /// Whether the bytes on disk are the ones recorded.
-    fn is_whole(&self, data: &DataFile, chunk: &ChunkRow) -> bool {
+    fn is_whole(data: &DataFile, chunk: &ChunkRow) -> bool {
         let mut bytes = vec![0; chunk.range.len() as usize];
         data.read(&mut bytes, chunk.range.start).is_ok() && Digest::of(&bytes) == chunk.digest
     }
@@ -346,7 +345,8 @@ impl Shared {
     fn forget_bytes(&self, range: ByteRange) {
         let cost = disk_cost(range);
         // Saturating: after a crash the first count is of rows, and a row may have been rounded.
-        let _ = self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(used.saturating_sub(cost)));
+        let _ =
+            self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(used.saturating_sub(cost)));
     }
 }
 
@@ -370,7 +370,10 @@ fn take_lock(dir: &Path) -> Result<File> {
             let holder = holder_pid(dir).map_or("another process".to_owned(), |pid| format!("process {pid}"));
             return Err(Error::new(
                 Kind::Busy,
-                format!("the cache directory {} is in use by {holder}: unmount it first, or use another --cache-dir", dir.display()),
+                format!(
+                    "the cache directory {} is in use by {holder}: unmount it first, or use another --cache-dir",
+                    dir.display()
+                ),
             ));
         }
         Err(std::fs::TryLockError::Error(error)) => return Err(failed(error)),

@@ -81,7 +81,8 @@ fn entry_status(index: &Index, row: EntryRow) -> Result<EntryStatus> {
 
 /// Whether a process holds the directory's lock.
 fn is_held(dir: &Path) -> bool {
-    File::open(lock_path(dir)).is_ok_and(|file| matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)))
+    File::open(lock_path(dir))
+        .is_ok_and(|file| matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)))
 }
 
 fn budget_path(dir: &Path) -> PathBuf {

@@ -13,7 +13,8 @@ impl Shared {
     /// Removes orphans and counts what is there. Runs before any other thread does.
     pub(super) fn sweep(&self) -> Result<()> {
         self.index.remove_chunks_without_entry()?;
-        self.data.for_each(|entry_id| if self.index.has_entry(entry_id)? { Ok(()) } else { self.data.remove(entry_id) })?;
+        self.data
+            .for_each(|entry_id| if self.index.has_entry(entry_id)? { Ok(()) } else { self.data.remove(entry_id) })?;
         let mut after = i64::MIN;
         loop {
             let page = self.index.entries(after)?;

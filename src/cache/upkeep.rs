@@ -61,7 +61,7 @@ impl Cache {
                 for chunk in &page {
                     verified.chunks += 1;
                     verified.bytes += chunk.range.len();
-                    if data.as_ref().is_some_and(|data| self.shared.is_whole(data, chunk)) {
+                    if data.as_ref().is_some_and(|data| Shared::is_whole(data, chunk)) {
                         continue;
                     }
                     verified.bad += 1;
@@ -86,7 +86,8 @@ impl Cache {
             let named = match what {
                 Purge::All => true,
                 Purge::Paths(paths) => {
-                    let hit = paths.iter().map(|path| path.trim_matches('/')).find(|path| is_at_or_below(&entry.path, path));
+                    let hit =
+                        paths.iter().map(|path| path.trim_matches('/')).find(|path| is_at_or_below(&entry.path, path));
                     missed.retain(|path| Some(*path) != hit);
                     hit.is_some()
                 }
@@ -101,7 +102,10 @@ impl Cache {
             None => Ok(purged),
             Some(path) => Err(Error::new(
                 Kind::Missing,
-                format!("nothing is cached of {path} ({} other files purged): see `reelfs cache status`", purged.entries),
+                format!(
+                    "nothing is cached of {path} ({} other files purged): see `reelfs cache status`",
+                    purged.entries
+                ),
             )),
         }
     }

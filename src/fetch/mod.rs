@@ -130,7 +130,13 @@ impl Fetcher {
 
     /// Has `waiter` answered with `need`, which lies in `gap`. All of `gap`, which lies in one slot and is not in the
     /// cache, is fetched: flights under way are joined, the rest is started, what is needed first.
-    pub fn demand(&self, entry: &Arc<Entry>, gap: ByteRange, need: ByteRange, waiter: &Arc<dyn Waiter>) -> Result<Demand> {
+    pub fn demand(
+        &self,
+        entry: &Arc<Entry>,
+        gap: ByteRange,
+        need: ByteRange,
+        waiter: &Arc<dyn Waiter>,
+    ) -> Result<Demand> {
         let shared = &self.shared;
         let mut answered: Vec<Answered> = Vec::new();
         {
@@ -146,7 +152,10 @@ impl Fetcher {
                 if shared.lanes.push(lane, &flight) {
                     table.insert(&flight);
                 } else if lane == Lane::Demand {
-                    return Err(Error::new(Kind::Full, format!("{}: too many reads wait for the origin", entry.path())));
+                    return Err(Error::new(
+                        Kind::Full,
+                        format!("{}: too many reads wait for the origin", entry.path()),
+                    ));
                 }
             }
             for flight in table.overlapping(entry.id(), need) {
@@ -155,13 +164,18 @@ impl Fetcher {
                 if part.is_empty() {
                     continue;
                 }
-                if inner.state == State::Queued && inner.lane != Lane::Demand && shared.lanes.push(Lane::Demand, &flight) {
+                if inner.state == State::Queued
+                    && inner.lane != Lane::Demand
+                    && shared.lanes.push(Lane::Demand, &flight)
+                {
                     inner.lane = Lane::Demand;
                 }
                 answered.push(flight.wait(&mut inner, part, waiter));
             }
         }
-        answered.into_iter().for_each(|waiters| waiters.tell(Ok(())));
+        for waiters in answered {
+            waiters.tell(Ok(()));
+        }
         Ok(Demand::Waiting)
     }
 
@@ -309,13 +323,17 @@ impl Fetcher {
         drop(stop);
         let table = std::mem::take(&mut *self.shared.table.lock());
         let flights: Vec<_> = table.flights.into_values().flat_map(BTreeMap::into_values).collect();
-        flights.iter().for_each(|flight| flight.cancel.cancel());
+        for flight in &flights {
+            flight.cancel.cancel();
+        }
         for worker in workers {
             let _ = worker.join();
         }
         // What was still queued.
         let gone = Error::new(Kind::Local, "the drive is being unmounted");
-        flights.iter().for_each(|flight| flight.end_early(&gone, BLOCK_SIZE_BYTES).1.tell(Err(&gone)));
+        for flight in &flights {
+            flight.end_early(&gone, BLOCK_SIZE_BYTES).1.tell(Err(&gone));
+        }
     }
 }
 

@@ -7,12 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::flight::Flight;
+use super::flight::{Flight, Whole};
 use crate::config::BLOCK_SIZE_BYTES;
-use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::origin::Patience;
-use crate::range::ByteRange;
 use crate::retry;
 
 /// A silent connection is given up after this part of the timeout, so that a second one can still answer in time.
@@ -21,8 +19,6 @@ const STALL_SHARE: u32 = 2;
 const FLIGHT_TIMEOUTS_MAX: u32 = 12;
 /// How often a wait before a retry looks whether the flight was called off.
 const LOOK: Duration = Duration::from_millis(20);
-
-type Whole = (ByteRange, Arc<Vec<u8>>, Digest);
 
 impl Shared {
     /// Flies one flight to its end. Never panics: a panic below is an error for whoever waits.
@@ -33,8 +29,11 @@ impl Shared {
         let asked_bytes = flight.missing().len();
         let lane = flight.inner.lock().lane;
         let has_memory = self.memory.take(asked_bytes, lane, &flight.cancel);
-        let flown = panic::catch_unwind(AssertUnwindSafe(|| if has_memory { self.fetch(flight) } else { Err(called_off()) }))
-            .unwrap_or_else(|_| Err(Error::new(Kind::Local, format!("{}: a fetch failed inside reelfs", flight.entry.path()))));
+        let flown =
+            panic::catch_unwind(AssertUnwindSafe(|| if has_memory { self.fetch(flight) } else { Err(called_off()) }))
+                .unwrap_or_else(|_| {
+                    Err(Error::new(Kind::Local, format!("{}: a fetch failed inside reelfs", flight.entry.path())))
+                });
         let taken_bytes = if has_memory { asked_bytes } else { 0 };
         match flown {
             Ok(()) => self.hand_over(flight, flight.landed(), taken_bytes),

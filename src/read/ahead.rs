@@ -47,7 +47,9 @@ impl Ahead {
                 for handle in inbox {
                     handle.is_noted.store(false, Ordering::Release);
                     core.look_ahead(&handle);
-                    if core.config.fill == Fill::Playing && handle.pattern.lock().playing(handle.entry.size_bytes()).is_some() {
+                    if core.config.fill == Fill::Playing
+                        && handle.pattern.lock().playing(handle.entry.size_bytes()).is_some()
+                    {
                         // Full: it will be noted again.
                         let _ = playing.try_send(Arc::downgrade(&handle));
                     }
@@ -107,8 +109,16 @@ impl Core {
     }
 
     /// Begins to fetch what is missing of `part`, which lies in one slot, and has what is recorded checked.
-    fn fetch_slot(&self, entry: &Arc<Entry>, part: ByteRange, lane: Lane, kept: &[(u64, Interest)]) -> Result<Vec<Interest>> {
-        if self.cache.trusted(entry, part).contains(part) || kept.iter().any(|(_, interest)| interest.range().contains(part)) {
+    fn fetch_slot(
+        &self,
+        entry: &Arc<Entry>,
+        part: ByteRange,
+        lane: Lane,
+        kept: &[(u64, Interest)],
+    ) -> Result<Vec<Interest>> {
+        if self.cache.trusted(entry, part).contains(part)
+            || kept.iter().any(|(_, interest)| interest.range().contains(part))
+        {
             return Ok(Vec::new());
         }
         let coverage = self.cache.coverage(entry, part)?;
@@ -195,7 +205,9 @@ fn fill(core: &Arc<Core>, inbox: &Receiver<Weak<Handle>>) {
 fn add(films: &mut Vec<Filling>, handle: Weak<Handle>) {
     let Some(strong) = handle.upgrade() else { return };
     let is_known = films.iter().any(|film| film.handle.ptr_eq(&handle));
-    if let Some(at) = strong.pattern.lock().playing(strong.entry.size_bytes()).filter(|_| !is_known && films.len() < FILLING_MAX) {
+    if let Some(at) =
+        strong.pattern.lock().playing(strong.entry.size_bytes()).filter(|_| !is_known && films.len() < FILLING_MAX)
+    {
         films.push(Filling { handle, at, passed_bytes: 0 });
     }
 }

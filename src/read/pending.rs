@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn it_is_answered_once_when_all_has_landed() {
-        let (read, answers) = pending(Duration::from_secs(60));
+        let (read, answers) = pending(Duration::from_mins(1));
         read.expect();
         read.expect();
         read.land(12, b"cd");
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn the_first_error_ends_it() {
-        let (read, answers) = pending(Duration::from_secs(60));
+        let (read, answers) = pending(Duration::from_mins(1));
         read.expect();
         read.expect();
         read.settle(Err(&Error::new(Kind::Missing, "gone")));
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_dropped_read_is_answered() {
-        let (read, answers) = pending(Duration::from_secs(60));
+        let (read, answers) = pending(Duration::from_mins(1));
         drop(read);
         assert_eq!(answers.recv().unwrap(), Err(Kind::Local));
     }

@@ -1,4 +1,4 @@
-//! The index: the SQLite database that alone says which bytes of which version are on disk. Opening, schema,
+//! The index: the `SQLite` database that alone says which bytes of which version are on disk. Opening, schema,
 //! migrations, and the connections. Queries stand beside it: `covering` reads, `recording` writes.
 //! Never here: chunk bytes, and any decision on what to keep.
 //!
@@ -153,9 +153,8 @@ impl Index {
     /// Opens an existing index for looking only, beside the process that owns it.
     pub fn open_to_look(path: &Path) -> Result<Self> {
         let reader = open_reader(path)?;
-        let version: i64 = reader
-            .pragma_query_value(None, "user_version", |row| row.get(0))
-            .map_err(|error| failed(path, &error))?;
+        let version: i64 =
+            reader.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|error| failed(path, &error))?;
         if version != SCHEMA {
             return Err(Error::new(
                 Kind::Unsupported,
@@ -253,12 +252,12 @@ pub fn micros(time: SystemTime) -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// As SQLite stores integers. Sizes and offsets are checked to fit at the door (`Cache::entry`).
+/// As `SQLite` stores integers. Sizes and offsets are checked to fit at the door (`Cache::entry`).
 fn stored(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// Back from SQLite; a negative number is only ever damage, and an empty range follows from it.
+/// Back from `SQLite`; a negative number is only ever damage, and an empty range follows from it.
 fn loaded(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }

@@ -46,18 +46,25 @@ pub struct Touch {
 
 impl Index {
     /// Makes the entry, or finds it if it has come to be meanwhile. Answers `(entry_id, chunk_size_bytes)`.
-    pub fn add_entry(&self, key: &EntryKey<'_>, size_bytes: u64, chunk_size_bytes: u64, now: i64) -> Result<(i64, u64)> {
+    pub fn add_entry(
+        &self,
+        key: &EntryKey<'_>,
+        size_bytes: u64,
+        chunk_size_bytes: u64,
+        now: i64,
+    ) -> Result<(i64, u64)> {
         self.write(|connection| {
-            connection.prepare_cached(
-                "INSERT INTO cache_entries (origin, path, version, size_bytes, chunk_size, created_at, accessed_at)
+            connection
+                .prepare_cached(
+                    "INSERT INTO cache_entries (origin, path, version, size_bytes, chunk_size, created_at, accessed_at)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)
                  ON CONFLICT (origin, path, version) DO UPDATE SET accessed_at = excluded.accessed_at
                  RETURNING entry_id, chunk_size",
-            )?
-            .query_row(
-                params![key.origin, key.path, key.version, stored(size_bytes), stored(chunk_size_bytes), now],
-                |row| Ok((row.get(0)?, loaded(row.get(1)?))),
-            )
+                )?
+                .query_row(
+                    params![key.origin, key.path, key.version, stored(size_bytes), stored(chunk_size_bytes), now],
+                    |row| Ok((row.get(0)?, loaded(row.get(1)?))),
+                )
         })
     }
 
@@ -91,11 +98,17 @@ impl Index {
             }
             let (start, end) = (stored(merged.range.start), stored(merged.range.end));
             connection
-                .prepare_cached("DELETE FROM cache_chunks WHERE entry_id = ?1 AND start_byte >= ?2 AND start_byte < ?3")?
+                .prepare_cached(
+                    "DELETE FROM cache_chunks WHERE entry_id = ?1 AND start_byte >= ?2 AND start_byte < ?3",
+                )?
                 .execute(params![merged.entry_id, start, end])?;
-            connection
-                .prepare_cached("INSERT INTO cache_chunks VALUES (?1, ?2, ?3, ?4, ?5)")?
-                .execute(params![merged.entry_id, start, end, merged.digest.as_bytes(), now])?;
+            connection.prepare_cached("INSERT INTO cache_chunks VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+                merged.entry_id,
+                start,
+                end,
+                merged.digest.as_bytes(),
+                now
+            ])?;
             Ok(true)
         })
     }
@@ -148,8 +161,8 @@ impl Index {
                 "UPDATE cache_chunks SET accessed_at = ?4
                  WHERE entry_id = ?1 AND start_byte >= ?2 AND start_byte < ?3",
             )?;
-            let mut entry =
-                connection.prepare_cached("UPDATE cache_entries SET accessed_at = max(accessed_at, ?2) WHERE entry_id = ?1")?;
+            let mut entry = connection
+                .prepare_cached("UPDATE cache_entries SET accessed_at = max(accessed_at, ?2) WHERE entry_id = ?1")?;
             for touch in touches {
                 chunk.execute(params![touch.entry_id, stored(touch.slot.start), stored(touch.slot.end), touch.at])?;
                 entry.execute(params![touch.entry_id, touch.at])?;
