@@ -35,7 +35,7 @@ const QUICK_CHECK_BYTES_MAX: u64 = 64 << 20;
 /// One migration a line: from schema `n` to `n + 1`.
 const MIGRATIONS: [&str; SCHEMA as usize] = ["
     CREATE TABLE cache_entries (
-        entry_id    INTEGER PRIMARY KEY,
+        entry_id    INTEGER PRIMARY KEY AUTOINCREMENT, -- data files and trust go by it: never used twice
         origin      TEXT    NOT NULL,
         path        TEXT    NOT NULL,
         version     TEXT    NOT NULL,
