@@ -114,7 +114,9 @@ impl DataFile {
 
     /// Gives the range's blocks back to the filesystem.
     pub fn punch(&self, range: ByteRange) -> io::Result<()> {
-        sys::punch_hole(&self.file, range)
+        // Only a file's last chunk ends within a block; a hole that does, too, would leave that block on the disk.
+        let blocks = ByteRange::new(range.start, range.end.next_multiple_of(DISK_BLOCK_BYTES));
+        sys::punch_hole(&self.file, blocks)
     }
 
     /// Returns when all written bytes are on the disk.
