@@ -128,13 +128,16 @@ fn run(cache: &Cache, waiting: &Waiting, [urgent, early]: &[Receiver<Job>; 2], s
 }
 
 impl Checks {
-    /// Ends the threads; what still waits is not checked. Not to be called by one of them.
+    /// Ends the threads; what still waits is not checked, and its readers look elsewhere. Not to be called by one of
+    /// them.
     pub fn stop(&self) {
         let Some(Running { stop, threads }) = self.running.lock().take() else { return };
         drop(stop);
         for thread in threads {
             let _ = thread.join();
         }
+        let left = std::mem::take(&mut *self.waiting.lock());
+        drop(left);
     }
 }
 

@@ -196,6 +196,10 @@ impl Flight {
         if inner.interests > 0 || inner.waits.iter().any(|wait| wait.waiter.is_waiting()) {
             return false;
         }
+        if !loses_interest && inner.waits.is_empty() {
+            // All who waited have their bytes; the rest follows for the next read.
+            return false;
+        }
         match inner.state {
             State::Queued => {
                 inner.state = State::Dead;

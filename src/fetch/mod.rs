@@ -71,6 +71,8 @@ struct Table {
     // Landed but not cacheable, oldest first.
     resident: VecDeque<(Arc<Flight>, u64)>,
     resident_bytes: u64,
+    // No worker is left to fly anything.
+    is_stopped: bool,
 }
 
 /// Keeps a flight going while it lives, though nobody waits for it yet.
@@ -141,6 +143,9 @@ impl Fetcher {
         let mut answered: Vec<Answered> = Vec::new();
         {
             let mut table = shared.table.lock();
+            if table.is_stopped {
+                return Err(unmounting());
+            }
             let free = table.free(entry, gap);
             // Landed and gone from the table since the caller looked: its bytes are in the cache.
             if free.iter().any(|piece| !shared.cache.trusted(entry, *piece).is_empty()) {
@@ -184,6 +189,9 @@ impl Fetcher {
     pub fn want(&self, entry: &Arc<Entry>, gap: ByteRange, lane: Lane) -> Vec<Interest> {
         let shared = &self.shared;
         let mut table = shared.table.lock();
+        if table.is_stopped {
+            return Vec::new();
+        }
         for piece in table.free(entry, gap) {
             if !shared.cache.trusted(entry, piece).is_empty() {
                 continue;
@@ -321,7 +329,8 @@ impl Fetcher {
     pub fn stop(&self) {
         let Some(Running { stop, workers }) = self.running.lock().take() else { return };
         drop(stop);
-        let table = std::mem::take(&mut *self.shared.table.lock());
+        let stopped = Table { is_stopped: true, ..Table::default() };
+        let table = std::mem::replace(&mut *self.shared.table.lock(), stopped);
         let flights: Vec<_> = table.flights.into_values().flat_map(BTreeMap::into_values).collect();
         for flight in &flights {
             flight.cancel.cancel();
@@ -330,10 +339,12 @@ impl Fetcher {
             let _ = worker.join();
         }
         // What was still queued.
-        let gone = Error::new(Kind::Local, "the drive is being unmounted");
+        let gone = unmounting();
         for flight in &flights {
             flight.end_early(&gone, BLOCK_SIZE_BYTES).1.tell(Err(&gone));
         }
+        // What waits for the disk holds this room, and through it the cache, which must not be dropped by its own writer.
+        self.shared.cache.flush();
     }
 }
 
@@ -341,4 +352,8 @@ impl Drop for Fetcher {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn unmounting() -> Error {
+    Error::new(Kind::Local, "the drive is being unmounted")
 }

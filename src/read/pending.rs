@@ -79,10 +79,10 @@ impl Pending {
         }
     }
 
-    /// Lets `fill` put bytes of `part` in place; `false` if it could not.
+    /// Lets `fill` put bytes of `part` in place; `false` if it could not. Nothing to do once the read was answered.
     pub fn fill(&self, part: ByteRange, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
         let from = (part.start - self.range.start) as usize;
-        fill(&mut self.state.lock().bytes[from..from + part.len() as usize])
+        self.state.lock().bytes.get_mut(from..from + part.len() as usize).is_none_or(fill)
     }
 
     /// Look for all of it again, once every answer that is owed has come.
@@ -192,6 +192,14 @@ mod tests {
         assert_eq!(answers.recv().unwrap(), Err(Kind::Missing));
         read.land(10, b"abcd");
         read.settle(Ok(()));
+    }
+
+    #[test]
+    fn a_read_that_is_over_takes_nothing_more() {
+        let (read, answers) = pending(Duration::from_mins(1));
+        read.fail(Error::new(Kind::TimedOut, "meanwhile"));
+        assert!(read.fill(ByteRange::new(11, 13), |_| unreachable!("its bytes are gone")));
+        assert_eq!(answers.recv().unwrap(), Err(Kind::TimedOut));
     }
 
     #[test]
