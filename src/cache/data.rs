@@ -114,9 +114,10 @@ impl DataFile {
 
     /// Gives the range's blocks back to the filesystem.
     pub fn punch(&self, range: ByteRange) -> io::Result<()> {
-        // Only a file's last chunk ends within a block; a hole that does, too, would leave that block on the disk.
-        let blocks = ByteRange::new(range.start, range.end.next_multiple_of(DISK_BLOCK_BYTES));
-        sys::punch_hole(&self.file, blocks)
+        // A hole that ends with the file, within a block, would leave that block on the disk.
+        let is_last = range.end >= self.file.metadata()?.len();
+        let end = if is_last { range.end.next_multiple_of(DISK_BLOCK_BYTES) } else { range.end };
+        sys::punch_hole(&self.file, ByteRange::new(range.start, end))
     }
 
     /// Returns when all written bytes are on the disk.

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::{Core, Handle};
 use crate::cache::Entry;
-use crate::config::Fill;
+use crate::config::{BLOCK_SIZE_BYTES, Fill};
 use crate::error::{Error, Result};
 use crate::fetch::{Interest, Lane};
 use crate::range::ByteRange;
@@ -98,7 +98,8 @@ impl Core {
         });
         for plan in &plans {
             // Only what is neither here nor on its way is asked for.
-            for slot in plan.range.slots(chunk) {
+            // In blocks, as all is: the reader may stand within one that was evicted behind it.
+            for slot in plan.range.align(BLOCK_SIZE_BYTES, entry.size_bytes()).slots(chunk) {
                 match self.fetch_slot(entry, slot, Lane::Lookahead, &kept) {
                     Ok(begun) => kept.extend(begun.into_iter().map(|interest| (plan.cursor, interest))),
                     Err(error) => log::warn!("lookahead of {}: {error}", entry.path()),

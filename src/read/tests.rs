@@ -560,6 +560,23 @@ fn a_file_far_larger_than_the_cache_is_read_right() {
 }
 
 #[test]
+fn only_whole_blocks_are_fetched_wherever_readers_stand() {
+    let house = House::build(&Plan { cache_chunks: 16, lookahead_chunks: 20, ..PLAN });
+    let handles: Vec<_> = (0..4).map(|_| house.open()).collect();
+    let mut dice = fastrand::Rng::with_seed(5);
+    let mut at = [0, 9 * CHUNK + 1, 20 * CHUNK + 77, 31 * CHUNK + 5_000];
+    for _ in 0..400 {
+        let which = dice.usize(..handles.len());
+        let range = ByteRange::at(at[which], dice.u64(1..200_000)).intersect(ByteRange::new(0, SIZE));
+        house.read(&handles[which], range);
+        at[which] = range.end % SIZE;
+    }
+    let is_whole = |at: u64| at.is_multiple_of(BLOCK_SIZE_BYTES) || at == SIZE;
+    let asked = house.asked();
+    assert!(asked.iter().all(|range| is_whole(range.start) && is_whole(range.end)), "{asked:?}");
+}
+
+#[test]
 fn a_film_being_played_is_filled_in() {
     let house = House::build(&Plan { fill: Fill::Playing, ..PLAN });
     let handle = house.sequential(20 * CHUNK);
