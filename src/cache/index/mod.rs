@@ -1,4 +1,4 @@
-//! The index: the SQLite database that alone says which bytes of which version are on disk. Opening, schema,
+//! The index: the `SQLite` database that alone says which bytes of which version are on disk. Opening, schema,
 //! migrations, and the connections. Queries stand beside it: `covering` reads, `recording` writes.
 //! Never here: chunk bytes, and any decision on what to keep.
 //!
@@ -35,7 +35,7 @@ const QUICK_CHECK_BYTES_MAX: u64 = 64 << 20;
 /// One migration a line: from schema `n` to `n + 1`.
 const MIGRATIONS: [&str; SCHEMA as usize] = ["
     CREATE TABLE cache_entries (
-        entry_id    INTEGER PRIMARY KEY,
+        entry_id    INTEGER PRIMARY KEY AUTOINCREMENT, -- data files and trust go by it: never used twice
         origin      TEXT    NOT NULL,
         path        TEXT    NOT NULL,
         version     TEXT    NOT NULL,
@@ -252,12 +252,12 @@ pub fn micros(time: SystemTime) -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// As SQLite stores integers. Sizes and offsets are checked to fit at the door (`Cache::entry`).
+/// As `SQLite` stores integers. Sizes and offsets are checked to fit at the door (`Cache::entry`).
 fn stored(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// Back from SQLite; a negative number is only ever damage, and an empty range follows from it.
+/// Back from `SQLite`; a negative number is only ever damage, and an empty range follows from it.
 fn loaded(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
