@@ -160,8 +160,8 @@ fn damaged_bytes_are_dropped_and_their_room_given_back() {
         keep(&cache, &film, 1, slot(number));
     }
     drop((film, cache));
-    let file = fs::File::options().write(true).open(&data_files(dir.path())[0]).unwrap();
-    file.write_all_at(&[0], CHUNK + 77).unwrap();
+    let on_disk = fs::File::options().write(true).open(&data_files(dir.path())[0]).unwrap();
+    on_disk.write_all_at(&[0], CHUNK + 77).unwrap();
     let metrics = Arc::<Metrics>::default();
     let cache = Cache::open(&config(dir.path()), "test:origin", Arc::clone(&metrics)).unwrap();
     let film = cache.entry("film", &stat(4 * CHUNK, "1")).unwrap();
@@ -305,8 +305,8 @@ fn nothing_is_kept_when_all_of_it_is_being_read() {
 
 #[test]
 fn readers_evictor_and_checkers_never_show_a_hole() {
-    let dir = tempfile::tempdir().unwrap();
     const SLOTS: u64 = 24;
+    let dir = tempfile::tempdir().unwrap();
     let (cache, film) = {
         let cache = open(&dir);
         let film = cache.entry("film", &stat(SLOTS * CHUNK, "1")).unwrap();
@@ -437,7 +437,7 @@ fn orphans_of_a_crash_are_swept() {
     fs::remove_file(foreign).unwrap();
     assert_eq!(cache.used_bytes(), 3 * CHUNK);
     assert!(du_data(dir.path()) <= 3 * CHUNK + EXTENTS, "{}", du_data(dir.path()));
-    let paths: Vec<_> = status(dir.path()).unwrap().entries.into_iter().map(|entry| entry.path).collect();
+    let paths: Vec<_> = entries(dir.path(), None).unwrap().into_iter().map(|entry| entry.path).collect();
     assert_eq!(paths, ["film"]);
     let film = cache.entry("film", &stat(100 * CHUNK, "1")).unwrap();
     assert_eq!((check_all(&cache, &film), held(&cache, &film)), (vec![true; 3], vec![0, 1, 5]));
@@ -531,7 +531,10 @@ fn a_full_disk_is_no_error_to_a_reader() {
     // Somebody else takes the rest.
     let hog = fs::File::create(disk.0.path().join("hog")).unwrap();
     let zeros = vec![1; 4096];
-    (0..).take_while(|at| hog.write_all_at(&zeros, at * 4096).is_ok()).count();
+    let mut at = 0;
+    while hog.write_all_at(&zeros, at).is_ok() {
+        at += 4096;
+    }
     for number in 200..230 {
         keep(&cache, &film, 1, slot(number));
     }
@@ -614,7 +617,7 @@ fn status_tells_what_is_held_with_and_without_an_owner() {
     cache.flush();
     let seen = || {
         let status = status(dir.path()).unwrap();
-        let entry = &status.entries[0];
+        let entry = &entries(dir.path(), None).unwrap()[0];
         (status.used_bytes, status.budget_bytes, entry.chunks, entry.cached_bytes, entry.path.clone())
     };
     let expected = (CHUNK, Some(BUDGET), 1, CHUNK, "film".to_owned());
