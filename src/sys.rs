@@ -126,6 +126,17 @@ fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
+/// Has the allocator share a few arenas among all threads: one for each thread keeps what that thread once freed.
+/// Best effort; other C libraries than GNU's have none to limit.
+pub fn limit_allocator_arenas() {
+    const ARENAS: libc::c_int = 2;
+    // SAFETY: a plain call that sets a number in the allocator.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS);
+    }
+}
+
 /// Lets this process open as many files as it is allowed to ask for. Best effort: the limit it had still holds then.
 pub fn raise_open_files_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

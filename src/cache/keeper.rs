@@ -79,6 +79,8 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
                     Kept::Skipped
                 }
             };
+            // Whoever fetched them may reuse their memory as soon as it is told.
+            drop(bytes);
             match kept {
                 Kept::Written => {
                     shared.hot.trust(entry.id, entry.chunk_size_bytes, range);

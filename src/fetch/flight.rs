@@ -185,9 +185,14 @@ impl Flight {
         (None, answered)
     }
 
+    /// Lands in `buffer`, which is empty.
+    pub(super) fn land_in(&self, buffer: Vec<u8>) {
+        self.inner.lock().bytes = Arc::new(buffer);
+    }
+
     /// Gives its memory up: it has left the table, but who was interested may hold on to it for long.
-    pub(super) fn let_go(&self) {
-        self.inner.lock().bytes = Arc::default();
+    pub(super) fn let_go(&self) -> Option<Vec<u8>> {
+        Arc::into_inner(std::mem::take(&mut self.inner.lock().bytes))
     }
 
     pub(super) fn add_interest(inner: &mut Inner) {

@@ -306,23 +306,23 @@ impl Shared {
         let mut table = self.table.lock();
         if kept == Kept::Written {
             table.remove(flight);
-            flight.let_go();
+            let buffer = flight.let_go();
             drop(table);
-            return self.memory.give_back(taken_bytes);
+            return self.memory.give_back(taken_bytes, buffer);
         }
         table.resident_bytes += taken_bytes;
         table.resident.push_back((Arc::clone(flight), taken_bytes));
-        let mut freed = 0;
+        let (mut freed, mut buffer) = (0, None);
         while table.resident_bytes > self.resident_max_bytes
             && let Some((oldest, bytes)) = table.resident.pop_front()
         {
             table.resident_bytes -= bytes;
             freed += bytes;
             table.remove(&oldest);
-            oldest.let_go();
+            buffer = oldest.let_go().or(buffer);
         }
         drop(table);
-        self.memory.give_back(freed);
+        self.memory.give_back(freed, buffer);
     }
 }
 

@@ -29,6 +29,9 @@ impl Shared {
         let asked_bytes = flight.missing().len();
         let lane = flight.inner.lock().lane;
         let has_memory = self.memory.take(asked_bytes, lane, &flight.cancel);
+        if has_memory {
+            flight.land_in(self.memory.buffer(asked_bytes));
+        }
         let flown =
             panic::catch_unwind(AssertUnwindSafe(|| if has_memory { self.fetch(flight) } else { Err(called_off()) }))
                 .unwrap_or_else(|_| {
@@ -54,7 +57,7 @@ impl Shared {
                 answered.tell(Err(&error));
                 match begun {
                     Some(whole) => self.hand_over(flight, whole, taken_bytes),
-                    None => self.memory.give_back(taken_bytes),
+                    None => self.memory.give_back(taken_bytes, flight.let_go()),
                 }
             }
         }
