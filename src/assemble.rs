@@ -46,7 +46,7 @@ impl Mounted {
 pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Result<Mounted> {
     // Each file that is open on the drive is open in the cache, too.
     sys::raise_open_files_limit();
-    sys::limit_allocator_arenas();
+    sys::keep_allocator_lean();
     let origin = Source::parse(&config.source)?.open()?;
     check_reachable(&*origin, config.fetch.chunk_timeout)?;
     let cache = Arc::new(Cache::open(&config.cache, origin.describe(), Arc::clone(&metrics))?);

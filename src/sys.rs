@@ -126,14 +126,14 @@ fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
-/// Has the allocator share a few arenas among all threads: one for each thread keeps what that thread once freed.
-/// Best effort; other C libraries than GNU's have none to limit.
-pub fn limit_allocator_arenas() {
-    const ARENAS: libc::c_int = 2;
-    // SAFETY: a plain call that sets a number in the allocator.
+/// Has the allocator keep less of what is freed: few arenas for all threads, where by itself it has one for each, and
+/// buffers of chunks apart from everything small. Best effort; other C libraries than GNU's have nothing to set.
+pub fn keep_allocator_lean() {
+    // SAFETY: plain calls that set numbers in the allocator.
     #[cfg(target_env = "gnu")]
     unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, ARENAS);
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
     }
 }
 
