@@ -50,7 +50,10 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     check_reachable(&*origin, config.fetch.chunk_timeout)?;
     let cache = Arc::new(Cache::open(&config.cache, origin.describe(), Arc::clone(&metrics))?);
     let drive = Arc::new(drive(config, &origin, &cache, metrics)?);
-    let ended = move || drop(ends.try_send(End::Unmounted));
+    let ended = move || {
+        // Full: the mount is ending already.
+        let _ = ends.try_send(End::Unmounted);
+    };
     let session = Session::mount(&drive, &config.mountpoint, (config.allow_other, config.threads), ended)?;
     Ok(Mounted { session, cache, source: origin.describe().to_owned() })
 }

@@ -36,11 +36,6 @@ impl DataDir {
         Ok(Self { root })
     }
 
-    /// For looking only: nothing is made.
-    pub fn at(cache_dir: &Path) -> Self {
-        Self { root: cache_dir.join("entries") }
-    }
-
     fn path(&self, entry_id: i64) -> PathBuf {
         let name = format!("{entry_id:016x}");
         self.root.join(&name[14..]).join(format!("{name}.data"))
@@ -119,7 +114,10 @@ impl DataFile {
 
     /// Gives the range's blocks back to the filesystem.
     pub fn punch(&self, range: ByteRange) -> io::Result<()> {
-        sys::punch_hole(&self.file, range)
+        // A hole that ends with the file, within a block, would leave that block on the disk.
+        let is_last = range.end >= self.file.metadata()?.len();
+        let end = if is_last { range.end.next_multiple_of(DISK_BLOCK_BYTES) } else { range.end };
+        sys::punch_hole(&self.file, ByteRange::new(range.start, end))
     }
 
     /// Returns when all written bytes are on the disk.

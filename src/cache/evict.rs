@@ -23,7 +23,7 @@ impl Shared {
         let used = self.used_bytes.load(Ordering::Relaxed);
         let over_budget = (used + cost).saturating_sub(self.budget_bytes());
         // A filesystem that can't tell how full it is will say so when it is written to.
-        let free = sys::free_bytes(&self._lock).unwrap_or(u64::MAX);
+        let free = sys::free_bytes(&self.lock).unwrap_or(u64::MAX);
         let over_disk = self.config.min_free_bytes.saturating_add(cost).saturating_sub(free);
         over_budget.max(over_disk)
     }
@@ -33,8 +33,8 @@ impl Shared {
     pub(super) fn evict(&self, shortage: u64) -> Result<u64> {
         self.index.touch(&self.hot.take_touches())?;
         let target = shortage.max(self.budget_bytes() / BATCH_SHARE);
-        let mut victims: Vec<ChunkRow> = Vec::new();
-        let mut freed = 0;
+        let mut victims: Vec<(ChunkRow, u64)> = Vec::new();
+        let mut wanted = 0;
         let mut passed = 0;
         'search: while passed < PASSED_OVER_MAX {
             let page = self.index.oldest(passed, PAGE)?;
@@ -44,9 +44,9 @@ impl Shared {
                 if !self.hot.release(row.entry_id, slot_size, row.range) {
                     continue;
                 }
-                freed += disk_cost(row.range);
-                victims.push(row);
-                if freed >= target {
+                wanted += disk_cost(row.range);
+                victims.push((row, slot_size));
+                if wanted >= target {
                     break 'search;
                 }
             }
@@ -54,12 +54,24 @@ impl Shared {
                 break;
             }
         }
-        self.index.remove(&victims)?;
-        for row in &victims {
-            self.with_data(row.entry_id, |data| data.punch(row.range))?;
-            self.forget_bytes(row.range);
-            self.metrics.cache_evicted_bytes.add(row.range.len());
+        let rows: Vec<_> = victims.iter().map(|(row, _)| row.clone()).collect();
+        let removed = self.index.remove(&rows);
+        let mut freed = 0;
+        for (row, slot_size) in &victims {
+            if removed.is_ok() {
+                match self.with_data(row.entry_id, |data| data.punch(row.range)) {
+                    Ok(()) => {
+                        self.forget_bytes(row.range);
+                        freed += disk_cost(row.range);
+                        self.metrics.cache_evicted_bytes.add(row.range.len());
+                    }
+                    // They stay counted, as they stay on the disk, until the next start sweeps them.
+                    Err(error) => log::warn!("cache: cannot evict {}: {error}", row.range),
+                }
+            }
+            self.hot.gone(row.entry_id, *slot_size, row.range);
         }
+        removed?;
         Ok(freed)
     }
 }

@@ -5,6 +5,7 @@
 //! Invariants:
 //! - A range is trusted only after this process hashed exactly these bytes, on arrival or from disk.
 //! - Trust is withdrawn before the row is removed and before the hole is punched, and never while a claim stands.
+//! - A range that was released for eviction can't be claimed or trusted again until its hole is punched.
 //! - Losing trust (the LRU is full) costs one more hash, never a fetch.
 
 use std::collections::HashMap;
@@ -35,6 +36,8 @@ pub struct Hot {
 struct State {
     trusted: LruCache<Slot, RangeSet>,
     claims: HashMap<Slot, u32>,
+    // Released, and not punched yet. Short: what one eviction takes.
+    leaving: HashMap<Slot, RangeSet>,
     touched: HashMap<Slot, (u64, i64)>,
 }
 
@@ -49,8 +52,12 @@ pub struct Claim<'a> {
 impl Hot {
     /// Nothing is trusted yet.
     pub fn new() -> Self {
-        let state =
-            State { trusted: LruCache::new(TRUSTED_SLOTS_MAX), claims: HashMap::new(), touched: HashMap::new() };
+        let state = State {
+            trusted: LruCache::new(TRUSTED_SLOTS_MAX),
+            claims: HashMap::new(),
+            leaving: HashMap::new(),
+            touched: HashMap::new(),
+        };
         Self { state: Mutex::new(state) }
     }
 
@@ -75,13 +82,19 @@ impl Hot {
         Some(Claim { hot: self, entry_id, slot_size, range })
     }
 
-    /// A claim on `range` whether it is trusted or not: its bytes are about to be hashed.
-    pub fn hold(&self, entry_id: i64, slot_size: u64, range: ByteRange) -> Claim<'_> {
+    /// A claim on `range` whether it is trusted or not: its bytes are about to be hashed. `None` while any of it is
+    /// being evicted.
+    pub fn hold(&self, entry_id: i64, slot_size: u64, range: ByteRange) -> Option<Claim<'_>> {
         let mut state = self.state.lock();
-        for piece in range.slots(slot_size) {
-            *state.claims.entry((entry_id, piece.start - piece.start % slot_size)).or_default() += 1;
+        let slot_of = |piece: ByteRange| (entry_id, piece.start - piece.start % slot_size);
+        let is_leaving = |piece| state.leaving.get(&slot_of(piece)).is_some_and(|set| !set.overlap(piece).is_empty());
+        if range.slots(slot_size).any(is_leaving) {
+            return None;
         }
-        Claim { hot: self, entry_id, slot_size, range }
+        for piece in range.slots(slot_size) {
+            *state.claims.entry(slot_of(piece)).or_default() += 1;
+        }
+        Some(Claim { hot: self, entry_id, slot_size, range })
     }
 
     /// The trusted parts of `range`.
@@ -115,7 +128,8 @@ impl Hot {
         }
     }
 
-    /// Withdraws trust in `range`, which lies in one slot, unless somebody reads there now. `true`: it may be evicted.
+    /// Withdraws trust in `range`, which lies in one slot, unless somebody reads there now. `true`: it may be evicted,
+    /// and `gone` must be called when it is.
     pub fn release(&self, entry_id: i64, slot_size: u64, range: ByteRange) -> bool {
         let mut state = self.state.lock();
         let slot = (entry_id, range.start - range.start % slot_size);
@@ -125,7 +139,20 @@ impl Hot {
         if let Some(set) = state.trusted.peek_mut(&slot) {
             set.remove(range);
         }
+        state.leaving.entry(slot).or_default().insert(range);
         true
+    }
+
+    /// A released range has its hole, or stays after all: what comes there from now on is new.
+    pub fn gone(&self, entry_id: i64, slot_size: u64, range: ByteRange) {
+        let mut state = self.state.lock();
+        let slot = (entry_id, range.start - range.start % slot_size);
+        if let Some(set) = state.leaving.get_mut(&slot) {
+            set.remove(range);
+            if set.iter().next().is_none() {
+                state.leaving.remove(&slot);
+            }
+        }
     }
 
     /// Takes the times of use noted since the last call.
@@ -182,6 +209,17 @@ mod tests {
         assert!(hot.release(1, SLOT, ByteRange::new(100, 200)));
         assert!(hot.claim(1, SLOT, ByteRange::new(90, 110)).is_none());
         assert!(hot.claim(1, SLOT, ByteRange::new(90, 100)).is_some());
+    }
+
+    #[test]
+    fn what_is_being_evicted_is_not_hashed_into_trust() {
+        let hot = Hot::new();
+        hot.trust(1, SLOT, ByteRange::new(0, 100));
+        assert!(hot.release(1, SLOT, ByteRange::new(0, 50)));
+        assert!(hot.hold(1, SLOT, ByteRange::new(40, 60)).is_none());
+        assert!(hot.hold(1, SLOT, ByteRange::new(50, 60)).is_some(), "another row of the slot");
+        hot.gone(1, SLOT, ByteRange::new(0, 50));
+        assert!(hot.hold(1, SLOT, ByteRange::new(40, 60)).is_some());
     }
 
     #[test]

@@ -26,6 +26,8 @@ const UNRECORDED_MAX: usize = 128;
 const BATCH_MAX: usize = 64;
 /// How long a batch gathers after its first chunk: one sync for all that arrive meanwhile.
 const GATHER: Duration = Duration::from_millis(20);
+/// How often the writer looks whether a claim has ended.
+const CLAIM_LOOK: Duration = Duration::from_millis(1);
 /// Times of use are recorded at least this often.
 const TICK: Duration = Duration::from_secs(2);
 
@@ -34,7 +36,7 @@ pub(super) enum Job {
     /// Write and record.
     Keep { entry: Arc<Entry>, range: ByteRange, bytes: Arc<Vec<u8>>, digest: Digest, done: Done },
     /// The row is gone: give the bytes back.
-    Punch { entry_id: i64, range: ByteRange },
+    Punch { entry_id: i64, slot_size: u64, range: ByteRange },
     /// An old version: delete it unless it is open.
     Retire { entry_id: i64 },
     /// Answer when all before it is recorded.
@@ -89,11 +91,16 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
             }
             done(kept);
         }
-        Job::Punch { entry_id, range } => {
-            shared.forget_bytes(range);
-            if let Err(error) = shared.with_data(entry_id, |data| data.punch(range)) {
-                log::warn!("cache: {error}");
+        Job::Punch { entry_id, slot_size, range } => {
+            // Whoever claimed it while it was trusted, or hashes it a second time, is done in a moment.
+            while !shared.hot.release(entry_id, slot_size, range) {
+                thread::sleep(CLAIM_LOOK);
             }
+            match shared.with_data(entry_id, |data| data.punch(range)) {
+                Ok(()) => shared.forget_bytes(range),
+                Err(error) => log::warn!("cache: {error}"),
+            }
+            shared.hot.gone(entry_id, slot_size, range);
         }
         Job::Retire { entry_id } => {
             if let Err(error) = shared.retire(entry_id) {
@@ -152,9 +159,12 @@ fn record_all(shared: &Shared, inbox: &Receiver<Written>) {
     let mut touched_at = Instant::now();
     loop {
         let mut closed = false;
-        let mut gather_until = Instant::now() + TICK;
-        let mut gathering = false;
-        while batch.len() < BATCH_MAX && flushes.is_empty() {
+        // What could not be committed is tried again soon. Until then the inbox is still read: the writer may wait for
+        // a flush, and sends no more chunks.
+        let is_stuck = !batch.is_empty();
+        let mut gather_until = Instant::now() + if is_stuck { GATHER } else { TICK };
+        let mut gathering = is_stuck;
+        while (is_stuck || batch.len() < BATCH_MAX) && flushes.is_empty() {
             match inbox.recv_deadline(gather_until) {
                 Ok(Written::Chunk(entry, chunk)) => {
                     batch.insert((chunk.entry_id, chunk.range.start), (entry, chunk));
@@ -181,13 +191,13 @@ fn record_all(shared: &Shared, inbox: &Receiver<Written>) {
                 Err(error) => {
                     log::error!("cache: {error}; nothing more is kept until this mends");
                     shared.cannot_record.store(true, Ordering::Relaxed);
-                    if !closed {
-                        thread::sleep(GATHER);
-                    }
                 }
             }
         }
-        flushes.drain(..).for_each(|done| drop(done.send(())));
+        for done in flushes.drain(..) {
+            // Whoever waited may have gone.
+            let _ = done.send(());
+        }
         if closed || touched_at.elapsed() >= TICK {
             touched_at = Instant::now();
             if let Err(error) = shared.index.touch(&shared.hot.take_touches()) {
@@ -228,6 +238,7 @@ fn merge_whole_slots(shared: &Shared, batch: &BTreeMap<(i64, u64), (Arc<Entry>, 
 }
 
 fn merge_slot(shared: &Shared, entry: &Entry, slot: ByteRange) -> Result<()> {
+    let Some(_claim) = shared.hot.hold(entry.id, entry.chunk_size_bytes, slot) else { return Ok(()) };
     let parts = shared.index.covering(entry.id, slot)?;
     let gapless = parts.windows(2).all(|pair| pair[0].range.end == pair[1].range.start);
     let whole = parts.first().is_some_and(|part| part.range.start == slot.start)
@@ -235,7 +246,6 @@ fn merge_slot(shared: &Shared, entry: &Entry, slot: ByteRange) -> Result<()> {
     if parts.len() < 2 || !gapless || !whole {
         return Ok(());
     }
-    let _claim = shared.hot.hold(entry.id, entry.chunk_size_bytes, slot);
     let mut bytes = vec![0; slot.len() as usize];
     entry.data.read(&mut bytes, slot.start).map_err(|error| Error::io("reading the cache", &error))?;
     // The pieces vouch for the whole: each is hashed again on the way, so no unchecked byte slips in under a new hash.

@@ -11,7 +11,7 @@
 //! The way of a chunk: hashed by its fetcher → `keep` → *writer* thread (room, then bytes; from here on it is read
 //! from disk) → *recorder* thread (sync, then row; from here on it survives a crash).
 //!
-//! Locks, in the order they are taken: `open` → the index's writer → `hot`. None is held while an origin is asked.
+//! Locks, in the order they are taken: `open` or `drops` → the index's writer → `hot`. None is held while an origin is asked.
 
 mod data;
 mod evict;
@@ -70,13 +70,16 @@ struct Shared {
     hot: Hot,
     // Guards which entries are open: making, retiring and deleting an entry exclude each other through it.
     open: Mutex<HashMap<i64, Weak<Entry>>>,
+    // Guards the dropping of chunks that failed their hash: two checks of one chunk must not drop it twice, as the
+    // second hole would be punched into what was fetched after the first. Outside the index's writer and `hot`.
+    drops: Mutex<()>,
     // Bytes on disk, with those about to be written. Only the writer thread adds.
     used_bytes: AtomicU64,
     // Rows could not be committed: until they can, nothing more is kept, as it could not be evicted.
     cannot_record: AtomicBool,
     metrics: Arc<Metrics>,
     // The lock on the directory lives as long as this file is open.
-    _lock: File,
+    lock: File,
 }
 
 /// One version of one file, open in the cache. Cheap to share; its data file is open while it lives.
@@ -156,12 +159,13 @@ impl Cache {
             data: DataDir::open(&config.dir)?,
             hot: Hot::new(),
             open: Mutex::default(),
+            drops: Mutex::default(),
             used_bytes: AtomicU64::new(0),
             cannot_record: AtomicBool::new(false),
             origin: origin.to_owned(),
             config: config.clone(),
             metrics,
-            _lock: lock,
+            lock,
         });
         status::note_budget(&config.dir, config.size_bytes);
         shared.sweep()?;
@@ -243,22 +247,26 @@ impl Cache {
     /// Hashes a recorded chunk: trusted from now on if it is what was recorded (`true`), else dropped (`false`).
     pub fn check(&self, entry: &Entry, chunk: &ChunkRow) -> Result<bool> {
         let shared = &self.shared;
-        let claim = shared.hot.hold(entry.id, entry.chunk_size_bytes, chunk.range);
-        if shared.is_whole(&entry.data, chunk) {
+        let is_recorded = || Ok::<_, Error>(shared.index.covering(entry.id, chunk.range)?.contains(chunk));
+        let Some(claim) = shared.hot.hold(entry.id, entry.chunk_size_bytes, chunk.range) else { return Ok(false) };
+        // Evicted before the claim, it is a hole, or new bytes whose row is still to come; from here on it stays.
+        if !is_recorded()? {
+            return Ok(false);
+        }
+        if Shared::is_whole(&entry.data, chunk) {
             shared.hot.trust(entry.id, entry.chunk_size_bytes, chunk.range);
-            // The row may have been evicted before the claim: then these bytes are a hole, or about to be one.
-            let still = shared.index.covering(entry.id, chunk.range)?.contains(chunk);
-            if !still {
-                shared.hot.distrust(entry.id, entry.chunk_size_bytes, chunk.range);
-            }
-            return Ok(still);
+            return Ok(true);
         }
         drop(claim);
-        if shared.index.covering(entry.id, chunk.range)?.contains(chunk) {
+        let _one = shared.drops.lock();
+        if is_recorded()? {
             log::warn!("cache: {} of {} failed its hash and is fetched again", chunk.range, entry.path);
             shared.metrics.cache_corrupt_chunks.add(1);
+            // Parts of it may have been trusted before the disk failed.
+            shared.hot.distrust(entry.id, entry.chunk_size_bytes, chunk.range);
             // In the writer's queue before the row goes: no new bytes for this range can be ahead of the hole.
-            let _ = self.jobs().send(Job::Punch { entry_id: entry.id, range: chunk.range });
+            let slot_size = entry.chunk_size_bytes;
+            let _ = self.jobs().send(Job::Punch { entry_id: entry.id, slot_size, range: chunk.range });
             shared.index.remove(std::slice::from_ref(chunk))?;
         }
         Ok(false)
@@ -327,7 +335,7 @@ impl Shared {
     }
 
     /// Whether the bytes on disk are the ones recorded.
-    fn is_whole(&self, data: &DataFile, chunk: &ChunkRow) -> bool {
+    fn is_whole(data: &DataFile, chunk: &ChunkRow) -> bool {
         let mut bytes = vec![0; chunk.range.len() as usize];
         data.read(&mut bytes, chunk.range.start).is_ok() && Digest::of(&bytes) == chunk.digest
     }

@@ -25,11 +25,12 @@ impl Shared {
             }
         }
         self.used_bytes.store(self.index.used_bytes(DISK_BLOCK_BYTES)?, Ordering::Relaxed);
-        let over = self.used_bytes.load(Ordering::Relaxed).saturating_sub(self.budget_bytes());
-        if over > 0 {
-            self.evict(over)?;
+        loop {
+            let over = self.used_bytes.load(Ordering::Relaxed).saturating_sub(self.budget_bytes());
+            if over == 0 || self.evict(over)? == 0 {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     fn sweep_entry(&self, entry: &EntryRow) -> Result<()> {
@@ -39,10 +40,10 @@ impl Shared {
             self.index.remove_entry(entry.entry_id)?;
             return self.data.remove(entry.entry_id);
         };
-        // Written but never recorded: only then does the file hold more than its rows say, beyond rounding.
-        let rounding = chunks * DISK_BLOCK_BYTES;
+        // Written but never recorded: then the file holds more than its rows say. (Or the filesystem counts blocks of
+        // its own; then holes are punched where there are holes.) Only a file's last row ends within a block.
         let failed = |error| Error::io("looking through the cache", &error);
-        if data.allocated_bytes().map_err(failed)? > held_bytes + rounding {
+        if data.allocated_bytes().map_err(failed)? > held_bytes.next_multiple_of(DISK_BLOCK_BYTES) {
             self.punch_unrecorded(entry, &data)?;
         }
         Ok(())

@@ -61,7 +61,7 @@ impl Cache {
                 for chunk in &page {
                     verified.chunks += 1;
                     verified.bytes += chunk.range.len();
-                    if data.as_ref().is_some_and(|data| self.shared.is_whole(data, chunk)) {
+                    if data.as_ref().is_some_and(|data| Shared::is_whole(data, chunk)) {
                         continue;
                     }
                     verified.bad += 1;

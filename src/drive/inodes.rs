@@ -200,7 +200,8 @@ impl Inodes {
     }
 
     /// How many the kernel knows.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.state.lock().nodes.len()
     }
 }

@@ -190,7 +190,9 @@ impl<V: Clone + Send + 'static> Memo<V> {
             }
         };
         drop(state);
-        askers.into_iter().for_each(|then| then(reply.clone()));
+        for then in askers {
+            then(reply.clone());
+        }
     }
 
     /// Lets go of the least recently used that nobody waits for.
@@ -228,7 +230,9 @@ fn end_grace<V: Clone + Send + 'static>(memo: &Weak<Memo<V>>, inbox: &Receiver<(
         let Some(old) = answer.value.clone() else { continue };
         let askers = std::mem::take(&mut answer.askers);
         drop(state);
-        askers.into_iter().for_each(|then| then(Ok(old.clone())));
+        for then in askers {
+            then(Ok(old.clone()));
+        }
     }
 }
 
@@ -238,7 +242,7 @@ mod tests {
 
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(600);
+    const LONG: Duration = Duration::from_mins(10);
 
     fn ask(memo: &Arc<Memo<usize>>, path: &str) -> Receiver<Result<usize>> {
         let (answer, answers) = bounded(1);

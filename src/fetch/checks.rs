@@ -3,6 +3,7 @@
 //! Never here: requests to an origin.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -40,6 +41,11 @@ type Job = (Arc<Entry>, ChunkRow);
 /// Whoever waits for a chunk's check, by entry and first byte.
 type Waiting = Mutex<HashMap<(i64, u64), Vec<Arc<After>>>>;
 
+struct Running {
+    stop: Sender<()>,
+    threads: Vec<JoinHandle<()>>,
+}
+
 /// The checkers.
 pub struct Checks {
     // Guards which chunks are being checked, so that none is hashed twice at once. Taken alone.
@@ -47,7 +53,7 @@ pub struct Checks {
     urgent: Sender<Job>,
     early: Sender<Job>,
     // Taken by `stop`; guards nothing else.
-    running: Mutex<Option<(Sender<()>, Vec<JoinHandle<()>>)>>,
+    running: Mutex<Option<Running>>,
 }
 
 impl Checks {
@@ -68,7 +74,7 @@ impl Checks {
                     .map_err(|error| Error::io("starting a checking thread", &error))
             })
             .collect::<Result<_>>()?;
-        Ok(Self { waiting, urgent, early, running: Mutex::new(Some((stop, threads))) })
+        Ok(Self { waiting, urgent, early, running: Mutex::new(Some(Running { stop, threads })) })
     }
 
     /// Has `chunks` checked, ahead of what is only early; `after` is dropped when all are. `Full` if too many wait.
@@ -93,10 +99,10 @@ impl Checks {
         for chunk in chunks {
             let key = (entry.id(), chunk.range.start);
             let mut waiting = self.waiting.lock();
-            if let std::collections::hash_map::Entry::Vacant(vacant) = waiting.entry(key) {
-                if self.early.try_send((Arc::clone(entry), chunk)).is_ok() {
-                    vacant.insert(Vec::new());
-                }
+            if let Slot::Vacant(vacant) = waiting.entry(key)
+                && self.early.try_send((Arc::clone(entry), chunk)).is_ok()
+            {
+                vacant.insert(Vec::new());
             }
         }
     }
@@ -122,14 +128,16 @@ fn run(cache: &Cache, waiting: &Waiting, [urgent, early]: &[Receiver<Job>; 2], s
 }
 
 impl Checks {
-    /// Ends the threads; what still waits is not checked.
+    /// Ends the threads; what still waits is not checked, and its readers look elsewhere.
     pub fn stop(&self) {
-        let Some((stop, threads)) = self.running.lock().take() else { return };
+        let Some(Running { stop, threads }) = self.running.lock().take() else { return };
         drop(stop);
         // A reader's reply may hold the last reference to us: a thread does not wait for itself.
         for checker in threads.into_iter().filter(|checker| checker.thread().id() != thread::current().id()) {
             let _ = checker.join();
         }
+        let left = std::mem::take(&mut *self.waiting.lock());
+        drop(left);
     }
 }
 

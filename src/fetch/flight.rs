@@ -71,6 +71,9 @@ struct Wait {
     waiter: Arc<dyn Waiter>,
 }
 
+/// Bytes that are all here, and their hash.
+pub(super) type Whole = (ByteRange, Arc<Vec<u8>>, Digest);
+
 /// Waiters whose answer has come, to be told without a lock.
 #[must_use]
 pub(super) struct Answered(Vec<Arc<dyn Waiter>>);
@@ -155,7 +158,7 @@ impl Flight {
     }
 
     /// Running → Landed, when every byte is here.
-    pub(super) fn landed(&self) -> (ByteRange, Arc<Vec<u8>>, Digest) {
+    pub(super) fn landed(&self) -> Whole {
         let mut inner = self.inner.lock();
         inner.state = State::Landed;
         let digest = std::mem::take(&mut inner.hasher).finish();
@@ -164,7 +167,7 @@ impl Flight {
 
     /// Ends a running flight early. Whole blocks that came are kept, if `error` does not cast doubt on them: the
     /// flight is then `Landed`, and shorter. Else it is `Dead`. Every wait left is answered with `error` by the caller.
-    pub(super) fn end_early(&self, error: &Error, block: u64) -> (Option<(ByteRange, Arc<Vec<u8>>, Digest)>, Answered) {
+    pub(super) fn end_early(&self, error: &Error, block: u64) -> (Option<Whole>, Answered) {
         let mut inner = self.inner.lock();
         let waits = std::mem::take(&mut inner.waits);
         let answered = Answered(waits.into_iter().map(|wait| wait.waiter).collect());
@@ -191,6 +194,10 @@ impl Flight {
         let mut inner = self.inner.lock();
         inner.interests -= usize::from(loses_interest);
         if inner.interests > 0 || inner.waits.iter().any(|wait| wait.waiter.is_waiting()) {
+            return false;
+        }
+        if !loses_interest && inner.waits.is_empty() {
+            // All who waited have their bytes; the rest follows for the next read.
             return false;
         }
         match inner.state {

@@ -44,3 +44,38 @@ impl Memory {
         self.freed.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn guesses_leave_room_for_demand() {
+        let (memory, cancel) = (Memory::new(100), Cancel::new());
+        assert!(memory.take(70, Lane::Lookahead, &cancel));
+        cancel.cancel();
+        assert!(!memory.take(10, Lane::Lookahead, &cancel), "three quarters are taken");
+        assert!(memory.take(30, Lane::Demand, &cancel));
+        assert!(!memory.take(1, Lane::Demand, &cancel), "all is taken");
+    }
+
+    #[test]
+    fn one_flight_always_fits() {
+        let memory = Memory::new(10);
+        assert!(memory.take(1_000, Lane::Fill, &Cancel::new()));
+    }
+
+    #[test]
+    fn who_waits_gets_what_is_given_back() {
+        let memory = Memory::new(100);
+        assert!(memory.take(100, Lane::Demand, &Cancel::new()));
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| memory.take(60, Lane::Demand, &Cancel::new()));
+            memory.give_back(60);
+            assert!(waiting.join().unwrap());
+        });
+        assert_eq!(*memory.used_bytes.lock(), 100);
+    }
+}

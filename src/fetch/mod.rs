@@ -71,6 +71,8 @@ struct Table {
     // Landed but not cacheable, oldest first.
     resident: VecDeque<(Arc<Flight>, u64)>,
     resident_bytes: u64,
+    // No worker is left to fly anything.
+    is_stopped: bool,
 }
 
 /// Keeps a flight going while it lives, though nobody waits for it yet.
@@ -141,6 +143,9 @@ impl Fetcher {
         let mut answered: Vec<Answered> = Vec::new();
         {
             let mut table = shared.table.lock();
+            if table.is_stopped {
+                return Err(unmounting());
+            }
             let free = table.free(entry, gap);
             // Landed and gone from the table since the caller looked: its bytes are in the cache.
             if free.iter().any(|piece| !shared.cache.trusted(entry, *piece).is_empty()) {
@@ -173,7 +178,9 @@ impl Fetcher {
                 answered.push(flight.wait(&mut inner, part, waiter));
             }
         }
-        answered.into_iter().for_each(|waiters| waiters.tell(Ok(())));
+        for waiters in answered {
+            waiters.tell(Ok(()));
+        }
         Ok(Demand::Waiting)
     }
 
@@ -182,6 +189,9 @@ impl Fetcher {
     pub fn want(&self, entry: &Arc<Entry>, gap: ByteRange, lane: Lane) -> Vec<Interest> {
         let shared = &self.shared;
         let mut table = shared.table.lock();
+        if table.is_stopped {
+            return Vec::new();
+        }
         for piece in table.free(entry, gap) {
             if !shared.cache.trusted(entry, piece).is_empty() {
                 continue;
@@ -319,16 +329,23 @@ impl Fetcher {
     pub fn stop(&self) {
         let Some(Running { stop, workers }) = self.running.lock().take() else { return };
         drop(stop);
-        let table = std::mem::take(&mut *self.shared.table.lock());
+        let stopped = Table { is_stopped: true, ..Table::default() };
+        let table = std::mem::replace(&mut *self.shared.table.lock(), stopped);
         let flights: Vec<_> = table.flights.into_values().flat_map(BTreeMap::into_values).collect();
-        flights.iter().for_each(|flight| flight.cancel.cancel());
+        for flight in &flights {
+            flight.cancel.cancel();
+        }
         // A worker's reply may hold the last reference to us: a thread does not wait for itself.
         for worker in workers.into_iter().filter(|worker| worker.thread().id() != thread::current().id()) {
             let _ = worker.join();
         }
         // What was still queued.
-        let gone = Error::new(Kind::Local, "the drive is being unmounted");
-        flights.iter().for_each(|flight| flight.end_early(&gone, BLOCK_SIZE_BYTES).1.tell(Err(&gone)));
+        let gone = unmounting();
+        for flight in &flights {
+            flight.end_early(&gone, BLOCK_SIZE_BYTES).1.tell(Err(&gone));
+        }
+        // What waits for the disk holds this room, and through it the cache, which must not be dropped by its own writer.
+        self.shared.cache.flush();
     }
 }
 
@@ -336,4 +353,8 @@ impl Drop for Fetcher {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn unmounting() -> Error {
+    Error::new(Kind::Local, "the drive is being unmounted")
 }

@@ -7,12 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::flight::Flight;
+use super::flight::{Flight, Whole};
 use crate::config::BLOCK_SIZE_BYTES;
-use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::origin::Patience;
-use crate::range::ByteRange;
 use crate::retry;
 
 /// A silent connection is given up after this part of the timeout, so that a second one can still answer in time.
@@ -21,8 +19,6 @@ const STALL_SHARE: u32 = 2;
 const FLIGHT_TIMEOUTS_MAX: u32 = 12;
 /// How often a wait before a retry looks whether the flight was called off.
 const LOOK: Duration = Duration::from_millis(20);
-
-type Whole = (ByteRange, Arc<Vec<u8>>, Digest);
 
 impl Shared {
     /// Flies one flight to its end. Never panics: a panic below is an error for whoever waits.

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::{Core, Handle};
 use crate::cache::Entry;
-use crate::config::Fill;
+use crate::config::{BLOCK_SIZE_BYTES, Fill};
 use crate::error::{Error, Result};
 use crate::fetch::{Interest, Lane};
 use crate::range::ByteRange;
@@ -98,7 +98,8 @@ impl Core {
         });
         for plan in &plans {
             // Only what is neither here nor on its way is asked for.
-            for slot in plan.range.slots(chunk) {
+            // In blocks, as all is: the reader may stand within one that was evicted behind it.
+            for slot in plan.range.align(BLOCK_SIZE_BYTES, entry.size_bytes()).slots(chunk) {
                 match self.fetch_slot(entry, slot, Lane::Lookahead, &kept) {
                     Ok(begun) => kept.extend(begun.into_iter().map(|interest| (plan.cursor, interest))),
                     Err(error) => log::warn!("lookahead of {}: {error}", entry.path()),
@@ -186,7 +187,10 @@ fn fill(core: &Arc<Core>, inbox: &Receiver<Weak<Handle>>) {
         match core.next_to_fill(&handle, &mut film.at) {
             Ok(Some(gap)) => {
                 film.passed_bytes = 0;
-                fill_gap(core, &handle, gap, inbox);
+                if !fill_gap(core, &handle, gap, inbox) {
+                    // The origin or the disk does not play along: tried again when the player reads on.
+                    films.pop();
+                }
             }
             Ok(None) => {
                 film.passed_bytes += film.at.saturating_sub(before);
@@ -212,16 +216,19 @@ fn add(films: &mut Vec<Filling>, handle: Weak<Handle>) {
     }
 }
 
-/// Fetches one gap, giving way as soon as anyone else wants the link.
-fn fill_gap(core: &Core, handle: &Handle, gap: ByteRange, inbox: &Receiver<Weak<Handle>>) {
+/// Fetches one gap, giving way as soon as anyone else wants the link. `false`: it ended, and nothing of it is here.
+fn fill_gap(core: &Core, handle: &Handle, gap: ByteRange, inbox: &Receiver<Weak<Handle>>) -> bool {
     let mut interests = core.fetcher.want(&handle.entry, gap, Lane::Fill);
     while !interests.is_empty() && core.fetcher.is_idle() {
         thread::sleep(LOOK / 10);
         interests.retain(|interest| !interest.is_over());
         if is_closed(inbox) {
-            return;
+            return true;
         }
     }
+    // A flight is over when its bytes have landed, which is before they can be read from the disk.
+    core.cache.flush();
+    !interests.is_empty() || !core.cache.trusted(&handle.entry, gap).is_empty()
 }
 
 fn is_closed(inbox: &Receiver<Weak<Handle>>) -> bool {

@@ -127,14 +127,16 @@ mod tests {
 
     fn pending(timeout: Duration) -> (Arc<Pending>, crossbeam_channel::Receiver<Option<Kind>>) {
         let (answer, answers) = bounded(1);
-        let reply = Box::new(move |result: Result<&[u8]>| drop(answer.send(result.err().map(|error| error.kind()))));
+        let reply = Box::new(move |result: Result<&[u8]>| {
+            let _ = answer.send(result.err().map(|error| error.kind()));
+        });
         (Pending::new(ByteRange::new(0, 4), Instant::now() + timeout, reply, |_| {}), answers)
     }
 
     #[test]
     fn a_read_nobody_answers_ends_at_its_deadline() {
         let deadlines = Deadlines::start(|| {}).unwrap();
-        let (long, long_answers) = pending(Duration::from_secs(600));
+        let (long, long_answers) = pending(Duration::from_mins(10));
         deadlines.watch(&long).unwrap();
         let (short, answers) = pending(Duration::from_millis(30));
         short.expect();
@@ -146,7 +148,7 @@ mod tests {
     #[test]
     fn an_answered_read_is_watched_no_longer() {
         let deadlines = Deadlines::start(|| {}).unwrap();
-        let (read, answers) = pending(Duration::from_secs(600));
+        let (read, answers) = pending(Duration::from_mins(10));
         deadlines.watch(&read).unwrap();
         read.expect();
         read.settle(Ok(()));

@@ -188,7 +188,7 @@ impl Core {
         waiter: &Arc<dyn Waiter>,
     ) -> Result<()> {
         let range = read.range();
-        let span = self.span(entry, access, range);
+        let span = span(entry, access, range);
         let coverage = self.cache.coverage(entry, span)?;
         let unchecked: Vec<_> =
             coverage.unchecked.into_iter().filter(|chunk| !chunk.range.intersect(range).is_empty()).collect();
@@ -216,14 +216,14 @@ impl Core {
         }
         Ok(())
     }
+}
 
-    /// What is worth fetching for a read: a probe's own blocks, or, of a run, all to the end of its chunk.
-    fn span(&self, entry: &Entry, access: Access, range: ByteRange) -> ByteRange {
-        let blocks = range.align(BLOCK_SIZE_BYTES, entry.size_bytes());
-        match access {
-            Access::Probe => blocks,
-            Access::Sequential => ByteRange::new(blocks.start, entry.slot(blocks.end.max(1) - 1).end),
-        }
+/// What is worth fetching for a read: a probe's own blocks, or, of a run, all to the end of its chunk.
+fn span(entry: &Entry, access: Access, range: ByteRange) -> ByteRange {
+    let blocks = range.align(BLOCK_SIZE_BYTES, entry.size_bytes());
+    match access {
+        Access::Probe => blocks,
+        Access::Sequential => ByteRange::new(blocks.start, entry.slot(blocks.end.max(1) - 1).end),
     }
 }
 

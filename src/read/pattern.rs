@@ -73,7 +73,7 @@ impl Pattern {
             window.start <= range.start && range.start <= window.end
         };
         let closest = self.cursors.iter_mut().filter(near).min_by_key(|cursor| cursor.next.abs_diff(range.start));
-        let access = if let Some(cursor) = closest {
+        if let Some(cursor) = closest {
             if last_used != Some(cursor.id) && cursor.is_left {
                 self.is_interleaved = true;
             }
@@ -86,8 +86,7 @@ impl Pattern {
         } else {
             self.jump(range, size);
             Access::Probe
-        };
-        access
+        }
     }
 
     /// A read that belongs to no cursor: a new one, in place of the one longest unused.
@@ -202,11 +201,15 @@ mod tests {
     #[test]
     fn a_seek_calls_off_the_old_lookahead() {
         let mut pattern = Pattern::default();
-        (0..16).for_each(|at| drop(read(&mut pattern, at * 128 * KIB, 128 * KIB)));
+        for at in 0..16 {
+            read(&mut pattern, at * 128 * KIB, 128 * KIB);
+        }
         assert_eq!(ahead(&pattern).len(), 1);
         read(&mut pattern, 500 * MIB, 128 * KIB);
         assert_eq!(ahead(&pattern), []);
-        (1..4).for_each(|at| drop(read(&mut pattern, 500 * MIB + at * 128 * KIB, 128 * KIB)));
+        for at in 1..4 {
+            read(&mut pattern, 500 * MIB + at * 128 * KIB, 128 * KIB);
+        }
         assert_eq!(ahead(&pattern).len(), 1);
         assert!(ahead(&pattern)[0].start > 500 * MIB);
     }
@@ -214,7 +217,9 @@ mod tests {
     #[test]
     fn reading_the_index_at_the_end_is_no_seek() {
         let mut pattern = Pattern::default();
-        (0..16).for_each(|at| drop(read(&mut pattern, at * 128 * KIB, 128 * KIB)));
+        for at in 0..16 {
+            read(&mut pattern, at * 128 * KIB, 128 * KIB);
+        }
         (0..8).for_each(|at| assert_eq!(read(&mut pattern, SIZE - MIB + at * 128 * KIB, 128 * KIB), Access::Probe));
         assert_eq!(ahead(&pattern).len(), 1, "the film's own run goes on");
     }

@@ -79,10 +79,10 @@ impl Pending {
         }
     }
 
-    /// Lets `fill` put bytes of `part` in place; `false` if it could not.
+    /// Lets `fill` put bytes of `part` in place; `false` if it could not. Nothing to do once the read was answered.
     pub fn fill(&self, part: ByteRange, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
         let from = (part.start - self.range.start) as usize;
-        fill(&mut self.state.lock().bytes[from..from + part.len() as usize])
+        self.state.lock().bytes.get_mut(from..from + part.len() as usize).is_none_or(fill)
     }
 
     /// Look for all of it again, once every answer that is owed has come.
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn it_is_answered_once_when_all_has_landed() {
-        let (read, answers) = pending(Duration::from_secs(60));
+        let (read, answers) = pending(Duration::from_mins(1));
         read.expect();
         read.expect();
         read.land(12, b"cd");
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn the_first_error_ends_it() {
-        let (read, answers) = pending(Duration::from_secs(60));
+        let (read, answers) = pending(Duration::from_mins(1));
         read.expect();
         read.expect();
         read.settle(Err(&Error::new(Kind::Missing, "gone")));
@@ -195,8 +195,16 @@ mod tests {
     }
 
     #[test]
+    fn a_read_that_is_over_takes_nothing_more() {
+        let (read, answers) = pending(Duration::from_mins(1));
+        read.fail(Error::new(Kind::TimedOut, "meanwhile"));
+        assert!(read.fill(ByteRange::new(11, 13), |_| unreachable!("its bytes are gone")));
+        assert_eq!(answers.recv().unwrap(), Err(Kind::TimedOut));
+    }
+
+    #[test]
     fn a_dropped_read_is_answered() {
-        let (read, answers) = pending(Duration::from_secs(60));
+        let (read, answers) = pending(Duration::from_mins(1));
         drop(read);
         assert_eq!(answers.recv().unwrap(), Err(Kind::Local));
     }

@@ -11,28 +11,49 @@ use crate::range::ByteRange;
 /// Most rows one page holds.
 pub const PAGE_MAX: usize = 1_000;
 
+/// Longest row there can be: the largest chunk size. Longer ones are damage, and would be read into memory.
+const CHUNK_BYTES_MAX: u64 = 64 << 20;
+
+/// Backwards from the end of the range; whoever steps through it stops at the first row that starts at or before the
+/// range. One descent into the tree, where finding that row first would take two (13 µs, not 8, and the same at p99).
+pub(super) const COVERING: &str = "
+    SELECT entry_id, start_byte, end_byte, sha256, accessed_at FROM cache_chunks
+    WHERE entry_id = ?1 AND start_byte < ?2 ORDER BY start_byte DESC";
+
+pub(super) const HELD: &str =
+    "SELECT count(*), coalesce(sum(end_byte - start_byte), 0) FROM cache_chunks WHERE entry_id = ?1";
+
+/// Along the index by age, so that it stops at its limit.
+pub(super) const OLDEST: &str = "
+    SELECT c.entry_id, c.start_byte, c.end_byte, c.sha256, c.accessed_at, e.chunk_size
+    FROM cache_chunks c INDEXED BY cache_chunks_by_age
+    JOIN cache_entries e ON e.entry_id = c.entry_id
+    WHERE e.pinned = 0 ORDER BY c.accessed_at LIMIT ?1 OFFSET ?2";
+
 const ENTRY_COLUMNS: &str = "entry_id, path, version, size_bytes, chunk_size, accessed_at, pinned";
 
 impl Index {
-    /// The recorded chunks that hold any byte of `range`, in order. It starts at the greatest `start_byte` at or
-    /// before the range and walks to its end, so it costs O(log n + answer) however many rows stand before.
+    /// The recorded chunks that hold any byte of `range`, in order. It walks from the end of the range back to the
+    /// greatest `start_byte` at or before it, so it costs O(log n + answer) however many rows stand around.
     pub fn covering(&self, entry_id: i64, range: ByteRange) -> Result<Vec<ChunkRow>> {
         if range.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = self.read(|connection| {
-            let mut query = connection.prepare_cached(
-                "SELECT entry_id, start_byte, end_byte, sha256, accessed_at FROM cache_chunks
-                 WHERE entry_id = ?1 AND start_byte < ?3 AND start_byte >= coalesce(
-                     (SELECT max(start_byte) FROM cache_chunks WHERE entry_id = ?1 AND start_byte <= ?2), ?2)
-                 ORDER BY start_byte",
-            )?;
-            query
-                .query_map(params![entry_id, stored(range.start), stored(range.end)], chunk_row)?
-                .collect::<rusqlite::Result<Vec<_>>>()
+        let mut covering = self.read(|connection| {
+            let mut query = connection.prepare_cached(COVERING)?;
+            let mut rows = query.query(params![entry_id, stored(range.end)])?;
+            let mut covering = Vec::new();
+            while let Some(row) = rows.next()? {
+                // The last one may end before the range begins.
+                covering.extend(chunk_row(row)?.filter(|chunk| !chunk.range.intersect(range).is_empty()));
+                if row.get::<_, i64>(1)? <= stored(range.start) {
+                    break;
+                }
+            }
+            Ok(covering)
         })?;
-        // The first row may end before the range begins.
-        Ok(rows.into_iter().flatten().filter(|row| !row.range.intersect(range).is_empty()).collect())
+        covering.reverse();
+        Ok(covering)
     }
 
     /// The entry of one version of a path, if there is one.
@@ -103,11 +124,7 @@ impl Index {
     /// Number and bytes of an entry's chunks.
     pub fn held(&self, entry_id: i64) -> Result<(u64, u64)> {
         self.read(|connection| {
-            connection
-                .prepare_cached(
-                    "SELECT count(*), coalesce(sum(end_byte - start_byte), 0) FROM cache_chunks WHERE entry_id = ?1",
-                )?
-                .query_row([entry_id], |row| Ok((loaded(row.get(0)?), loaded(row.get(1)?))))
+            connection.prepare_cached(HELD)?.query_row([entry_id], |row| Ok((loaded(row.get(0)?), loaded(row.get(1)?))))
         })
     }
 
@@ -116,12 +133,7 @@ impl Index {
     pub fn oldest(&self, skip: usize, limit: usize) -> Result<Vec<(ChunkRow, u64)>> {
         let rows = self.read(|connection| {
             connection
-                .prepare_cached(
-                    "SELECT c.entry_id, c.start_byte, c.end_byte, c.sha256, c.accessed_at, e.chunk_size
-                     FROM cache_chunks c INDEXED BY cache_chunks_by_age
-                     JOIN cache_entries e ON e.entry_id = c.entry_id
-                     WHERE e.pinned = 0 ORDER BY c.accessed_at LIMIT ?1 OFFSET ?2",
-                )?
+                .prepare_cached(OLDEST)?
                 .query_map([stored(limit.min(PAGE_MAX) as u64), stored(skip as u64)], |row| {
                     Ok(chunk_row(row)?.zip(row.get::<_, i64>(5).map(|size| loaded(size).max(1)).ok()))
                 })?
@@ -135,7 +147,8 @@ impl Index {
 fn chunk_row(row: &Row<'_>) -> rusqlite::Result<Option<ChunkRow>> {
     let (entry_id, start, end): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
     let digest = Digest::from_stored(row.get_ref(3)?.as_blob().unwrap_or_default());
-    Ok(digest.filter(|_| 0 <= start && start < end).map(|digest| ChunkRow {
+    let is_sound = 0 <= start && start < end && loaded(end.saturating_sub(start)) <= CHUNK_BYTES_MAX;
+    Ok(digest.filter(|_| is_sound).map(|digest| ChunkRow {
         entry_id,
         range: ByteRange::new(loaded(start), loaded(end)),
         digest,

@@ -1,4 +1,4 @@
-//! The index: the SQLite database that alone says which bytes of which version are on disk. Opening, schema,
+//! The index: the `SQLite` database that alone says which bytes of which version are on disk. Opening, schema,
 //! migrations, and the connections. Queries stand beside it: `covering` reads, `recording` writes.
 //! Never here: chunk bytes, and any decision on what to keep.
 //!
@@ -27,6 +27,8 @@ pub use recording::{EntryKey, NewChunk, Touch};
 const SCHEMA: i64 = 1;
 /// Idle reading connections kept; more are opened under load and closed after.
 const READERS_MAX: usize = 8;
+/// Pages each of them keeps in memory: the inner ones of an index of ten million rows.
+const READER_CACHE_KIB: i64 = 4 << 10;
 /// A reader waits this long for a checkpoint's lock before it gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A database up to this size is checked page by page at start (about 100 ms); a larger one where it is used.
@@ -35,7 +37,7 @@ const QUICK_CHECK_BYTES_MAX: u64 = 64 << 20;
 /// One migration a line: from schema `n` to `n + 1`.
 const MIGRATIONS: [&str; SCHEMA as usize] = ["
     CREATE TABLE cache_entries (
-        entry_id    INTEGER PRIMARY KEY,
+        entry_id    INTEGER PRIMARY KEY AUTOINCREMENT, -- data files and trust go by it: never used twice
         origin      TEXT    NOT NULL,
         path        TEXT    NOT NULL,
         version     TEXT    NOT NULL,
@@ -198,6 +200,8 @@ fn open_reader(path: &Path) -> Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
+        // Not mapped into memory, though that is faster: a disk error would then be a signal that ends the process.
+        connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
         connection.set_prepared_statement_cache_capacity(16);
         Ok(connection)
     };
@@ -252,12 +256,12 @@ pub fn micros(time: SystemTime) -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// As SQLite stores integers. Sizes and offsets are checked to fit at the door (`Cache::entry`).
+/// As `SQLite` stores integers. Sizes and offsets are checked to fit at the door (`Cache::entry`).
 fn stored(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// Back from SQLite; a negative number is only ever damage, and an empty range follows from it.
+/// Back from `SQLite`; a negative number is only ever damage, and an empty range follows from it.
 fn loaded(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }

@@ -113,13 +113,13 @@ impl Index {
         })
     }
 
-    /// Takes these rows out; rows that are gone already are no error.
+    /// Takes these rows out; rows that are gone already, or are others by now, are left alone.
     pub fn remove(&self, chunks: &[ChunkRow]) -> Result<()> {
         self.write(|connection| {
-            let mut remove =
-                connection.prepare_cached("DELETE FROM cache_chunks WHERE entry_id = ?1 AND start_byte = ?2")?;
+            let mut remove = connection
+                .prepare_cached("DELETE FROM cache_chunks WHERE entry_id = ?1 AND start_byte = ?2 AND end_byte = ?3")?;
             for chunk in chunks {
-                remove.execute(params![chunk.entry_id, stored(chunk.range.start)])?;
+                remove.execute(params![chunk.entry_id, stored(chunk.range.start), stored(chunk.range.end)])?;
             }
             Ok(())
         })
