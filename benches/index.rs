@@ -35,14 +35,18 @@ fn fill(path: &Path, rows: u64) {
                     "INSERT INTO cache_entries (origin, path, version, size_bytes, chunk_size, created_at, accessed_at)
                      VALUES ('o', ?1, 'v', ?2, ?3, 1, 1)",
                 )?
-                .execute(params![format!("films/{entry}.mkv"), (CHUNKS_OF_ENTRY * CHUNK) as i64, CHUNK as i64])?;
+                .execute(params![
+                    format!("films/{entry}.mkv"),
+                    (CHUNKS_OF_ENTRY * CHUNK).cast_signed(),
+                    CHUNK.cast_signed()
+                ])?;
             for chunk in 0..CHUNKS_OF_ENTRY {
                 let at = fastrand::i64(..1 << 50);
                 let digest: [u8; 32] = std::array::from_fn(|_| fastrand::u8(..));
-                let (start, end) = ((chunk * CHUNK) as i64, ((chunk + 1) * CHUNK) as i64);
+                let (start, end) = ((chunk * CHUNK).cast_signed(), ((chunk + 1) * CHUNK).cast_signed());
                 transaction
                     .prepare_cached("INSERT INTO cache_chunks VALUES (?1, ?2, ?3, ?4, ?5)")?
-                    .execute(params![entry as i64, start, end, digest, at])?;
+                    .execute(params![entry.cast_signed(), start, end, digest, at])?;
             }
         }
         transaction.commit()?;
@@ -55,7 +59,7 @@ fn fill(path: &Path, rows: u64) {
 }
 
 fn query(index: &Index, rows: u64, dice: &mut fastrand::Rng) -> usize {
-    let entry = dice.i64(1..=(rows / CHUNKS_OF_ENTRY) as i64);
+    let entry = dice.i64(1..=(rows / CHUNKS_OF_ENTRY).cast_signed());
     let range = ByteRange::at(dice.u64(..CHUNKS_OF_ENTRY * CHUNK - READ), READ);
     index.covering(entry, range).expect("it answers").len()
 }
@@ -79,7 +83,7 @@ fn covering(criterion: &mut Criterion) {
             })
             .collect();
         times.sort_unstable();
-        let micros = |share: usize| times[QUERIES * share / 1_000].as_nanos() as f64 / 1_000.0;
+        let micros = |share: usize| times[QUERIES * share / 1_000].as_secs_f64() * 1e6;
         println!(
             "covering, {name} rows: p50 {:.1} µs, p99 {:.1} µs, p99.9 {:.1} µs",
             micros(500),

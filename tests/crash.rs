@@ -3,6 +3,7 @@
 //!
 //! The child is this same program, started again with a variable that tells it what to read; it runs as the test
 //! `child`, which without that variable does nothing.
+#![allow(clippy::unwrap_used, reason = "a test that meets an error should end there")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -111,7 +112,9 @@ fn recorded(dir: &Path) -> BTreeMap<String, RangeSet> {
             let page = index.chunks(entry.entry_id, at).unwrap();
             let Some(last) = page.last() else { break };
             at = last.range.end;
-            page.iter().for_each(|chunk| recorded.entry(entry.path.clone()).or_default().insert(chunk.range));
+            for chunk in &page {
+                recorded.entry(entry.path.clone()).or_default().insert(chunk.range);
+            }
         }
     }
     recorded
@@ -151,9 +154,9 @@ fn two_hundred_kills_leave_nothing_false_and_lose_nothing_recorded() {
             .unwrap();
         let mut out = child.stdout.take().unwrap();
         if dice.u8(..8) > 0 {
-            let (mut seen, mut byte) = (Vec::new(), [0]);
-            while !seen.ends_with(b"reading") && out.read(&mut byte).unwrap() > 0 {
-                seen.push(byte[0]);
+            let (mut told, mut byte) = (Vec::new(), [0]);
+            while !told.ends_with(b"reading") && out.read(&mut byte).unwrap() > 0 {
+                told.push(byte[0]);
             }
         }
         thread::sleep(Duration::from_micros(dice.u64(..60_000)));

@@ -54,14 +54,14 @@ impl DataDir {
             }
             Ok(file)
         };
-        open().map(|file| DataFile { file }).map_err(|error| Error::io(path.display(), &error))
+        open().map(|file| DataFile { file: Some(file) }).map_err(|error| Error::io(path.display(), &error))
     }
 
     /// Opens an entry's data file if it is there.
     pub fn open_existing(&self, entry_id: i64) -> Result<Option<DataFile>> {
         let path = self.path(entry_id);
         match OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(file) => Ok(Some(DataFile { file })),
+            Ok(file) => Ok(Some(DataFile { file: Some(file) })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io(path.display(), &error)),
         }
@@ -98,35 +98,50 @@ impl DataDir {
 
 /// One entry's bytes.
 pub struct DataFile {
-    file: File,
+    // `None`: there was no place for one. Every use of it fails then.
+    file: Option<File>,
 }
 
 impl DataFile {
+    /// Keeps nothing.
+    pub fn nowhere() -> Self {
+        Self { file: None }
+    }
+
+    /// Whether it can keep anything.
+    pub fn is_somewhere(&self) -> bool {
+        self.file.is_some()
+    }
+
+    fn file(&self) -> io::Result<&File> {
+        self.file.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+    }
+
     /// Fills `buffer` from `offset` on; a file that is too short is an error, as a hole would be zeros.
     pub fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
+        self.file()?.read_exact_at(buffer, offset)
     }
 
     /// Writes all of `bytes` at `offset`.
     pub fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)
+        self.file()?.write_all_at(bytes, offset)
     }
 
     /// Gives the range's blocks back to the filesystem.
     pub fn punch(&self, range: ByteRange) -> io::Result<()> {
         // A hole that ends with the file, within a block, would leave that block on the disk.
-        let is_last = range.end >= self.file.metadata()?.len();
+        let is_last = range.end >= self.file()?.metadata()?.len();
         let end = if is_last { range.end.next_multiple_of(DISK_BLOCK_BYTES) } else { range.end };
-        sys::punch_hole(&self.file, ByteRange::new(range.start, end))
+        sys::punch_hole(self.file()?, ByteRange::new(range.start, end))
     }
 
     /// Returns when all written bytes are on the disk.
     pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file()?.sync_data()
     }
 
     /// Bytes the filesystem holds for it.
     pub fn allocated_bytes(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.blocks() * 512)
+        Ok(self.file()?.metadata()?.blocks() * 512)
     }
 }

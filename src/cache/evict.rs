@@ -2,6 +2,7 @@
 //! first, never a chunk being read.
 //! Never here: writing chunks.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use super::Shared;
@@ -61,7 +62,7 @@ impl Shared {
             if removed.is_ok() {
                 match self.with_data(row.entry_id, |data| data.punch(row.range)) {
                     Ok(()) => {
-                        self.forget_bytes(row.range);
+                        self.forget_bytes(disk_cost(row.range));
                         freed += disk_cost(row.range);
                         self.metrics.cache_evicted_bytes.add(row.range.len());
                     }
@@ -72,6 +73,12 @@ impl Shared {
             self.hot.gone(row.entry_id, *slot_size, row.range);
         }
         removed?;
+        // An entry whose last chunk went is a row and an empty file: a scan of many films must not leave a heap of them.
+        for entry_id in rows.iter().map(|row| row.entry_id).collect::<BTreeSet<_>>() {
+            if self.index.held(entry_id)?.0 == 0 {
+                self.retire(entry_id)?;
+            }
+        }
         Ok(freed)
     }
 }

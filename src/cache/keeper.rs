@@ -97,7 +97,7 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
                 thread::sleep(CLAIM_LOOK);
             }
             match shared.with_data(entry_id, |data| data.punch(range)) {
-                Ok(()) => shared.forget_bytes(range),
+                Ok(()) => shared.forget_bytes(disk_cost(range)),
                 Err(error) => log::warn!("cache: {error}"),
             }
             shared.hot.gone(entry_id, slot_size, range);
@@ -115,14 +115,14 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
 
 /// Makes room and writes.
 fn write(shared: &Shared, entry: &Entry, range: ByteRange, bytes: &[u8], written: &Sender<Written>) -> Result<Kept> {
-    if !make_room(shared, disk_cost(range), written)? {
+    if !entry.is_kept() || !make_room(shared, disk_cost(range), written)? {
         return Ok(Kept::Skipped);
     }
     shared.used_bytes.fetch_add(disk_cost(range), Ordering::Relaxed);
     if let Err(error) = entry.data.write(bytes, range.start) {
         // Part of it may be on disk.
         let _ = entry.data.punch(range);
-        shared.forget_bytes(range);
+        shared.forget_bytes(disk_cost(range));
         return Err(Error::io("writing to the cache", &error));
     }
     Ok(Kept::Written)

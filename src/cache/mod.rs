@@ -26,7 +26,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
@@ -75,6 +75,8 @@ struct Shared {
     drops: Mutex<()>,
     // Bytes on disk, with those about to be written. Only the writer thread adds.
     used_bytes: AtomicU64,
+    // The next id of an entry that keeps nothing; they go down from -1.
+    unkept: AtomicI64,
     // Rows could not be committed: until they can, nothing more is kept, as it could not be evicted.
     cannot_record: AtomicBool,
     metrics: Arc<Metrics>,
@@ -134,6 +136,11 @@ impl Entry {
         self.stat.size_bytes
     }
 
+    /// Whether anything can be kept of it.
+    fn is_kept(&self) -> bool {
+        self.data.is_somewhere()
+    }
+
     /// Width of a slot: chunks lie within multiples of it.
     pub fn chunk_size_bytes(&self) -> u64 {
         self.chunk_size_bytes
@@ -161,6 +168,7 @@ impl Cache {
             open: Mutex::default(),
             drops: Mutex::default(),
             used_bytes: AtomicU64::new(0),
+            unkept: AtomicI64::new(-1),
             cannot_record: AtomicBool::new(false),
             origin: origin.to_owned(),
             config: config.clone(),
@@ -174,7 +182,8 @@ impl Cache {
         Ok(Self { shared, jobs: Some(jobs), writer: Some(writer) })
     }
 
-    /// The entry of this version of `path`: the one there is, or a new one. Entries of other versions give way.
+    /// The entry of this version of `path`: the one there is, or a new one. Entries of other versions give way. Where
+    /// there is no place for an entry (a full disk, an index that can't be written) it keeps nothing.
     pub fn entry(&self, path: &str, stat: &Stat) -> Result<Arc<Entry>> {
         if i64::try_from(stat.size_bytes).is_err() {
             return Err(Error::new(
@@ -185,18 +194,21 @@ impl Cache {
         let shared = &self.shared;
         let key = EntryKey { origin: &shared.origin, path, version: stat.version.as_str() };
         let mut open = shared.open.lock();
-        let (id, chunk_size_bytes) =
-            shared.index.add_entry(&key, stat.size_bytes, shared.config.chunk_size_bytes, micros(SystemTime::now()))?;
-        if let Some(entry) = open.get(&id).and_then(Weak::upgrade) {
+        let found = shared.find_or_add(&key, stat.size_bytes);
+        if let Ok((id, _)) = found
+            && let Some(entry) = open.get(&id).and_then(Weak::upgrade)
+        {
             return Ok(entry);
         }
-        let entry = Arc::new(Entry {
-            id,
-            path: path.into(),
-            stat: stat.clone(),
-            chunk_size_bytes: chunk_size_bytes.max(1),
-            data: shared.data.open_or_create(id, stat.size_bytes)?,
+        let placed = found.and_then(|(id, chunk)| Ok((id, chunk, shared.data.open_or_create(id, stat.size_bytes)?)));
+        let (id, chunk_size_bytes, data) = placed.unwrap_or_else(|error| {
+            log::warn!("cache: {path} is served but not kept: {error}");
+            // Below all ids of the index: no row is ever found for it.
+            let id = shared.unkept.fetch_sub(1, Ordering::Relaxed);
+            (id, shared.config.chunk_size_bytes, DataFile::nowhere())
         });
+        let chunk_size_bytes = chunk_size_bytes.max(1);
+        let entry = Arc::new(Entry { id, path: path.into(), stat: stat.clone(), chunk_size_bytes, data });
         open.retain(|_, entry| entry.strong_count() > 0);
         open.insert(id, Arc::downgrade(&entry));
         drop(open);
@@ -330,6 +342,16 @@ impl Drop for Cache {
 }
 
 impl Shared {
+    /// The id and chunk size of an entry, made if need be and if it can be.
+    fn find_or_add(&self, key: &EntryKey<'_>, size_bytes: u64) -> Result<(i64, u64)> {
+        let now = micros(SystemTime::now());
+        self.index.add_entry(key, size_bytes, self.config.chunk_size_bytes, now).or_else(|error| {
+            // What can't be written may still be read.
+            let there = self.index.find_entry(key)?;
+            there.map(|row| (row.entry_id, row.chunk_size_bytes)).ok_or(error)
+        })
+    }
+
     fn budget_bytes(&self) -> u64 {
         self.config.size_bytes - self.config.size_bytes / FILESYSTEM_SHARE
     }
@@ -350,8 +372,8 @@ impl Shared {
         done.map_err(|error| Error::io(format!("the cached data of entry {entry_id}"), &error))
     }
 
-    fn forget_bytes(&self, range: ByteRange) {
-        let cost = disk_cost(range);
+    /// `cost` bytes are no longer on the disk.
+    fn forget_bytes(&self, cost: u64) {
         // Saturating: after a crash the first count is of rows, and a row may have been rounded.
         let _ =
             self.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(used.saturating_sub(cost)));

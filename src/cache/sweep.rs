@@ -81,11 +81,11 @@ impl Shared {
             at = last.range.end;
             for chunk in &page {
                 freed += disk_cost(chunk.range);
-                self.forget_bytes(chunk.range);
             }
         }
         self.index.remove_entry(entry_id)?;
         self.data.remove(entry_id)?;
+        self.forget_bytes(freed);
         Ok(freed)
     }
 }

@@ -2,6 +2,7 @@
 //! serves nobody meanwhile.
 //! Never here: what to print.
 
+use super::data::disk_cost;
 use super::index::EntryRow;
 use super::{Cache, Shared};
 use crate::error::{Error, Kind, Result};
@@ -66,7 +67,7 @@ impl Cache {
                     }
                     verified.bad += 1;
                     self.shared.index.remove(std::slice::from_ref(chunk))?;
-                    self.shared.forget_bytes(chunk.range);
+                    self.shared.forget_bytes(disk_cost(chunk.range));
                     self.shared.with_data(entry.entry_id, |data| data.punch(chunk.range))?;
                     on_bad(&BadChunk { path: entry.path.clone(), version: entry.version.clone(), range: chunk.range });
                 }

@@ -39,12 +39,28 @@ impl Drive {
         };
         let drive = Arc::clone(self);
         let path = Arc::clone(&node.path);
-        self.stats.get(&path, Box::new(move |stat| reply(stat.and_then(|stat| drive.opened(&node, &stat)))));
+        self.stats.get(
+            &path,
+            Box::new(move |stat| {
+                let stat = match stat {
+                    Ok(stat) => stat,
+                    Err(error) => return reply(Err(error)),
+                };
+                let opens = Arc::clone(&drive);
+                // A refused job is dropped with its reply, which the kernel's adapter then answers with EIO.
+                let queued = opens.opens.run(move || reply(drive.opened(&node, &stat)));
+                if let Err(error) = queued {
+                    log::warn!("{error}");
+                }
+            }),
+        );
     }
 
     fn opened(&self, node: &Arc<Node>, stat: &Stat) -> Result<Opened> {
         if !node.bind(stat) {
-            self.forget_version(&node.path);
+            // The stat is new; it is the number that is old.
+            self.inodes.supersede(node);
+            self.listings.expire(folder_of(&node.path));
             return Err(changed(&node.path));
         }
         let entry = self.cache.entry(&node.path, stat)?;
@@ -92,28 +108,24 @@ impl Drive {
             reply
         };
         let drive = Arc::downgrade(self);
-        let path = Arc::clone(&file.node.path);
+        let node = Arc::clone(&file.node);
         self.reader.read(
             &file.handle,
             range,
             Box::new(move |answer| {
                 if let Err(error) = &answer {
-                    log::warn!("{path}: reading {range}: {error}");
+                    log::warn!("{}: reading {range}: {error}", node.path);
                     if error.kind() == Kind::Changed
                         && let Some(drive) = drive.upgrade()
                     {
-                        drive.forget_version(&path);
+                        drive.inodes.supersede(&node);
+                        drive.stats.expire(&node.path);
+                        drive.listings.expire(folder_of(&node.path));
                     }
                 }
                 reply(answer);
             }),
         );
-    }
-
-    /// The file has changed: the next lookup and open ask the origin.
-    fn forget_version(&self, path: &str) {
-        self.stats.expire(path);
-        self.listings.expire(path.rsplit_once('/').map_or("", |(folder, _)| folder));
     }
 
     /// The next data (`false`) or hole (`true`) from `offset` on. A far file has no holes but the one at its end.
@@ -151,4 +163,9 @@ impl Drive {
             _ => None,
         })
     }
+}
+
+/// The folder a path lies in.
+fn folder_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
 }

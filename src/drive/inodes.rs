@@ -124,8 +124,8 @@ fn size_of(listed: &Listed) -> Option<u64> {
     }
 }
 
-/// The number a path has in a listing, and, unless it is taken, everywhere: the same at each mount.
-pub fn number_of(path: &str) -> u64 {
+/// The number a path gets unless it is taken: the same at each mount.
+fn number_of(path: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     path.hash(&mut hasher);
     hasher.finish().max(ROOT + 1)
@@ -174,11 +174,26 @@ impl Inodes {
             ino = ino.wrapping_add(1).max(ROOT + 1);
         }
         let path: Arc<str> = path.into();
+        // A stat from before the change that the listing shows would tie the new number to the old version.
+        let stat = stat.filter(|stat| size_of(listed).is_none_or(|size| size == stat.size_bytes));
         let known = Known { listed_size_bytes: size_of(listed), listed_modified: listed.modified, stat: stat.cloned() };
         let node = Arc::new(Node { ino, path: Arc::clone(&path), kind, known: Mutex::new(known) });
         state.nodes.insert(ino, (Arc::clone(&node), 1));
         state.current.insert(path, ino);
         node
+    }
+
+    /// The file behind this node is another version by now: the next lookup of its name gets a new number.
+    pub fn supersede(&self, node: &Node) {
+        let mut state = self.state.lock();
+        if state.current.get(&node.path) == Some(&node.ino) {
+            state.current.remove(&node.path);
+        }
+    }
+
+    /// The number a path has now, or would get.
+    pub fn current_number(&self, path: &str) -> u64 {
+        self.state.lock().current.get(path).copied().unwrap_or_else(|| number_of(path))
     }
 
     /// The kernel has let go of `lookups` of its references.
@@ -241,6 +256,18 @@ mod tests {
         let node = inodes.look_up("a.mkv", &file(Some(5), 1), None);
         assert!(!node.bind(&stat(6, "x")));
         assert!(node.bind(&stat(5, "x")));
+    }
+
+    #[test]
+    fn a_superseded_number_is_not_found_again() {
+        let inodes = Inodes::new();
+        let old = inodes.look_up("a.mkv", &file(Some(5), 1), Some(&stat(5, "x")));
+        inodes.supersede(&old);
+        let new = inodes.look_up("a.mkv", &file(Some(5), 1), None);
+        assert_ne!(new.ino, old.ino);
+        assert!(new.bind(&stat(5, "y")));
+        inodes.supersede(&old);
+        assert_eq!(inodes.current_number("a.mkv"), new.ino, "only the current one can be superseded");
     }
 
     #[test]

@@ -1,15 +1,15 @@
-//! Threads that ask the origin about names, so that no thread of the kernel's does.
-//! Never here: what is asked.
+//! Threads for what may take its time: asking the origin about names, opening files in the cache. So no thread of the
+//! kernel's does.
+//! Never here: what is done.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Sender, bounded};
 
 use crate::error::{Error, Kind, Result};
 
-/// Questions asked at once: a folder's worth of sizes in a few round trips.
-const THREADS: usize = 16;
-/// Questions waiting; more are refused, as each is somebody's `ls` that would wait minutes.
+/// Jobs waiting; more are refused, as each is somebody's `ls` that would wait minutes.
 const WAITING_MAX: usize = 8_192;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -21,15 +21,21 @@ pub(super) struct Jobs {
 }
 
 impl Jobs {
-    pub(super) fn start() -> Result<Self> {
+    /// Starts `threads` threads, called `name`.
+    pub(super) fn start(name: &str, threads: usize) -> Result<Self> {
         let (queue, inbox) = bounded::<Job>(WAITING_MAX);
-        let threads = (0..THREADS)
+        let threads = (0..threads)
             .map(|number| {
                 let inbox = inbox.clone();
                 thread::Builder::new()
-                    .name(format!("names-{number}"))
-                    .spawn(move || inbox.into_iter().for_each(|job| job()))
-                    .map_err(|error| Error::io("starting a thread for names", &error))
+                    .name(format!("{name}-{number}"))
+                    .spawn(move || {
+                        for job in inbox {
+                            // Whoever waits for a job that panicked is answered when what it held is dropped.
+                            let _ = panic::catch_unwind(AssertUnwindSafe(job));
+                        }
+                    })
+                    .map_err(|error| Error::io("starting a thread", &error))
             })
             .collect::<Result<_>>()?;
         Ok(Self { queue: Some(queue), threads })
@@ -38,7 +44,7 @@ impl Jobs {
     /// Runs `job` on one of the threads. `Full` when too many wait.
     pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) -> Result<()> {
         let queued = self.queue.as_ref().is_some_and(|queue| queue.try_send(Box::new(job)).is_ok());
-        if queued { Ok(()) } else { Err(Error::new(Kind::Full, "too many names are being asked for")) }
+        if queued { Ok(()) } else { Err(Error::new(Kind::Full, "too many names are being asked for at once")) }
     }
 }
 

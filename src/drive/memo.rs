@@ -4,6 +4,7 @@
 //!
 //! Invariant: whoever asks is answered exactly once, without a lock held.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ type Load<V> = dyn Fn(&str) -> Result<V> + Send + Sync;
 /// Answers by path.
 pub(super) struct Memo<V> {
     ttl: Duration,
+    // A question that waited longer for a thread is not asked any more.
+    queue_wait_max: Duration,
     load: Box<Load<V>>,
     // What an answer weighs, and how much all may weigh before the least recently used go.
     weigh: fn(&V) -> usize,
@@ -62,15 +65,23 @@ struct Answer<V> {
 impl<V: Clone + Send + 'static> Memo<V> {
     /// Answers of `load` count as fresh for `ttl`; all together weigh at most `weight_max` (but one is always kept).
     pub(super) fn new(
-        ttl: Duration,
+        (ttl, queue_wait_max): (Duration, Duration),
         (weigh, weight_max): (fn(&V) -> usize, usize),
         jobs: &Arc<Jobs>,
         load: impl Fn(&str) -> Result<V> + Send + Sync + 'static,
     ) -> Result<Arc<Self>> {
         let (graced, to_grace) = bounded(GRACED_MAX);
         let state = Mutex::new(State { answers: LruCache::unbounded(), weight: 0, latency: Duration::ZERO });
-        let memo =
-            Arc::new(Self { ttl, load: Box::new(load), weigh, weight_max, jobs: Arc::clone(jobs), graced, state });
+        let memo = Arc::new(Self {
+            ttl,
+            queue_wait_max,
+            load: Box::new(load),
+            weigh,
+            weight_max,
+            jobs: Arc::clone(jobs),
+            graced,
+            state,
+        });
         let weak = Arc::downgrade(&memo);
         thread::Builder::new()
             .name("grace".into())
@@ -147,9 +158,17 @@ impl<V: Clone + Send + 'static> Memo<V> {
         }
         drop(state);
         let (memo, asked) = (Arc::clone(self), Arc::clone(path));
+        let queued_at = Instant::now();
         let job = move || {
             let asked_at = Instant::now();
-            let loaded = (memo.load)(&asked);
+            // Behind too many questions to an origin that hangs: whoever waits has waited long enough.
+            let loaded = if queued_at.elapsed() > memo.queue_wait_max {
+                Err(Error::new(Kind::TimedOut, format!("{asked}: the origin did not answer in time")))
+            } else {
+                panic::catch_unwind(AssertUnwindSafe(|| (memo.load)(&asked))).unwrap_or_else(|_| {
+                    Err(Error::new(Kind::Local, format!("{asked}: a question failed inside reelfs")))
+                })
+            };
             memo.answered(&asked, loaded, asked_at.elapsed());
         };
         if let Err(error) = self.jobs.run(job) {
@@ -252,14 +271,14 @@ mod tests {
 
     /// A memo whose answers count up, and whose origin answers one question for each token.
     fn counting(ttl: Duration) -> (Arc<Memo<usize>>, Sender<Result<()>>) {
-        let jobs = Arc::new(Jobs::start().unwrap());
+        let jobs = Arc::new(Jobs::start("test", 4).unwrap());
         let (token, tokens) = bounded::<Result<()>>(100);
         let count = AtomicUsize::new(0);
         let load = move |_: &str| match tokens.recv() {
             Ok(Err(error)) => Err(error),
             _ => Ok(count.fetch_add(1, Ordering::Relaxed)),
         };
-        (Memo::new(ttl, (|_| 1, 3), &jobs, load).unwrap(), token)
+        (Memo::new((ttl, LONG), (|_| 1, 3), &jobs, load).unwrap(), token)
     }
 
     #[test]

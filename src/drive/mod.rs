@@ -31,6 +31,10 @@ pub use files::Opened;
 pub use inodes::{Node, NodeKind, ROOT};
 pub use names::DirEntry;
 
+/// Questions about names asked at once: a folder's worth of sizes in a few round trips.
+const NAMES_THREADS: usize = 16;
+/// Files opened at once: each is an entry of the index, made or found, and never waits for the origin.
+const OPEN_THREADS: usize = 2;
 /// Names kept of all folders together, in listings: about 100 bytes each.
 const LISTED_NAMES_MAX: usize = 400_000;
 /// Stats kept: about 300 bytes each.
@@ -48,6 +52,8 @@ pub struct Drive {
     inodes: Inodes,
     listings: Arc<Memo<Listing>>,
     stats: Arc<Memo<Stat>>,
+    // Apart from the threads for names, which an origin that hangs can keep busy.
+    opens: Jobs,
     cache: Arc<Cache>,
     origin: Arc<dyn Origin>,
     config: DriveConfig,
@@ -107,17 +113,18 @@ impl Drive {
         config: &DriveConfig,
         (timeout, retries): (Duration, u32),
     ) -> Result<Self> {
-        let jobs = Arc::new(Jobs::start()?);
+        let jobs = Arc::new(Jobs::start("names", NAMES_THREADS)?);
+        let opens = Jobs::start("open", OPEN_THREADS)?;
         let cancel = Cancel::new();
         let ask = Ask { origin: Arc::clone(&origin), cancel: cancel.clone(), timeout, retries };
         let listings = {
             let ask = ask.clone();
             let weigh: fn(&Listing) -> usize = |listing| listing.len() + 1;
-            Memo::new(config.dir_ttl, (weigh, LISTED_NAMES_MAX), &jobs, move |path| {
+            Memo::new((config.dir_ttl, timeout), (weigh, LISTED_NAMES_MAX), &jobs, move |path| {
                 ask.of(|origin, patience| origin.list(path, patience)).map(Arc::new)
             })?
         };
-        let stats = Memo::new(config.dir_ttl, (|_| 1, STATS_MAX), &jobs, move |path| {
+        let stats = Memo::new((config.dir_ttl, timeout), (|_| 1, STATS_MAX), &jobs, move |path| {
             ask.of(|origin, patience| origin.stat(path, patience))
         })?;
         Ok(Self {
@@ -127,6 +134,7 @@ impl Drive {
             inodes: Inodes::new(),
             listings,
             stats,
+            opens,
             cache,
             origin,
             config: config.clone(),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::inodes::{ROOT, number_of};
+use super::inodes::ROOT;
 use super::{Attributes, Drive, Listing, NodeKind, OpenFolder};
 use crate::error::{Error, Kind, Result};
 use crate::origin::{Listed, ListedKind};
@@ -143,13 +143,13 @@ impl Drive {
     /// Names of an open folder from `offset` on, until `visit` says that it has no room (`true`).
     pub fn readdir(&self, handle: u64, offset: u64, mut visit: impl FnMut(DirEntry<'_>) -> bool) -> Result<()> {
         let folder = self.open_folder(handle)?;
-        for entry in folder.dots(offset) {
+        for entry in self.dots(&folder, offset) {
             if visit(entry) {
                 return Ok(());
             }
         }
         for (at, listed) in rest(&folder.listing, offset) {
-            let ino = number_of(&join(&folder.node.path, &listed.name));
+            let ino = self.inodes.current_number(&join(&folder.node.path, &listed.name));
             if visit(DirEntry { name: &listed.name, kind: kind_of(listed), ino, next_offset: at + 1 }) {
                 break;
             }
@@ -165,7 +165,7 @@ impl Drive {
         mut visit: impl FnMut(DirEntry<'_>, Option<Attributes>) -> bool,
     ) -> Result<()> {
         let folder = self.open_folder(handle)?;
-        for entry in folder.dots(offset) {
+        for entry in self.dots(&folder, offset) {
             if visit(entry, None) {
                 return Ok(());
             }
@@ -183,17 +183,11 @@ impl Drive {
         Ok(())
     }
 
-    fn open_folder(&self, handle: u64) -> Result<Arc<OpenFolder>> {
-        self.folders.get(handle).ok_or_else(|| Error::new(Kind::Invalid, "this folder is not open"))
-    }
-}
-
-impl OpenFolder {
     /// `.` and `..`, as far as `offset` has not passed them.
-    fn dots(&self, offset: u64) -> impl Iterator<Item = DirEntry<'static>> {
-        let own = self.node.ino;
-        let parent = match self.node.path.rsplit_once('/') {
-            Some((parent, _)) => number_of(parent),
+    fn dots(&self, folder: &OpenFolder, offset: u64) -> impl Iterator<Item = DirEntry<'static>> + use<> {
+        let own = folder.node.ino;
+        let parent = match folder.node.path.rsplit_once('/') {
+            Some((parent, _)) => self.inodes.current_number(parent),
             None => ROOT,
         };
         let dots = [(".", own), ("..", parent)].map(|(name, ino)| (name, ino, NodeKind::Folder));
@@ -201,6 +195,10 @@ impl OpenFolder {
             .zip(dots)
             .map(|(next_offset, (name, ino, kind))| DirEntry { name, kind, ino, next_offset })
             .filter(move |entry| entry.next_offset > offset)
+    }
+
+    fn open_folder(&self, handle: u64) -> Result<Arc<OpenFolder>> {
+        self.folders.get(handle).ok_or_else(|| Error::new(Kind::Invalid, "this folder is not open"))
     }
 }
 

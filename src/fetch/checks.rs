@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased};
 use parking_lot::Mutex;
@@ -36,6 +37,9 @@ impl Drop for After {
         }
     }
 }
+
+/// How long a thread rests after a check that could not be made.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 type Job = (Arc<Entry>, ChunkRow);
 /// Whoever waits for a chunk's check, by entry and first byte.
@@ -84,7 +88,9 @@ impl Checks {
             // A chunk that only waits as an early one is queued again, urgently; the second check is a lookup.
             self.waiting.lock().entry(key).or_default().push(Arc::clone(after));
             if self.urgent.try_send((Arc::clone(entry), chunk)).is_err() {
-                self.waiting.lock().remove(&key);
+                // Not dropped under the lock: other readers may look again, and come back here.
+                let refused = self.waiting.lock().remove(&key);
+                drop(refused);
                 return Err(Error::new(
                     Kind::Full,
                     format!("{}: too many cached chunks wait to be checked", entry.path()),
@@ -120,6 +126,8 @@ fn run(cache: &Cache, waiting: &Waiting, [urgent, early]: &[Receiver<Job>; 2], s
             && let Err(error) = cache.check(&entry, &chunk)
         {
             log::warn!("cache: cannot check {} of {}: {error}", chunk.range, entry.path());
+            // Its readers look again, and find it unchecked again, until their deadline: not thousands of times.
+            thread::sleep(AFTER_FAILURE);
         }
         // Dropped outside the lock: the last one runs a reader.
         let done = waiting.lock().remove(&(entry.id(), chunk.range.start));

@@ -185,6 +185,11 @@ impl Flight {
         (None, answered)
     }
 
+    /// Gives its memory up: it has left the table, but who was interested may hold on to it for long.
+    pub(super) fn let_go(&self) {
+        self.inner.lock().bytes = Arc::default();
+    }
+
     pub(super) fn add_interest(inner: &mut Inner) {
         inner.interests += 1;
     }

@@ -306,6 +306,7 @@ impl Shared {
         let mut table = self.table.lock();
         if kept == Kept::Written {
             table.remove(flight);
+            flight.let_go();
             drop(table);
             return self.memory.give_back(taken_bytes);
         }
@@ -318,6 +319,7 @@ impl Shared {
             table.resident_bytes -= bytes;
             freed += bytes;
             table.remove(&oldest);
+            oldest.let_go();
         }
         drop(table);
         self.memory.give_back(freed);

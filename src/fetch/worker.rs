@@ -50,11 +50,12 @@ impl Shared {
                     table.remove(flight);
                 }
                 drop(table);
+                // Before the cache, which may have to wait for its disk.
+                answered.tell(Err(&error));
                 match begun {
                     Some(whole) => self.hand_over(flight, whole, taken_bytes),
                     None => self.memory.give_back(taken_bytes),
                 }
-                answered.tell(Err(&error));
             }
         }
     }

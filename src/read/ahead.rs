@@ -136,10 +136,10 @@ impl Core {
 
     /// The next piece of a film to fill in: after the player's position first, then before it. `None`: none missing,
     /// or the film is too large for the cache to hold beside others.
-    fn next_to_fill(&self, handle: &Handle, at: &mut u64) -> Result<Option<ByteRange>> {
+    fn next_to_fill(&self, handle: &Handle, films: usize, at: &mut u64) -> Result<Option<ByteRange>> {
         let entry = &handle.entry;
         let size = entry.size_bytes();
-        if size > self.cache.budget_bytes() / BUDGET_SHARE {
+        if size > self.cache.budget_bytes() / BUDGET_SHARE / films as u64 {
             return Ok(None);
         }
         let slots = size.div_ceil(entry.chunk_size_bytes());
@@ -181,10 +181,11 @@ fn fill(core: &Arc<Core>, inbox: &Receiver<Weak<Handle>>) {
         }
         // In turns.
         films.rotate_left(1);
+        let count = films.len();
         let Some(film) = films.last_mut() else { continue };
         let Some(handle) = film.handle.upgrade() else { continue };
         let before = film.at;
-        match core.next_to_fill(&handle, &mut film.at) {
+        match core.next_to_fill(&handle, count, &mut film.at) {
             Ok(Some(gap)) => {
                 film.passed_bytes = 0;
                 if !fill_gap(core, &handle, gap, inbox) {

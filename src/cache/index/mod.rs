@@ -78,8 +78,9 @@ pub struct EntryRow {
     pub pinned: bool,
 }
 
-/// A row of `cache_chunks`: these bytes are on disk and had this hash.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A row of `cache_chunks`: these bytes are on disk and had this hash. Equal rows say the same of the same bytes,
+/// whenever they were read last.
+#[derive(Clone, Debug)]
 pub struct ChunkRow {
     /// Whose bytes.
     pub entry_id: i64,
@@ -90,6 +91,14 @@ pub struct ChunkRow {
     /// Microseconds since 1970.
     pub accessed_at: i64,
 }
+
+impl PartialEq for ChunkRow {
+    fn eq(&self, other: &Self) -> bool {
+        (self.entry_id, self.range, self.digest) == (other.entry_id, other.range, other.digest)
+    }
+}
+
+impl Eq for ChunkRow {}
 
 /// The open database.
 pub struct Index {

@@ -259,10 +259,11 @@ fn closed() -> Bench {
     Bench { dir, index }
 }
 
+type Harm = fn(&Path);
+
 #[test]
 fn damage_is_set_aside_and_a_new_index_begun() {
-    type Harm = (&'static str, fn(&Path));
-    let harm: [Harm; 4] = [
+    let harm: [(&str, Harm); 4] = [
         ("garbage", |path| fs::write(path, vec![0xa5; 100_000]).unwrap()),
         ("a few bytes", |path| fs::write(path, b"no database").unwrap()),
         ("truncated", |path| {
