@@ -64,7 +64,15 @@ fn jump_about() {
 
 fn fio(file: &Path, more: &[&str]) {
     let output = Command::new("fio")
-        .args(["--name=verify", "--bs=4k", "--size=48M", "--verify=crc32c", "--verify_fatal=1", "--minimal"])
+        .args([
+            "--name=verify",
+            "--bs=4k",
+            "--size=48M",
+            "--verify=crc32c",
+            "--verify_fatal=1",
+            "--verify_state_save=0",
+            "--minimal",
+        ])
         .arg(format!("--filename={}", file.display()))
         .args(more)
         .output()
