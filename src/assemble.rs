@@ -46,6 +46,7 @@ impl Mounted {
 pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Result<Mounted> {
     // Each file that is open on the drive is open in the cache, too.
     sys::raise_open_files_limit();
+    sys::give_large_buffers_back();
     let origin = Source::parse(&config.source)?.open()?;
     let top = list_top(&*origin, config.fetch.chunk_timeout)?;
     let cache = Arc::new(Cache::open(&config.cache, origin.describe(), Arc::clone(&metrics))?);

@@ -137,3 +137,18 @@ pub fn raise_open_files_limit() {
         }
     }
 }
+
+/// Buffers from this size on are given back to the system as soon as they are freed. Reads and chunks are longer.
+#[cfg(target_env = "gnu")]
+const LARGE_BUFFER_BYTES: libc::c_int = 256 << 10;
+
+/// Keeps freed buffers of reads and chunks from piling up in the heap. glibc raises its own threshold with the first
+/// large buffer that is freed; from then on each of its arenas keeps what it ever held: with fifty streams that was as
+/// much again as all that is in use. Best effort.
+pub fn give_large_buffers_back() {
+    // SAFETY: takes no pointer; glibc guards its settings itself.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BUFFER_BYTES);
+    }
+}

@@ -3,6 +3,9 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::names::changed;
 use super::{Drive, Late, Node, NodeKind, OpenFile};

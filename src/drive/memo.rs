@@ -19,7 +19,7 @@ use crate::error::{Error, Kind, Result};
 /// An old answer is given after this if no new one has come: below what a person notices, also twice in a row, as an
 /// `open` by path waits for the name and then for the version. A near origin answers in time; behind a far one the old
 /// answer comes first, and the new one is there for the next who asks.
-const GRACE: Duration = Duration::from_millis(20);
+const GRACE: Duration = Duration::from_millis(15);
 /// After a question that failed, the old answer counts as fresh this long: an origin that is away is not hammered.
 const FAILED_FOR: Duration = Duration::from_secs(2);
 /// Askers waiting out the grace; more get the old answer at once.

@@ -19,6 +19,7 @@ use crate::cancel::Cancel;
 use crate::config::DriveConfig;
 use crate::error::{Error, Kind, Result};
 use crate::origin::{Listed, ListedKind, Origin, Patience, Stat};
+use crate::range::ByteRange;
 use crate::read::{Handle, Reader};
 use crate::retry;
 
