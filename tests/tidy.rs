@@ -24,6 +24,8 @@ const AMONG_THE_LOWEST: [(&str, &str); 3] = [("config", "error"), ("retry", "err
 
 /// Longest file: past it, two things live in one room.
 const LINES_MAX: usize = 600;
+/// Tests of one room are read one by one, and may stand together longer.
+const TEST_LINES_MAX: usize = 700;
 
 #[test]
 fn imports_never_climb() {
@@ -60,7 +62,9 @@ fn every_file_says_what_lives_in_it() {
         let text = fs::read_to_string(&file).unwrap();
         assert!(text.starts_with("//!"), "{} does not open with `//!`", file.display());
         let lines = text.lines().count();
-        assert!(lines <= LINES_MAX, "{} has {lines} lines; do two things live there?", file.display());
+        let is_test = file.ends_with("tests.rs") || file.starts_with("tests");
+        let lines_max = if is_test { TEST_LINES_MAX } else { LINES_MAX };
+        assert!(lines <= lines_max, "{} has {lines} lines; do two things live there?", file.display());
     }
 }
 
