@@ -41,7 +41,7 @@ fn a_large_file_twice_through_a_small_cache() {
     let mount = Mount::on(&place, &server.url(), &["--cache-size", "64MiB"]);
     let is_over = AtomicBool::new(false);
     let (most, samples, all) = thread::scope(|scope| {
-        let sampler = scope.spawn(|| {
+        let measuring = scope.spawn(|| {
             let (mut most, mut samples, mut all) = (0, 0, 0);
             while !is_over.load(Ordering::Relaxed) {
                 most = most.max(on_disk(&place.cache().join("entries")));
@@ -56,7 +56,7 @@ fn a_large_file_twice_through_a_small_cache() {
             }
         });
         is_over.store(true, Ordering::Relaxed);
-        let sampled = sampler.join().unwrap();
+        let sampled = measuring.join().unwrap();
         read.unwrap();
         sampled
     });

@@ -75,7 +75,7 @@ fn hang(ttl: &str) {
         let once = [
             ("ls", timed("ls", || list_long(&mount.file("sub")))),
             ("stat", timed("stat", || fs::metadata(mount.file("film 7.mkv")))),
-            ("df", timed("df", || Ok(rustix::fs::statvfs(&mount.point())?))),
+            ("df", timed("df", || Ok(rustix::fs::statvfs(mount.point())?))),
             (
                 "open and read what is cached",
                 timed("read", || {

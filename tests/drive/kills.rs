@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -69,7 +69,7 @@ fn recorded(place: &Place) -> HashMap<String, RangeSet> {
 }
 
 /// Reads at random places, and now and then on from there, until the drive is dead.
-fn read_until_dead(point: &PathBuf, generation: u64, is_dying: &AtomicBool, mut random: fastrand::Rng) {
+fn read_until_dead(point: &Path, generation: u64, is_dying: &AtomicBool, mut random: fastrand::Rng) {
     let end = |error: std::io::Error| {
         // Only what was killed may fail.
         assert!(is_dying.load(Ordering::SeqCst), "a living drive failed: {error}");

@@ -43,7 +43,7 @@ impl Test {
 
     pub fn into_trial(self) -> Trial {
         let is_required = std::env::var("REELFS_TESTS_REQUIRE").is_ok_and(|value| value == "1");
-        let missing: Vec<_> = self.needs.iter().filter_map(|need| need.missing()).collect();
+        let missing: Vec<_> = self.needs.iter().filter_map(Need::missing).collect();
         let (is_ignored, said) = (!missing.is_empty() && !is_required, missing.join(", "));
         let run = move || {
             if !missing.is_empty() {

@@ -56,10 +56,7 @@ fn replace(has_etags: bool, new_size: u64) {
     // After its time the name stands for the new film; the old handles never do.
     wait_until("the new film", || {
         let file = open_direct(&path).unwrap();
-        match file.metadata().unwrap().len() == new_size {
-            true => check_whole(&file, (2, new_size), PIECE).is_ok(),
-            false => false,
-        }
+        file.metadata().unwrap().len() == new_size && check_whole(&file, (2, new_size), PIECE).is_ok()
     });
     check_whole(&File::open(&path).unwrap(), (2, new_size), PIECE).unwrap();
     old_or_gone(&direct, 1);

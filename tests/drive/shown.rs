@@ -47,7 +47,7 @@ fn owners_and_modes() {
 fn space() {
     let server = server();
     let mount = Mount::new(&server.url(), &[]);
-    let space = rustix::fs::statvfs(&mount.point()).unwrap();
+    let space = rustix::fs::statvfs(mount.point()).unwrap();
     assert_eq!(space.f_blocks * space.f_frsize, SIZE, "the files of the top folder");
     assert_eq!((space.f_bfree, space.f_bavail, space.f_namemax), (0, 0, 255));
     assert!(space.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
