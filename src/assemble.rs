@@ -16,7 +16,7 @@ use crate::fuse::session::Session;
 use crate::fuse::signals::End;
 use crate::metrics::Metrics;
 use crate::origin::source::Source;
-use crate::origin::{Origin, Patience};
+use crate::origin::{Listed, Origin, Patience};
 use crate::read::Reader;
 use crate::sys;
 
@@ -48,9 +48,10 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     sys::raise_open_files_limit();
     sys::keep_allocator_lean();
     let origin = Source::parse(&config.source)?.open()?;
-    check_reachable(&*origin, config.fetch.chunk_timeout)?;
+    let top = list_top(&*origin, config.fetch.chunk_timeout)?;
     let cache = Arc::new(Cache::open(&config.cache, origin.describe(), Arc::clone(&metrics))?);
     let drive = Arc::new(drive(config, &origin, &cache, metrics)?);
+    drive.learn_top(top);
     let ended = move || {
         // Full: the mount is ending already.
         let _ = ends.try_send(End::Unmounted);
@@ -74,6 +75,6 @@ fn drive(config: &Config, origin: &Arc<dyn Origin>, cache: &Arc<Cache>, metrics:
 }
 
 /// A source that can't be listed is a mistake in the command more often than a passing fault: say so before mounting.
-fn check_reachable(origin: &dyn Origin, timeout: Duration) -> Result<()> {
-    origin.list("", &Patience { stall: timeout, cancel: Cancel::new() }).map(drop)
+fn list_top(origin: &dyn Origin, timeout: Duration) -> Result<Vec<Listed>> {
+    origin.list("", &Patience { stall: timeout, cancel: Cancel::new() })
 }

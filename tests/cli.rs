@@ -4,9 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that meets an error should end there")]
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
@@ -144,46 +143,6 @@ fn passwords_are_not_repeated() {
         let line = place.refusal(&["mount", source, "@mnt", "--retries=0"]);
         assert!(!line.contains("secret"), "{line}");
     }
-}
-
-/// A mount that runs, and its first line on stderr.
-fn mounted(place: &Place) -> (Child, String) {
-    let mut mount = Command::new(env!("CARGO_BIN_EXE_reelfs"))
-        .args(["mount", &place.path("films"), &place.path("mnt"), "--cache-dir", &place.path("home/cache")])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(mount.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
-    (mount, line)
-}
-
-#[test]
-fn a_mount_says_where_it_is_and_ends_in_order_on_a_signal() {
-    let place = Place::new();
-    for signal in ["INT", "TERM"] {
-        let (mut mount, line) = mounted(&place);
-        let (films, mnt) = (place.path("films"), place.path("mnt"));
-        assert_eq!(line, format!("reelfs: {films} is on {mnt} (Ctrl-C to unmount)\n"));
-        assert_eq!(fs::read(place.path("mnt/film.mp4")).unwrap(), b"not much of a film");
-        // Meanwhile the folder and the cache are taken.
-        place.refuses(&["mount", "@films", "@mnt"], &["already mounted", "fusermount3 -u"]);
-        fs::create_dir_all(place.path("home/other")).unwrap();
-        let holder = format!("process {}", mount.id());
-        place.refuses(&["mount", "@films", "@home/other", "--cache-dir", "@home/cache"], &["in use", &holder]);
-        let kill = format!("kill -{signal} {}", mount.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-        assert!(mount.wait().unwrap().success());
-        assert!(fs::read_dir(&mnt).unwrap().next().is_none());
-    }
-}
-
-#[test]
-fn a_mount_ends_when_it_is_unmounted_from_outside() {
-    let place = Place::new();
-    let (mut mount, _) = mounted(&place);
-    reelfs::fuse::mount_point::unmount(Path::new(&place.path("mnt")), false).unwrap();
-    assert!(mount.wait().unwrap().success());
 }
 
 #[test]

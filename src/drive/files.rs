@@ -3,9 +3,12 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::names::changed;
-use super::{Drive, Node, NodeKind, OpenFile};
+use super::{Drive, Late, Node, NodeKind, OpenFile};
 use crate::error::{Error, Kind, Result};
 use crate::origin::Stat;
 use crate::range::ByteRange;
@@ -17,6 +20,11 @@ thread_local! {
     // Bytes of hits on their way to the kernel: filled anew for each read, zeroed only once.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
+
+/// Where readahead failed, the kernel at once asks again for the first page of it, on behalf of the same reader: that
+/// is answered with the same error, or else the reader would wait for two deadlines. Long enough for the kernel's
+/// second question, too short for a player's.
+const LATE_FOR: Duration = Duration::from_millis(100);
 
 /// The extended attributes every file has.
 const XATTRS: [&str; 3] = ["user.reelfs.version", "user.reelfs.cached_bytes", "user.reelfs.source"];
@@ -64,7 +72,7 @@ impl Drive {
             return Err(changed(&node.path));
         }
         let entry = self.cache.entry(&node.path, stat)?;
-        let file = OpenFile { node: Arc::clone(node), handle: self.reader.open(entry) };
+        let file = OpenFile { node: Arc::clone(node), handle: self.reader.open(entry), late: Mutex::default() };
         Ok(Opened { handle: self.files.add(Arc::new(file)) })
     }
 
@@ -107,14 +115,22 @@ impl Drive {
             let Some(reply) = left else { return };
             reply
         };
+        if let Some(error) = file.was_just_late(range) {
+            return reply(Err(error));
+        }
         let drive = Arc::downgrade(self);
-        let node = Arc::clone(&file.node);
+        let (node, asked) = (Arc::clone(&file.node), Arc::downgrade(&file));
         self.reader.read(
             &file.handle,
             range,
             Box::new(move |answer| {
                 if let Err(error) = &answer {
                     log::warn!("{}: reading {range}: {error}", node.path);
+                    if error.kind() == Kind::TimedOut
+                        && let Some(file) = asked.upgrade()
+                    {
+                        *file.late.lock() = Some(Late { range, ended_at: Instant::now(), error: error.clone() });
+                    }
                     if error.kind() == Kind::Changed
                         && let Some(drive) = drive.upgrade()
                     {
@@ -168,4 +184,13 @@ impl Drive {
 /// The folder a path lies in.
 fn folder_of(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+impl OpenFile {
+    /// The error of a read of the same bytes that ended in it a moment ago.
+    fn was_just_late(&self, range: ByteRange) -> Option<Error> {
+        let late = self.late.lock();
+        let late = late.as_ref().filter(|late| late.ended_at.elapsed() < LATE_FOR)?;
+        late.range.contains(range).then(|| late.error.clone())
+    }
 }

@@ -16,12 +16,10 @@ use parking_lot::Mutex;
 use super::jobs::Jobs;
 use crate::error::{Error, Kind, Result};
 
-/// An old answer is given after this if no new one has come: below what a person notices in `ls`.
-const GRACE_MIN: Duration = Duration::from_millis(30);
-/// A far origin is given this many times what its last answer took, so that it is not always overtaken by the old one,
-const GRACE_FACTOR: u32 = 4;
-/// but no longer than this.
-const GRACE_MAX: Duration = Duration::from_secs(1);
+/// An old answer is given after this if no new one has come: below what a person notices, also twice in a row, as an
+/// `open` by path waits for the name and then for the version. A near origin answers in time; behind a far one the old
+/// answer comes first, and the new one is there for the next who asks.
+const GRACE: Duration = Duration::from_millis(15);
 /// After a question that failed, the old answer counts as fresh this long: an origin that is away is not hammered.
 const FAILED_FOR: Duration = Duration::from_secs(2);
 /// Askers waiting out the grace; more get the old answer at once.
@@ -49,8 +47,6 @@ pub(super) struct Memo<V> {
 struct State<V> {
     answers: LruCache<Arc<str>, Answer<V>>,
     weight: usize,
-    // How long the last answer took.
-    latency: Duration,
 }
 
 struct Answer<V> {
@@ -71,7 +67,7 @@ impl<V: Clone + Send + 'static> Memo<V> {
         load: impl Fn(&str) -> Result<V> + Send + Sync + 'static,
     ) -> Result<Arc<Self>> {
         let (graced, to_grace) = bounded(GRACED_MAX);
-        let state = Mutex::new(State { answers: LruCache::unbounded(), weight: 0, latency: Duration::ZERO });
+        let state = Mutex::new(State { answers: LruCache::unbounded(), weight: 0 });
         let memo = Arc::new(Self {
             ttl,
             queue_wait_max,
@@ -105,7 +101,6 @@ impl<V: Clone + Send + 'static> Memo<V> {
     /// Answers `then`: now if it is known and fresh, else when the origin has answered.
     pub(super) fn get(self: &Arc<Self>, path: &str, then: Then<V>) {
         let mut state = self.state.lock();
-        let grace = (state.latency * GRACE_FACTOR).clamp(GRACE_MIN, GRACE_MAX);
         if !state.answers.contains(path) {
             state.answers.push(path.into(), Answer::unknown());
         }
@@ -120,7 +115,7 @@ impl<V: Clone + Send + 'static> Memo<V> {
         // An old answer waits for the new one, but not for ever; unless it is doubted, or none but new ones are wanted.
         let has_grace = !answer.is_doubted && !self.ttl.is_zero();
         if let Some(old) = answer.value.clone().filter(|_| has_grace)
-            && self.graced.try_send((Instant::now() + grace, Arc::clone(&path))).is_err()
+            && self.graced.try_send((Instant::now() + GRACE, Arc::clone(&path))).is_err()
         {
             self.ask(state, &path);
             return then(Ok(old));
@@ -142,6 +137,18 @@ impl<V: Clone + Send + 'static> Memo<V> {
         }
     }
 
+    /// Takes in an answer that somebody else asked for.
+    pub(super) fn learn(&self, path: &str, value: V) {
+        let path: Arc<str> = path.into();
+        {
+            let mut state = self.state.lock();
+            if !state.answers.contains(&path) {
+                state.answers.push(Arc::clone(&path), Answer::unknown());
+            }
+        }
+        self.answered(&path, Ok(value));
+    }
+
     /// The next `get` asks the origin. What is known stays, for when the origin is away.
     pub(super) fn expire(&self, path: &str) {
         if let Some(answer) = self.state.lock().answers.peek_mut(path) {
@@ -160,7 +167,6 @@ impl<V: Clone + Send + 'static> Memo<V> {
         let (memo, asked) = (Arc::clone(self), Arc::clone(path));
         let queued_at = Instant::now();
         let job = move || {
-            let asked_at = Instant::now();
             // Behind too many questions to an origin that hangs: whoever waits has waited long enough.
             let loaded = if queued_at.elapsed() > memo.queue_wait_max {
                 Err(Error::new(Kind::TimedOut, format!("{asked}: the origin did not answer in time")))
@@ -169,18 +175,15 @@ impl<V: Clone + Send + 'static> Memo<V> {
                     Err(Error::new(Kind::Local, format!("{asked}: a question failed inside reelfs")))
                 })
             };
-            memo.answered(&asked, loaded, asked_at.elapsed());
+            memo.answered(&asked, loaded);
         };
         if let Err(error) = self.jobs.run(job) {
-            self.answered(path, Err(error), Duration::ZERO);
+            self.answered(path, Err(error));
         }
     }
 
-    fn answered(&self, path: &Arc<str>, loaded: Result<V>, latency: Duration) {
+    fn answered(&self, path: &Arc<str>, loaded: Result<V>) {
         let mut state = self.state.lock();
-        if loaded.is_ok() {
-            state.latency = latency;
-        }
         let Some(answer) = state.answers.peek_mut(path) else { return };
         answer.is_asked = false;
         let askers = std::mem::take(&mut answer.askers);

@@ -19,6 +19,7 @@ use crate::cancel::Cancel;
 use crate::config::DriveConfig;
 use crate::error::{Error, Kind, Result};
 use crate::origin::{Listed, ListedKind, Origin, Patience, Stat};
+use crate::range::ByteRange;
 use crate::read::{Handle, Reader};
 use crate::retry;
 
@@ -66,6 +67,15 @@ pub struct Drive {
 struct OpenFile {
     node: Arc<Node>,
     handle: Arc<Handle>,
+    // The last read that ended at its deadline. Taken alone.
+    late: Mutex<Option<Late>>,
+}
+
+/// A read that was not answered in time: what it asked for, and when it ended.
+struct Late {
+    range: ByteRange,
+    ended_at: Instant,
+    error: Error,
 }
 
 struct OpenFolder {
@@ -141,6 +151,11 @@ impl Drive {
             cancel,
             stat_run: Mutex::default(),
         })
+    }
+
+    /// Takes in the listing of the top folder as it was just asked for: `df` and the first `ls` know it already.
+    pub fn learn_top(&self, listed: Vec<Listed>) {
+        self.listings.learn("", Arc::new(listed));
     }
 
     /// How long the kernel may remember what it is told.

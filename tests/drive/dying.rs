@@ -1,10 +1,9 @@
 //! Real mounts whose program dies: what is left on the mount point, who takes it off, and what is never touched.
 //! The mounts are of an empty filesystem, served by this test's own binary started again, so that it can be killed.
 //! Never here: the drive.
-#![allow(clippy::unwrap_used, reason = "a test that meets an error should end there")]
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -16,6 +15,45 @@ use reelfs::fuse::mount_point;
 use reelfs::fuse::mount_table::{SUBTYPE, escape_fsname, topmost};
 use reelfs::fuse::reaper::Reaper;
 use tempfile::TempDir;
+
+use super::needs::{FUSE, Test};
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        Test::new("dying::a_program_that_is_killed_is_unmounted", &[FUSE], a_program_that_is_killed_is_unmounted),
+        Test::new(
+            "dying::a_program_that_is_killed_is_unmounted_while_somebody_is_inside",
+            &[FUSE],
+            a_program_that_is_killed_is_unmounted_while_somebody_is_inside,
+        ),
+        Test::new(
+            "dying::an_orderly_end_leaves_nothing_and_waits_for_nobody",
+            &[FUSE],
+            an_orderly_end_leaves_nothing_and_waits_for_nobody,
+        ),
+        Test::new(
+            "dying::what_a_dead_run_left_is_taken_off_at_the_next_start",
+            &[FUSE],
+            what_a_dead_run_left_is_taken_off_at_the_next_start,
+        ),
+        Test::new("dying::a_live_mount_is_left_alone", &[FUSE], a_live_mount_is_left_alone),
+        Test::new(
+            "dying::a_dead_mount_of_another_program_is_left_alone",
+            &[FUSE],
+            a_dead_mount_of_another_program_is_left_alone,
+        ),
+        Test::new(
+            "dying::a_program_that_is_killed_behind_a_newer_mount_leaves_it_alone",
+            &[FUSE],
+            a_program_that_is_killed_behind_a_newer_mount_leaves_it_alone,
+        ),
+        Test::new(
+            "dying::the_mount_table_shows_the_source_without_secrets_and_options_of_its_own",
+            &[FUSE],
+            the_mount_table_shows_the_source_without_secrets_and_options_of_its_own,
+        ),
+    ]
+}
 
 /// Set for the process that serves: where, and how.
 const SERVE_ON: &str = "REELFS_TEST_SERVE_ON";
@@ -51,10 +89,9 @@ impl Filesystem for Empty {
     }
 }
 
-/// Not a test of its own: the process that the tests below start and kill.
-#[test]
-fn serve() {
-    let Some(path) = std::env::var_os(SERVE_ON).map(PathBuf::from) else { return };
+/// The process that the tests below start and kill; `false` if this isn't it.
+pub fn serve() -> bool {
+    let Some(path) = std::env::var_os(SERVE_ON).map(PathBuf::from) else { return false };
     let reaper = std::env::var_os(SERVE_WITHOUT_REAPER)
         .is_none()
         .then(|| Reaper::start_program(Path::new(env!("CARGO_BIN_EXE_reelfs")), &path).unwrap());
@@ -68,11 +105,12 @@ fn serve() {
     let session = fuser::spawn_mount(Empty, &path, &config).unwrap();
     // So that the kernel remembers them.
     fs::metadata(&path).unwrap();
-    println!("\nserving");
+    println!("serving");
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
     session.umount_and_join().unwrap();
     drop(reaper);
+    true
 }
 
 /// A mount point and the process that serves it.
@@ -90,7 +128,6 @@ impl Served {
 
     fn serve(&mut self, settings: &[(&str, &str)]) {
         let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["serve", "--exact", "--nocapture"])
             .env(SERVE_ON, self.path())
             .envs(settings.iter().copied())
             .stdin(Stdio::piped())
@@ -98,10 +135,9 @@ impl Served {
             .spawn()
             .unwrap();
         let mut said = BufReader::new(process.stdout.take().unwrap());
-        let is_serving = said.by_ref().lines().any(|line| line.unwrap() == "serving");
-        assert!(is_serving, "no mount: is /dev/fuse there?");
-        // It still has to tell how its test went.
-        process.stdout = Some(said.into_inner());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert_eq!(line, "serving\n", "no mount");
         self.process = Some(process);
     }
 
@@ -144,7 +180,6 @@ impl Drop for Served {
 
 const WITHOUT_REAPER: (&str, &str) = (SERVE_WITHOUT_REAPER, "1");
 
-#[test]
 fn a_program_that_is_killed_is_unmounted() {
     let mut served = Served::start(&[]);
     assert!(served.is_mounted());
@@ -152,7 +187,6 @@ fn a_program_that_is_killed_is_unmounted() {
     assert!(served.is_gone_soon());
 }
 
-#[test]
 fn a_program_that_is_killed_is_unmounted_while_somebody_is_inside() {
     let mut served = Served::start(&[]);
     let inside = fs::File::open(served.path()).unwrap();
@@ -161,7 +195,6 @@ fn a_program_that_is_killed_is_unmounted_while_somebody_is_inside() {
     drop(inside);
 }
 
-#[test]
 fn an_orderly_end_leaves_nothing_and_waits_for_nobody() {
     let mut served = Served::start(&[]);
     let mut process = served.process.take().unwrap();
@@ -172,7 +205,6 @@ fn an_orderly_end_leaves_nothing_and_waits_for_nobody() {
     assert!(!served.is_mounted());
 }
 
-#[test]
 fn what_a_dead_run_left_is_taken_off_at_the_next_start() {
     let mut served = Served::start(&[WITHOUT_REAPER]);
     let path = served.path();
@@ -183,7 +215,6 @@ fn what_a_dead_run_left_is_taken_off_at_the_next_start() {
     assert!(!served.is_mounted());
 }
 
-#[test]
 fn a_live_mount_is_left_alone() {
     let mut served = Served::start(&[WITHOUT_REAPER]);
     let path = served.path();
@@ -196,7 +227,6 @@ fn a_live_mount_is_left_alone() {
     served.kill();
 }
 
-#[test]
 fn a_dead_mount_of_another_program_is_left_alone() {
     let mut served = Served::start(&[WITHOUT_REAPER, (SERVE_AS, "other")]);
     let path = served.path();
@@ -207,7 +237,6 @@ fn a_dead_mount_of_another_program_is_left_alone() {
     assert!(served.is_mounted());
 }
 
-#[test]
 fn a_program_that_is_killed_behind_a_newer_mount_leaves_it_alone() {
     let mut older = Served::start(&[]);
     // The newer one is mounted over the older one.
@@ -223,7 +252,6 @@ fn a_program_that_is_killed_behind_a_newer_mount_leaves_it_alone() {
     newer.kill();
 }
 
-#[test]
 fn the_mount_table_shows_the_source_without_secrets_and_options_of_its_own() {
     let served = Served::start(&[WITHOUT_REAPER]);
     let table = fs::read("/proc/self/mountinfo").unwrap();

@@ -1,24 +1,41 @@
 //! Web folders as the servers people run really serve them: each one that is installed is started on a folder with awkward
-//! names, and everything in it is listed, described and read. A server that is not installed is named as ignored, or fails
-//! the test when `REELFS_TESTS_REQUIRE=1`.
-#![allow(clippy::unwrap_used, reason = "a test that meets an error should end there")]
+//! names, and everything in it is listed, described and read.
+//! Never here: mounts.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
-use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reelfs::cancel::Cancel;
 use reelfs::error::{Kind, Result};
 use reelfs::origin::source::Source;
 use reelfs::origin::{ListedKind, Origin, Patience};
 use reelfs::range::ByteRange;
+
+use super::daemon::{Daemon, free_port};
+use super::needs::{Need, Test};
+
+const NGINX: &[Need] = &[Need::Program("nginx")];
+const APACHE: &[Need] = &[Need::Program("apache2")];
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        Test::new("listings::nginx_html", NGINX, nginx_html),
+        Test::new("listings::nginx_html_with_rounded_sizes", NGINX, nginx_html_with_rounded_sizes),
+        Test::new("listings::nginx_json", NGINX, nginx_json),
+        Test::new("listings::nginx_xml", NGINX, nginx_xml),
+        Test::new("listings::apache_plain", APACHE, apache_plain),
+        Test::new("listings::apache_fancy", APACHE, apache_fancy),
+        Test::new("listings::apache_table", APACHE, apache_table),
+        Test::new("listings::lighttpd", &[Need::Program("lighttpd")], lighttpd),
+        Test::new("listings::caddy", &[Need::Program("caddy")], caddy),
+        Test::new("listings::rclone", &[Need::Program("rclone")], rclone),
+        Test::new("listings::python", &[Need::Program("python3")], python),
+    ]
+}
 
 /// Names that break naive encoders, decoders and parsers; all of them are legal on a Linux disk.
 const NAMES: [&str; 21] = [
@@ -79,67 +96,6 @@ impl Films {
 
 fn content(size: u32) -> Vec<u8> {
     (0..size).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
-}
-
-/// A server of ours; killed, and only it, when dropped.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // SIGTERM first where it matters: a master process takes its workers along.
-        let id = self.0.id().to_string();
-        let _ = Command::new("kill").arg(&id).status();
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(20));
-        }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Starts `program` and waits until it listens; nothing if it is not installed.
-fn start(program: &str, arguments: &[&str], home: &Path, port: u16) -> Option<Daemon> {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let log = fs::File::create(home.join("server.log")).unwrap();
-    let spawned = Command::new(program)
-        .args(arguments)
-        .env("PATH", format!("{path}:/usr/sbin:/usr/local/sbin"))
-        .env("HOME", home)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn();
-    let mut daemon = match spawned {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            eprintln!("ignored: {program} is not installed");
-            let required = std::env::var("REELFS_TESTS_REQUIRE").is_ok_and(|value| value == "1");
-            assert!(!required, "{program} is not installed, and REELFS_TESTS_REQUIRE=1");
-            return None;
-        }
-        spawned => Daemon(spawned.unwrap()),
-    };
-    let log = || fs::read_to_string(home.join("server.log")).unwrap_or_default();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(daemon.0.try_wait().unwrap().is_none(), "{program} ended: {}", log());
-        assert!(Instant::now() < deadline, "{program} does not listen: {}", log());
-        thread::sleep(Duration::from_millis(50));
-    }
-    Some(daemon)
-}
-
-/// The same, on a configuration file that stands for `CONFIG` among the arguments.
-fn start_on(config: &str, program: &str, arguments: &[&str], home: &Path, port: u16) -> Option<Daemon> {
-    let file = home.join("server.conf");
-    fs::write(&file, config).unwrap();
-    let file = file.to_str().unwrap();
-    let arguments: Vec<_> = arguments.iter().map(|text| if *text == "CONFIG" { file } else { text }).collect();
-    start(program, &arguments, home, port)
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn patience() -> Patience {
@@ -246,43 +202,28 @@ fn check_sources(films: &Films, port: u16) {
 
 fn nginx(directives: &str, exact_sizes: bool) {
     let (films, port) = (Films::make(), free_port());
-    let (home, root) = (films.temp.path(), films.path());
-    let shown = home.display();
-    let temp_paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|name| format!("{name}_temp_path {shown}/{name};\n"))
-        .concat();
-    let config = format!(
-        "daemon off; worker_processes 1; pid {shown}/pid; error_log stderr;\nevents {{}}\n\
-         http {{ access_log off; {temp_paths} server {{ listen 127.0.0.1:{port}; root {root}; autoindex on; {directives} }} }}\n"
-    );
-    if let Some(_daemon) = start_on(&config, "nginx", &["-c", "CONFIG"], home, port) {
-        check(&films, port, Server { exact_sizes, ranges: true });
-    }
+    let _daemon = Daemon::nginx(Path::new(&films.path()), films.temp.path(), directives, port);
+    check(&films, port, Server { exact_sizes, ranges: true });
 }
 
-#[test]
 fn nginx_html() {
     nginx("", true);
 }
 
-#[test]
 fn nginx_html_with_rounded_sizes() {
     nginx("autoindex_exact_size off;", false);
 }
 
-#[test]
 fn nginx_json() {
     nginx("autoindex_format json;", true);
 }
 
-#[test]
 fn nginx_xml() {
     nginx("autoindex_format xml;", true);
 }
 
 fn apache(options: &str) {
-    let folders = ["/usr/lib/apache2/modules", "/usr/lib64/httpd/modules", "/usr/lib/httpd/modules"];
-    let modules = folders.into_iter().find(|folder| Path::new(folder).is_dir()).unwrap_or_default();
+    let modules = "/usr/lib/apache2/modules";
     let is_there = |name: &&str| Path::new(&format!("{modules}/mod_{name}.so")).exists();
     let names = ["mpm_event", "unixd", "authz_core", "dir", "mime", "autoindex"].into_iter().filter(is_there);
     let load =
@@ -295,28 +236,22 @@ fn apache(options: &str) {
          ErrorLog {shown}/error.log\nListen 127.0.0.1:{port}\n{load}TypesConfig /dev/null\nUser daemon\nGroup daemon\n\
          DocumentRoot {root}\n<Directory {root}>\nOptions +Indexes\nRequire all granted\n{options}\n</Directory>\n"
     );
-    let program = if modules.contains("httpd") { "httpd" } else { "apache2" };
-    if let Some(_daemon) = start_on(&config, program, &["-f", "CONFIG", "-DFOREGROUND"], home, port) {
-        check(&films, port, Server { exact_sizes: false, ranges: true });
-    }
+    let _daemon = Daemon::start_on(&config, "apache2", &["-f", "CONFIG", "-DFOREGROUND"], home, port);
+    check(&films, port, Server { exact_sizes: false, ranges: true });
 }
 
-#[test]
 fn apache_plain() {
     apache("");
 }
 
-#[test]
 fn apache_fancy() {
     apache("IndexOptions FancyIndexing");
 }
 
-#[test]
 fn apache_table() {
     apache("IndexOptions FancyIndexing HTMLTable IconsAreLinks FoldersFirst Charset=UTF-8");
 }
 
-#[test]
 fn lighttpd() {
     let (films, port) = (Films::make(), free_port());
     // Its cache would describe a file for a second after it was replaced. Without a type it gives no version at all.
@@ -326,12 +261,10 @@ fn lighttpd() {
          server.modules = ( \"mod_dirlisting\" )\ndir-listing.activate = \"enable\"\ndir-listing.encoding = \"utf-8\"\n",
         films.path()
     );
-    if let Some(_daemon) = start_on(&config, "lighttpd", &["-D", "-f", "CONFIG"], films.temp.path(), port) {
-        check(&films, port, Server { exact_sizes: false, ranges: true });
-    }
+    let _daemon = Daemon::start_on(&config, "lighttpd", &["-D", "-f", "CONFIG"], films.temp.path(), port);
+    check(&films, port, Server { exact_sizes: false, ranges: true });
 }
 
-#[test]
 fn caddy() {
     let (films, port) = (Films::make(), free_port());
     let (home, root) = (films.temp.path(), films.path());
@@ -341,12 +274,10 @@ fn caddy() {
         home.display()
     );
     let arguments = ["run", "--adapter", "caddyfile", "--config", "CONFIG"];
-    if let Some(_daemon) = start_on(&config, "caddy", &arguments, home, port) {
-        check(&films, port, Server { exact_sizes: true, ranges: true });
-    }
+    let _daemon = Daemon::start_on(&config, "caddy", &arguments, home, port);
+    check(&films, port, Server { exact_sizes: true, ranges: true });
 }
 
-#[test]
 fn rclone() {
     let (films, port) = (Films::make(), free_port());
     let (root, address) = (films.path(), format!("127.0.0.1:{port}"));
@@ -364,18 +295,15 @@ fn rclone() {
         "--poll-interval",
         "0",
     ];
-    if let Some(_daemon) = start("rclone", &arguments, films.temp.path(), port) {
-        check(&films, port, Server { exact_sizes: true, ranges: true });
-    }
+    let _daemon = Daemon::start("rclone", &arguments, films.temp.path(), port);
+    check(&films, port, Server { exact_sizes: true, ranges: true });
 }
 
 /// It ignores Range: listed, described, and read whole or not at all.
-#[test]
 fn python() {
     let (films, port) = (Films::make(), free_port());
     let (root, port_text) = (films.path(), port.to_string());
     let arguments = ["-m", "http.server", "--bind", "127.0.0.1", "--directory", &root, &port_text];
-    if let Some(_daemon) = start("python3", &arguments, films.temp.path(), port) {
-        check(&films, port, Server { exact_sizes: false, ranges: false });
-    }
+    let _daemon = Daemon::start("python3", &arguments, films.temp.path(), port);
+    check(&films, port, Server { exact_sizes: false, ranges: false });
 }

@@ -1,0 +1,73 @@
+//! The mounted drive, and the real servers and players around it: every test that needs more than Rust, in one program
+//! that can say which of its tests are ignored because something is not installed.
+//! Never here: what can be tested without a kernel or another program.
+//!
+//! Each module lists its tests in `tests()`; one that is forgotten there is dead code, and the lints refuse it.
+#![allow(clippy::unwrap_used, reason = "a test that meets an error should end there")]
+
+mod budget;
+mod cache_commands;
+mod compare;
+mod daemon;
+mod demo;
+mod dying;
+mod faults;
+mod films;
+mod folders;
+mod hanging;
+mod kills;
+mod lifecycle;
+mod listings;
+mod memory;
+mod mount;
+mod needs;
+mod readers;
+mod readonly;
+mod replaced;
+mod shown;
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use libtest_mimic::Arguments;
+use needs::Test;
+
+/// A file that is no module of this program would never run.
+fn every_file_is_a_module() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/drive");
+    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let files: BTreeSet<_> = files.filter(|name| name != "main.rs").collect();
+    let lines = include_str!("main.rs").lines();
+    let modules = lines.filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'));
+    let modules: BTreeSet<_> = modules.map(|module| format!("{module}.rs")).collect();
+    assert_eq!(files, modules);
+}
+
+fn main() {
+    // The processes that the tests of dying mounts start are this program, too.
+    if dying::serve() {
+        return;
+    }
+    let own = vec![Test::new("every_file_is_a_module", &[], every_file_is_a_module)];
+    let all = [
+        own,
+        budget::tests(),
+        cache_commands::tests(),
+        demo::tests(),
+        dying::tests(),
+        faults::tests(),
+        films::tests(),
+        folders::tests(),
+        hanging::tests(),
+        kills::tests(),
+        lifecycle::tests(),
+        listings::tests(),
+        memory::tests(),
+        readers::tests(),
+        readonly::tests(),
+        replaced::tests(),
+        shown::tests(),
+    ];
+    let trials = all.into_iter().flatten().map(Test::into_trial).collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}

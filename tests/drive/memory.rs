@@ -1,0 +1,59 @@
+//! Memory is bounded: fifty films at once, and a folder of a hundred thousand names, stay below 150 MiB.
+//! Never here: disk.
+
+use std::fs;
+use std::thread;
+
+use reelfs::demo::{Server, ServerConfig};
+
+use super::compare::{check_whole, made};
+use super::mount::{Mount, open_direct};
+use super::needs::{FUSE, Test};
+
+const PEAK_MAX: u64 = 150 << 20;
+const STREAMS: u64 = 50;
+const STREAM_BYTES: u64 = 64 << 20;
+const NAMES: usize = 100_000;
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        Test::alone("memory::fifty_streams", &[FUSE], fifty_streams),
+        Test::alone("memory::a_hundred_thousand_names", &[FUSE], a_hundred_thousand_names),
+    ]
+}
+
+fn report(what: &str, mount: &Mount) {
+    let peak = mount.peak_memory();
+    println!("{what}: peak memory {} KiB", peak >> 10);
+    assert!(peak < PEAK_MAX, "{peak} bytes");
+}
+
+fn fifty_streams() {
+    let files = (0..STREAMS).map(|seed| (format!("{seed}.mkv"), made(seed, STREAM_BYTES))).collect();
+    let server = Server::start(ServerConfig { files, ..ServerConfig::default() }).unwrap();
+    let mount = Mount::new(&server.url(), &["--cache-size", "1GiB"]);
+    thread::scope(|scope| {
+        for seed in 0..STREAMS {
+            let path = mount.file(&format!("{seed}.mkv"));
+            scope.spawn(move || {
+                // Half of them as players do, with the kernel reading ahead.
+                let file = if seed % 2 == 0 { fs::File::open(path) } else { open_direct(&path) }.unwrap();
+                check_whole(&file, (seed, STREAM_BYTES), 256 << 10).unwrap();
+            });
+        }
+    });
+    report("fifty streams at once", &mount);
+}
+
+fn a_hundred_thousand_names() {
+    let files = (0..NAMES).map(|number| (format!("film number {number:06}.mkv"), made(1, 1 << 30))).collect();
+    let server = Server::start(ServerConfig { files, ..ServerConfig::default() }).unwrap();
+    let mount = Mount::new(&server.url(), &["--dir-ttl", "1"]);
+    for _ in 0..3 {
+        let sizes = fs::read_dir(mount.point()).unwrap().map(|name| name.unwrap().metadata().unwrap().len());
+        assert_eq!(sizes.filter(|size| *size == 1 << 30).count(), NAMES);
+        // The next walk finds the listing old: the new one is made beside it.
+        thread::sleep(std::time::Duration::from_millis(1100));
+    }
+    report("a folder of 100,000 names", &mount);
+}

@@ -1,0 +1,82 @@
+//! What a test needs beyond Rust. Without it a test is ignored and says what is missing; with `REELFS_TESTS_REQUIRE=1`
+//! it fails.
+//! Never here: the tests.
+
+use std::fs;
+use std::path::PathBuf;
+
+use libtest_mimic::{Failed, Trial};
+use parking_lot::RwLock;
+
+/// Something that may be missing on a machine.
+#[derive(Clone, Copy, Debug)]
+pub enum Need {
+    /// Mounting: the device, and the program that mounts for users.
+    Fuse,
+    /// A program of this name.
+    Program(&'static str),
+}
+
+/// A mounted drive.
+pub const FUSE: Need = Need::Fuse;
+
+/// Tests that measure run alone, all others side by side.
+static TURN: RwLock<()> = RwLock::new(());
+
+/// A test as its module lists it.
+pub struct Test {
+    name: &'static str,
+    needs: &'static [Need],
+    is_alone: bool,
+    body: fn(),
+}
+
+impl Test {
+    pub fn new(name: &'static str, needs: &'static [Need], body: fn()) -> Self {
+        Self { name, needs, is_alone: false, body }
+    }
+
+    /// A test whose figures others would spoil.
+    pub fn alone(name: &'static str, needs: &'static [Need], body: fn()) -> Self {
+        Self { is_alone: true, ..Self::new(name, needs, body) }
+    }
+
+    pub fn into_trial(self) -> Trial {
+        let is_required = std::env::var("REELFS_TESTS_REQUIRE").is_ok_and(|value| value == "1");
+        let missing: Vec<_> = self.needs.iter().filter_map(Need::missing).collect();
+        let (is_ignored, said) = (!missing.is_empty() && !is_required, missing.join(", "));
+        let run = move || {
+            if !missing.is_empty() {
+                return Err(Failed::from(missing.join(", ")));
+            }
+            // Held while the test runs.
+            let _alone = self.is_alone.then(|| TURN.write());
+            let _together = (!self.is_alone).then(|| TURN.read());
+            (self.body)();
+            Ok(())
+        };
+        Trial::test(self.name, run).with_ignored_flag(is_ignored).with_kind(said)
+    }
+}
+
+impl Need {
+    /// Says that it is missing.
+    fn missing(&self) -> Option<String> {
+        match self {
+            Self::Fuse if fs::File::options().read(true).write(true).open("/dev/fuse").is_err() => {
+                Some("/dev/fuse cannot be opened".into())
+            }
+            Self::Fuse => Self::Program("fusermount3").missing(),
+            Self::Program(name) => found(name).is_none().then(|| format!("{name} is not installed")),
+        }
+    }
+}
+
+/// Where to look for programs: servers live where only root looks.
+pub fn path() -> String {
+    format!("{}:/usr/local/sbin:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
+}
+
+fn found(program: &str) -> Option<PathBuf> {
+    std::env::split_paths(&path()).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
