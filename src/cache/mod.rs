@@ -28,8 +28,8 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Sender, bounded};
 use parking_lot::Mutex;
@@ -51,6 +51,10 @@ pub use upkeep::{BadChunk, Purge, Purged, Verified};
 
 /// Chunks waiting to be written; their bytes are counted by whoever fetched them.
 const JOBS_MAX: usize = 64;
+/// A process that is just ending, or a child of it that is just starting, may hold the directory a moment longer.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
+/// How often it is looked whether it still does.
+const LOCK_LOOK: Duration = Duration::from_millis(20);
 /// Of the budget, left for what the filesystem itself adds to sparse files (extent blocks, folders): 1 part in 64.
 const FILESYSTEM_SHARE: u64 = 64;
 
@@ -394,7 +398,13 @@ fn take_lock(dir: &Path) -> Result<File> {
     let path = lock_path(dir);
     let failed = |error: std::io::Error| Error::io(path.display(), &error);
     let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-    match file.try_lock() {
+    let give_up_at = Instant::now() + LOCK_WAIT;
+    let mut locked = file.try_lock();
+    while matches!(locked, Err(std::fs::TryLockError::WouldBlock)) && Instant::now() < give_up_at {
+        thread::sleep(LOCK_LOOK);
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => {}
         Err(std::fs::TryLockError::WouldBlock) => {
             let holder = holder_pid(dir).map_or("another process".to_owned(), |pid| format!("process {pid}"));
