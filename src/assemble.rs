@@ -56,7 +56,7 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
         // Full: the mount is ending already.
         let _ = ends.try_send(End::Unmounted);
     };
-    let session = Session::mount(&drive, &config.mountpoint, (config.allow_other, config.threads), ended)?;
+    let session = Session::mount(&drive, &config.mountpoint, &config.fuse, ended)?;
     Ok(Mounted { session, cache, source: origin.describe().to_owned() })
 }
 

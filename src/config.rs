@@ -39,6 +39,15 @@ pub enum Fill {
     Never,
 }
 
+/// Whether the kernel reads files that are wholly cached by itself, without asking the drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passthrough {
+    /// Where the kernel can and the process may.
+    Auto,
+    /// Every read is asked of the drive.
+    Off,
+}
+
 /// How the cache is kept. Also what `cache verify` and `cache purge` open it with.
 #[derive(Clone, Debug)]
 pub struct CacheConfig {
@@ -70,6 +79,9 @@ pub struct ReadConfig {
     pub lookahead_chunks: u32,
     /// Whether a film being played is fetched whole.
     pub fill: Fill,
+    /// Whether what is recorded of a film being played is hashed ahead of its reader: only then is the whole of it
+    /// trusted, and the next open may be the kernel's own.
+    pub checks_whole: bool,
 }
 
 /// How files look on the drive, and how it is mounted.
@@ -85,6 +97,17 @@ pub struct DriveConfig {
     pub umask: u32,
 }
 
+/// How the kernel is talked to.
+#[derive(Clone, Debug)]
+pub struct FuseConfig {
+    /// Whether other users may enter the drive.
+    pub allow_other: bool,
+    /// Session threads.
+    pub threads: usize,
+    /// Who reads what is wholly cached.
+    pub passthrough: Passthrough,
+}
+
 /// One mount, wholly described.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -92,17 +115,15 @@ pub struct Config {
     pub source: String,
     /// The folder the drive appears in.
     pub mountpoint: PathBuf,
-    /// Whether other users may enter it.
-    pub allow_other: bool,
-    /// FUSE session threads.
-    pub threads: usize,
+    /// The kernel's side.
+    pub fuse: FuseConfig,
     /// The cache.
     pub cache: CacheConfig,
     /// The origin's side.
     pub fetch: FetchConfig,
     /// The player's side.
     pub read: ReadConfig,
-    /// The kernel's side.
+    /// How names and files look.
     pub drive: DriveConfig,
 }
 

@@ -17,7 +17,8 @@
 //! 5. [`fetch`] joins the *flights* under way and starts what is missing. A worker asks the [`origin`] for exactly one
 //!    version, lands pieces as they come, hashes them, and answers each reader when its own bytes are there.
 //! 6. A landed chunk goes to the cache's *writer* (room first, then bytes) and *recorder* (sync first, then rows).
-//! 7. Meanwhile the handle's *pattern* says what will be read next, and a thread fetches ahead in a slower lane.
+//! 7. A file that is whole and trusted when it is opened is *lent* to the kernel, pinned: its reads never come here.
+//! 8. Meanwhile the handle's *pattern* says what will be read next, and a thread fetches ahead in a slower lane.
 //!
 //! # The words
 //!

@@ -58,7 +58,7 @@ impl Mount {
         let entries: Vec<Arc<Entry>> =
             FILES.iter().map(|(name, _)| cache.entry(name, &origin.stat(name, &patience).unwrap()).unwrap()).collect();
         let fetch = FetchConfig { connections: 4, chunk_timeout: PATIENCE, retries: 1 };
-        let read = ReadConfig { lookahead_chunks: 4, fill: Fill::Playing };
+        let read = ReadConfig { lookahead_chunks: 4, fill: Fill::Playing, checks_whole: true };
         let fetcher = Fetcher::start(origin, Arc::clone(&cache), &fetch, CHUNK, Arc::clone(&metrics)).unwrap();
         let reader = Reader::start(Arc::clone(&cache), fetcher, &read, PATIENCE, metrics).unwrap();
         let handles = entries.into_iter().map(|entry| reader.open(entry)).collect();

@@ -1,10 +1,10 @@
 //! What this process itself has hashed and found right: the only bytes it hands out. An LRU in front of the index,
-//! and the claims of readers that keep the evictor off what is being read.
+//! and the claims of readers, and the pins of lent entries, that keep the evictor off what is being read.
 //! Never here: I/O. A lookup is a lock, a hash map and nothing else.
 //!
 //! Invariants:
 //! - A range is trusted only after this process hashed exactly these bytes, on arrival or from disk.
-//! - Trust is withdrawn before the row is removed and before the hole is punched, and never while a claim stands.
+//! - Trust is withdrawn before the row is removed and before the hole is punched, and never while a claim or a pin stands.
 //! - A range that was released for eviction can't be claimed or trusted again until its hole is punched.
 //! - Losing trust (the LRU is full) costs one more hash, never a fetch.
 
@@ -39,6 +39,15 @@ struct State {
     // Released, and not punched yet. Short: what one eviction takes.
     leaving: HashMap<Slot, RangeSet>,
     touched: HashMap<Slot, (u64, i64)>,
+    // Entries lent out whole: nothing of them is released.
+    pins: HashMap<i64, Pin>,
+    pinned_bytes: u64,
+}
+
+/// How often an entry is lent out, and how large it is.
+struct Pin {
+    count: u32,
+    bytes: u64,
 }
 
 /// Keeps the evictor off the slots of one range while it lives.
@@ -57,6 +66,8 @@ impl Hot {
             claims: HashMap::new(),
             leaving: HashMap::new(),
             touched: HashMap::new(),
+            pins: HashMap::new(),
+            pinned_bytes: 0,
         };
         Self { state: Mutex::new(state) }
     }
@@ -118,22 +129,24 @@ impl Hot {
         }
     }
 
-    /// Withdraws trust in `range`, claims or not: its bytes were found wrong.
-    pub fn distrust(&self, entry_id: i64, slot_size: u64, range: ByteRange) {
+    /// Withdraws trust in `range`, claims or not: its bytes were found wrong. `false`: the entry is lent out, and what
+    /// is wrong must stay where it is; no more of it is lent.
+    pub fn distrust(&self, entry_id: i64, slot_size: u64, range: ByteRange) -> bool {
         let mut state = self.state.lock();
         for piece in range.slots(slot_size) {
             if let Some(set) = state.trusted.peek_mut(&(entry_id, piece.start - piece.start % slot_size)) {
                 set.remove(piece);
             }
         }
+        !state.pins.contains_key(&entry_id)
     }
 
-    /// Withdraws trust in `range`, which lies in one slot, unless somebody reads there now. `true`: it may be evicted,
+    /// Withdraws trust in `range`, which lies in one slot, unless somebody reads there now or has the whole entry. `true`: it may be evicted,
     /// and `gone` must be called when it is.
     pub fn release(&self, entry_id: i64, slot_size: u64, range: ByteRange) -> bool {
         let mut state = self.state.lock();
         let slot = (entry_id, range.start - range.start % slot_size);
-        if state.claims.contains_key(&slot) {
+        if state.claims.contains_key(&slot) || state.pins.contains_key(&entry_id) {
             return false;
         }
         if let Some(set) = state.trusted.peek_mut(&slot) {
@@ -152,6 +165,38 @@ impl Hot {
             if set.iter().next().is_none() {
                 state.leaving.remove(&slot);
             }
+        }
+    }
+
+    /// Keeps the evictor off all of an entry of `bytes` until `unpin`; `false` if all that is pinned would be more than
+    /// `bytes_max`.
+    pub fn pin(&self, entry_id: i64, bytes: u64, bytes_max: u64) -> bool {
+        let mut state = self.state.lock();
+        if let Some(pin) = state.pins.get_mut(&entry_id) {
+            pin.count += 1;
+            return true;
+        }
+        if state.pinned_bytes.saturating_add(bytes) > bytes_max {
+            return false;
+        }
+        state.pinned_bytes += bytes;
+        state.pins.insert(entry_id, Pin { count: 1, bytes });
+        true
+    }
+
+    /// Takes one `pin` back. Whoever had the entry may have read any of it: all of it counts as used now.
+    pub fn unpin(&self, entry_id: i64, slot_size: u64, size: u64) {
+        let mut state = self.state.lock();
+        let Some(pin) = state.pins.get_mut(&entry_id) else { return };
+        pin.count -= 1;
+        if pin.count == 0 {
+            state.pinned_bytes -= pin.bytes;
+            state.pins.remove(&entry_id);
+        }
+        let now = micros(SystemTime::now());
+        let room = TOUCHES_MAX.saturating_sub(state.touched.len());
+        for slot in ByteRange::new(0, size).slots(slot_size).take(room) {
+            state.touched.insert((entry_id, slot.start), (slot_size, now));
         }
     }
 
@@ -220,6 +265,21 @@ mod tests {
         assert!(hot.hold(1, SLOT, ByteRange::new(50, 60)).is_some(), "another row of the slot");
         hot.gone(1, SLOT, ByteRange::new(0, 50));
         assert!(hot.hold(1, SLOT, ByteRange::new(40, 60)).is_some());
+    }
+
+    #[test]
+    fn nothing_of_what_is_lent_out_is_evicted() {
+        let hot = Hot::new();
+        hot.trust(1, SLOT, ByteRange::new(0, 300));
+        assert!(hot.pin(1, 300, 500) && hot.pin(1, 300, 500), "twice the same counts once");
+        assert!(!hot.pin(2, 300, 500), "no room for another");
+        assert!(!hot.release(1, SLOT, ByteRange::new(100, 200)));
+        hot.unpin(1, SLOT, 300);
+        assert!(!hot.release(1, SLOT, ByteRange::new(100, 200)), "lent out once more");
+        hot.unpin(1, SLOT, 300);
+        assert_eq!(hot.take_touches().len(), 3, "all of it was used");
+        assert!(hot.pin(2, 300, 500));
+        assert!(hot.release(1, SLOT, ByteRange::new(100, 200)));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //!
 //! Locks, in the order they are taken: `open` or `drops` → the index's writer → `hot`. None is held while an origin is asked.
 
+mod backing;
 mod data;
 mod evict;
 mod hot;
@@ -46,6 +47,7 @@ use hot::Hot;
 use index::{ChunkRow, EntryKey, Index, micros};
 use keeper::Job;
 
+pub use backing::Backing;
 pub use status::{CacheStatus, EntryStatus, entries, status};
 pub use upkeep::{BadChunk, Purge, Purged, Verified};
 
@@ -276,10 +278,19 @@ impl Cache {
         drop(claim);
         let _one = shared.drops.lock();
         if is_recorded()? {
+            // Parts of it may have been trusted before the disk failed.
+            if !shared.hot.distrust(entry.id, entry.chunk_size_bytes, chunk.range) {
+                // Its new bytes would be a hole for a while, and whoever has the file would read zeros.
+                return Err(Error::new(
+                    Kind::Corrupt,
+                    format!(
+                        "{} of {} failed its hash, but the kernel reads it: close it first",
+                        chunk.range, entry.path
+                    ),
+                ));
+            }
             log::warn!("cache: {} of {} failed its hash and is fetched again", chunk.range, entry.path);
             shared.metrics.cache_corrupt_chunks.add(1);
-            // Parts of it may have been trusted before the disk failed.
-            shared.hot.distrust(entry.id, entry.chunk_size_bytes, chunk.range);
             // In the writer's queue before the row goes: no new bytes for this range can be ahead of the hole.
             let slot_size = entry.chunk_size_bytes;
             let _ = self.jobs().send(Job::Punch { entry_id: entry.id, slot_size, range: chunk.range });

@@ -12,7 +12,7 @@ use clap::Args;
 use super::say;
 use crate::assemble;
 use crate::config::{CHUNK_TIMEOUT_SECONDS, CONNECTIONS, DIR_TTL_SECONDS, LOOKAHEAD_CHUNKS, RETRIES, THREADS};
-use crate::config::{CacheConfig, Config, DriveConfig, FetchConfig, Fill, ReadConfig};
+use crate::config::{CacheConfig, Config, DriveConfig, FetchConfig, Fill, FuseConfig, Passthrough, ReadConfig};
 use crate::demo::{FILM, FILM_NAME, Link, Server, ServerConfig, tour, watch};
 use crate::error::{Error, Kind, Result};
 use crate::fuse::reaper::Reaper;
@@ -78,8 +78,8 @@ fn config(source: String, mountpoint: PathBuf, cache_dir: PathBuf) -> Config {
     Config {
         source,
         mountpoint,
-        allow_other: false,
-        threads: THREADS as usize,
+        // What a read costs is what the demo is about: none goes past the drive.
+        fuse: FuseConfig { allow_other: false, threads: THREADS as usize, passthrough: Passthrough::Off },
         cache: CacheConfig {
             dir: cache_dir,
             size_bytes: CACHE_SIZE_BYTES,
@@ -91,7 +91,7 @@ fn config(source: String, mountpoint: PathBuf, cache_dir: PathBuf) -> Config {
             chunk_timeout: Duration::from_secs_f64(CHUNK_TIMEOUT_SECONDS),
             retries: RETRIES,
         },
-        read: ReadConfig { lookahead_chunks: LOOKAHEAD_CHUNKS, fill: Fill::Playing },
+        read: ReadConfig { lookahead_chunks: LOOKAHEAD_CHUNKS, fill: Fill::Playing, checks_whole: false },
         drive: DriveConfig { dir_ttl: Duration::from_secs_f64(DIR_TTL_SECONDS), uid, gid, umask: 0o022 },
     }
 }

@@ -33,7 +33,7 @@ pub struct MountArgs {
 pub fn run(args: MountArgs, is_quiet: bool) -> Result<()> {
     let typed = args.mountpoint.display().to_string();
     let mut config = args.options.into_config(args.source, args.mountpoint, &|name| std::env::var_os(name))?;
-    config.mountpoint = mount_point::prepare(&config.mountpoint, config.allow_other)?;
+    config.mountpoint = mount_point::prepare(&config.mountpoint, config.fuse.allow_other)?;
     check_apart(&config)?;
 
     let (ends, ended) = signals::channel();

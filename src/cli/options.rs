@@ -9,8 +9,11 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
 use super::cache_dir;
-use crate::config::{CacheConfig, Config, DriveConfig, FetchConfig, Fill, ReadConfig, parse_size};
+use crate::config::{
+    CacheConfig, Config, DriveConfig, FetchConfig, Fill, FuseConfig, Passthrough, ReadConfig, parse_size,
+};
 use crate::error::{Error, Kind, Result};
+use crate::fuse::passthrough::is_privileged;
 use crate::origin::source::Source;
 use crate::sys;
 
@@ -144,6 +147,17 @@ struct DriveOptions {
         value_parser = clap::value_parser!(u32).range(1..=THREADS_MAX),
     )]
     threads: u32,
+    /// Whether the kernel reads a file that is wholly cached by itself, as fast as the disk. `auto`: where it can (Linux
+    /// 6.9) and reelfs may (as root); said in the log.
+    #[arg(long, env = "REELFS_PASSTHROUGH", value_enum, default_value = "auto")]
+    passthrough: PassthroughOption,
+}
+
+/// `config::Passthrough`, as typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PassthroughOption {
+    Auto,
+    Off,
 }
 
 impl MountOptions {
@@ -166,8 +180,14 @@ impl MountOptions {
         Ok(Config {
             source,
             mountpoint,
-            allow_other: drive.allow_other,
-            threads: drive.threads as usize,
+            fuse: FuseConfig {
+                allow_other: drive.allow_other,
+                threads: drive.threads as usize,
+                passthrough: match drive.passthrough {
+                    PassthroughOption::Auto => Passthrough::Auto,
+                    PassthroughOption::Off => Passthrough::Off,
+                },
+            },
             cache,
             fetch: FetchConfig {
                 connections: fetch.connections as usize,
@@ -180,6 +200,7 @@ impl MountOptions {
                     FillOption::Playing => Fill::Playing,
                     FillOption::Never => Fill::Never,
                 },
+                checks_whole: drive.passthrough == PassthroughOption::Auto && is_privileged(),
             },
             drive: DriveConfig {
                 dir_ttl: drive.dir_ttl,
@@ -253,8 +274,9 @@ mod tests {
         assert_eq!(config.drive.dir_ttl, Duration::from_secs_f64(config::DIR_TTL_SECONDS));
         assert_eq!((config.drive.uid, config.drive.gid), sys::invoking_user());
         assert_eq!(config.drive.umask, 0o022);
-        assert_eq!(config.threads, config::THREADS as usize);
-        assert!(!config.allow_other);
+        assert_eq!(config.fuse.threads, config::THREADS as usize);
+        assert!(!config.fuse.allow_other);
+        assert_eq!((config.fuse.passthrough, config.read.checks_whole), (Passthrough::Auto, is_privileged()));
         assert!(config.cache.dir.starts_with("/home/me/.cache/reelfs"));
     }
 
@@ -276,6 +298,7 @@ mod tests {
             "--umask=077",
             "--allow-other",
             "--threads=1",
+            "--passthrough=off",
         ])
         .unwrap();
         assert_eq!(config.cache.dir, PathBuf::from("c"));
@@ -286,8 +309,9 @@ mod tests {
         assert_eq!(config.fetch.chunk_timeout, Duration::from_millis(500));
         assert_eq!(config.drive.dir_ttl, Duration::ZERO);
         assert_eq!((config.drive.uid, config.drive.gid, config.drive.umask), (7, 8, 0o077));
-        assert!(config.allow_other);
-        assert_eq!(config.threads, 1);
+        assert!(config.fuse.allow_other);
+        assert_eq!(config.fuse.threads, 1);
+        assert_eq!((config.fuse.passthrough, config.read.checks_whole), (Passthrough::Off, false));
     }
 
     #[test]
@@ -317,6 +341,7 @@ mod tests {
             "--umask=+22",
             "--umask=",
             "--threads=0",
+            "--passthrough=on",
         ] {
             assert!(meant(&[typed]).is_err(), "{typed}");
         }

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::names::changed;
 use super::{Drive, Late, Node, NodeKind, OpenFile};
+use crate::cache::Backing;
 use crate::error::{Error, Kind, Result};
 use crate::origin::Stat;
 use crate::range::ByteRange;
@@ -74,6 +75,15 @@ impl Drive {
         let entry = self.cache.entry(&node.path, stat)?;
         let file = OpenFile { node: Arc::clone(node), handle: self.reader.open(entry), late: Mutex::default() };
         Ok(Opened { handle: self.files.add(Arc::new(file)) })
+    }
+
+    /// All of an open file as one on this disk, if it is wholly here: for whoever can read it without us.
+    pub fn backing(&self, handle: u64) -> Option<Backing> {
+        let file = self.files.get(handle)?;
+        self.cache.backing(file.handle.entry()).unwrap_or_else(|error| {
+            log::warn!("{}: {error}", file.node.path);
+            None
+        })
     }
 
     /// Closes a file; what was only fetched for it is called off.

@@ -13,6 +13,7 @@ use fuser::{
 };
 
 use super::errno::errno;
+use super::passthrough::Passthrough;
 use crate::drive::{Attributes, Drive, NodeKind};
 use crate::error::{Error, Kind, Result};
 use crate::store::NAME_BYTES_MAX;
@@ -28,16 +29,23 @@ const PREFERRED_READ_BYTES: u32 = 128 << 10;
 /// Inode numbers are not used twice while the kernel knows them.
 const GENERATION: Generation = Generation(0);
 
+/// Filesystems below ours, counting the one a lent file is on: an ordinary disk. With two, nothing could be stacked on
+/// the drive any more.
+const STACK_DEPTH: u32 = 1;
+
 /// The drive as the kernel talks to it.
 pub struct Adapter {
     drive: Arc<Drive>,
+    // Whether to ask the kernel if it reads cached files by itself.
+    lends: bool,
+    passthrough: Arc<Passthrough>,
     ended: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Adapter {
-    /// `ended` is called when the kernel has let go of the drive.
-    pub fn new(drive: Arc<Drive>, ended: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { drive, ended: Box::new(ended) }
+    /// `lends`: the kernel may read cached files by itself. `ended` is called when it has let go of the drive.
+    pub fn new(drive: Arc<Drive>, lends: bool, ended: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { drive, lends, passthrough: Arc::new(Passthrough::new()), ended: Box::new(ended) }
     }
 }
 
@@ -109,6 +117,17 @@ impl Filesystem for Adapter {
             let _ = config.set_max_readahead(most);
         }
         let _ = config.set_max_background(BACKGROUND_MAX);
+        if self.lends {
+            let can = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+                && config.set_max_stack_depth(STACK_DEPTH).is_ok();
+            if can {
+                self.passthrough.turn_on();
+            }
+            log::info!(
+                "passthrough: {}",
+                if can { "on" } else { "off, this kernel does not know it (Linux 6.9 does)" }
+            );
+        }
         Ok(())
     }
 
@@ -176,9 +195,13 @@ impl Filesystem for Adapter {
         if flags.acc_mode() != fuser::OpenAccMode::O_RDONLY {
             return reply.error(Errno::EROFS);
         }
+        let (drive, passthrough) = (Arc::clone(&self.drive), Arc::clone(&self.passthrough));
+        let is_direct = flags.0 & libc::O_DIRECT != 0;
         self.drive.open(ino.0, move |opened| match opened {
-            // An inode number is one version: what the kernel kept of it is what it would read again.
-            Ok(opened) => reply.opened(FileHandle(opened.handle), FopenFlags::FOPEN_KEEP_CACHE),
+            Ok(opened) => {
+                let backing = if passthrough.is_on() { drive.backing(opened.handle) } else { None };
+                passthrough.reply(ino.0, opened.handle, is_direct, backing, reply);
+            }
             Err(error) => reply.error(errno(&error)),
         });
     }
@@ -211,7 +234,7 @@ impl Filesystem for Adapter {
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
@@ -219,6 +242,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.drive.release(fh.0);
+        self.passthrough.release(ino.0);
         reply.ok();
     }
 

@@ -5,6 +5,7 @@ pub mod adapter;
 pub mod errno;
 pub mod mount_point;
 pub mod mount_table;
+pub mod passthrough;
 pub mod reaper;
 pub mod session;
 pub mod signals;

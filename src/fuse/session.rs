@@ -11,6 +11,8 @@ use fuser::{BackgroundSession, MountOption, SessionACL};
 use super::adapter::Adapter;
 use super::mount_point;
 use super::mount_table::{SUBTYPE, escape_fsname};
+use super::passthrough;
+use crate::config::{FuseConfig, Passthrough};
 use crate::drive::Drive;
 use crate::error::{Error, Result};
 
@@ -28,12 +30,11 @@ pub struct Session {
 }
 
 impl Session {
-    /// Mounts `drive` on `mountpoint` (absolute, links resolved) and serves it with `threads` threads. `ended` is
-    /// called when the kernel has let go of it, whoever unmounted it.
+    /// Mounts `drive` on `mountpoint` (absolute, links resolved) and serves it as `how` tells. `ended` is called when the kernel has let go of it, whoever unmounted it.
     pub fn mount(
         drive: &Arc<Drive>,
         mountpoint: &Path,
-        (allow_other, threads): (bool, usize),
+        how: &FuseConfig,
         ended: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
         let mut config = fuser::Config::default();
@@ -45,13 +46,21 @@ impl Session {
             // As an option of the kernel's own: fuser passes its `Subtype` only to fusermount3.
             MountOption::CUSTOM(format!("subtype={SUBTYPE}")),
         ];
-        config.acl = if allow_other { SessionACL::All } else { SessionACL::Owner };
-        config.n_threads = Some(threads.max(1));
+        config.acl = if how.allow_other { SessionACL::All } else { SessionACL::Owner };
+        config.n_threads = Some(how.threads.max(1));
         // A queue of its own for each thread.
         config.clone_fd = true;
         let cannot = |error: std::io::Error| Error::io(format!("cannot mount on {}", mountpoint.display()), &error);
-        let session =
-            fuser::Session::new(Adapter::new(Arc::clone(drive), ended), mountpoint, &config).map_err(cannot)?;
+        let lends = match how.passthrough {
+            Passthrough::Auto if passthrough::is_privileged() => true,
+            Passthrough::Auto => {
+                log::info!("passthrough: off, only root may have the kernel read cached files by itself");
+                false
+            }
+            Passthrough::Off => false,
+        };
+        let adapter = Adapter::new(Arc::clone(drive), lends, ended);
+        let session = fuser::Session::new(adapter, mountpoint, &config).map_err(cannot)?;
         let background = session.spawn().map_err(cannot)?;
         Ok(Self { background: Some(background), mountpoint: mountpoint.to_owned() })
     }

@@ -1,5 +1,5 @@
-//! The background of reading: a thread that fetches ahead of sequential readers, and one that fills in the rest of a
-//! film being played while nothing else wants the link.
+//! The background of reading: a thread that fetches ahead of sequential readers, and one that completes a film being
+//! played: what is missing is fetched while nothing else wants the link, what is here is hashed.
 //! Never here: what a pattern is (see `pattern`), and how bytes are fetched.
 
 use std::sync::atomic::Ordering;
@@ -47,7 +47,7 @@ impl Ahead {
                 for handle in inbox {
                     handle.is_noted.store(false, Ordering::Release);
                     core.look_ahead(&handle);
-                    if core.config.fill == Fill::Playing
+                    if (core.config.fill == Fill::Playing || core.config.checks_whole)
                         && handle.pattern.lock().playing(handle.entry.size_bytes()).is_some()
                     {
                         // Full: it will be noted again.
@@ -146,7 +146,10 @@ impl Core {
         for _ in 0..slots.min(SLOTS_LOOKED_AT_MAX as u64) {
             let slot = entry.slot(*at % size);
             let coverage = self.cache.coverage(entry, slot)?;
-            if let Some(gap) = coverage.gaps.first() {
+            if self.config.checks_whole {
+                self.checks.check_early(entry, coverage.unchecked);
+            }
+            if let Some(gap) = coverage.gaps.first().filter(|_| self.config.fill == Fill::Playing) {
                 return Ok(Some(*gap));
             }
             *at = slot.end;

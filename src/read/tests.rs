@@ -236,7 +236,7 @@ fn assemble(
         chunk_size_bytes: CHUNK,
     };
     let fetch = FetchConfig { connections: plan.connections, chunk_timeout: plan.timeout, retries: 2 };
-    let read = ReadConfig { lookahead_chunks: plan.lookahead_chunks, fill: plan.fill };
+    let read = ReadConfig { lookahead_chunks: plan.lookahead_chunks, fill: plan.fill, checks_whole: false };
     let cache = Arc::new(Cache::open(&config, origin.describe(), Arc::clone(metrics)).unwrap());
     let fetcher = Fetcher::start(origin, Arc::clone(&cache), &fetch, CHUNK, Arc::clone(metrics)).unwrap();
     let reader = Reader::start(Arc::clone(&cache), fetcher, &read, plan.timeout, Arc::clone(metrics)).unwrap();

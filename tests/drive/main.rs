@@ -21,6 +21,7 @@ mod listings;
 mod memory;
 mod mount;
 mod needs;
+mod passthrough;
 mod readers;
 mod readonly;
 mod replaced;
@@ -63,6 +64,7 @@ fn main() {
         lifecycle::tests(),
         listings::tests(),
         memory::tests(),
+        passthrough::tests(),
         readers::tests(),
         readonly::tests(),
         replaced::tests(),

@@ -13,12 +13,17 @@ use parking_lot::RwLock;
 pub enum Need {
     /// Mounting: the device, and the program that mounts for users.
     Fuse,
+    /// A kernel that reads cached files by itself, for a process that may let it.
+    Passthrough,
     /// A program of this name.
     Program(&'static str),
 }
 
 /// A mounted drive.
 pub const FUSE: Need = Need::Fuse;
+
+/// Files that the kernel reads by itself.
+pub const PASSTHROUGH: Need = Need::Passthrough;
 
 /// Tests that measure run alone, all others side by side.
 static TURN: RwLock<()> = RwLock::new(());
@@ -67,9 +72,20 @@ impl Need {
                 Some("/dev/fuse cannot be opened".into())
             }
             Self::Fuse => Self::Program("fusermount3").missing(),
+            Self::Passthrough if !reelfs::fuse::passthrough::is_privileged() => {
+                Some("only root may have the kernel read cached files".into())
+            }
+            Self::Passthrough => (kernel() < (6, 9)).then(|| "this kernel does not read cached files".into()),
             Self::Program(name) => found(name).is_none().then(|| format!("{name} is not installed")),
         }
     }
+}
+
+/// The kernel's version, as far as it matters.
+fn kernel() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split('.').map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Where to look for programs: servers live where only root looks.

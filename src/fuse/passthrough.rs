@@ -1,0 +1,143 @@
+//! How each open file is served: by requests to the drive, or by the kernel itself from a cached file it was lent.
+//! Never here: which files may be lent (the cache knows), and what a request means.
+//!
+//! The kernel's rule (fs/fuse/iomode.c, Linux 6.9): opens of one inode that overlap in time are all of one way, and all
+//! lent ones of one file. An open is counted before its reply goes out, and a release is heard after the kernel's own
+//! count went down: so what is counted here is never less than what the kernel has open, and no reply breaks the rule.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fuser::{BackingId, FileHandle, FopenFlags, ReplyOpen};
+use parking_lot::Mutex;
+
+use crate::cache::Backing;
+
+/// `CAP_SYS_ADMIN`, by its number in linux/capability.h: without it the kernel takes no file.
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// The ways of all open files of one mount.
+pub(super) struct Passthrough {
+    // Goes off, never on again, when the kernel refuses.
+    is_on: AtomicBool,
+    // Guards the map, and that no two opens of one inode are decided at once. The kernel is told within it.
+    ways: Mutex<Ways<Lent>>,
+}
+
+/// What the kernel holds of an entry. The number goes before the pin: as long as it is valid, the bytes stay.
+struct Lent {
+    id: BackingId,
+    _pinned: Backing,
+}
+
+/// By inode number: how many opens there are, and what they all share if they are lent ones.
+struct Ways<L>(HashMap<u64, (u64, Option<Arc<L>>)>);
+
+impl<L> Ways<L> {
+    /// Counts one more open. The first one decides for all that overlap with it: `lend` if it can.
+    fn open(&mut self, ino: u64, lend: impl FnOnce() -> Option<L>) -> Option<Arc<L>> {
+        let way = self.0.entry(ino).or_insert_with(|| (0, lend().map(Arc::new)));
+        way.0 += 1;
+        way.1.clone()
+    }
+
+    /// Counts one less; what was lent is returned with the last.
+    fn release(&mut self, ino: u64) -> Option<Arc<L>> {
+        let Entry::Occupied(mut way) = self.0.entry(ino) else { return None };
+        way.get_mut().0 -= 1;
+        if way.get().0 == 0 { way.remove().1 } else { None }
+    }
+}
+
+impl Passthrough {
+    /// Nothing is open. Off until the kernel has agreed.
+    pub(super) fn new() -> Self {
+        Self { is_on: AtomicBool::new(false), ways: Mutex::new(Ways(HashMap::new())) }
+    }
+
+    /// The kernel has agreed to it for this mount.
+    pub(super) fn turn_on(&self) {
+        self.is_on.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether files are lent.
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on.load(Ordering::Relaxed)
+    }
+
+    /// Answers an open of `ino`; `is_direct` as the program asked for `O_DIRECT`.
+    pub(super) fn reply(&self, ino: u64, handle: u64, is_direct: bool, backing: Option<Backing>, reply: ReplyOpen) {
+        let lent = self.ways.lock().open(ino, || {
+            // Through the drive, such reads need no alignment; the disk's own would.
+            let backing = backing.filter(|_| !is_direct)?;
+            match reply.open_backing(&backing) {
+                Ok(id) => Some(Lent { id, _pinned: backing }),
+                Err(error) => {
+                    self.is_on.store(false, Ordering::Relaxed);
+                    log::info!("passthrough: off from now on, the kernel does not take a cached file: {error}");
+                    None
+                }
+            }
+        });
+        match lent {
+            Some(lent) => {
+                // An open that the rule binds to the others, though it would rather ask the drive: it may, for reads.
+                let flags = if is_direct { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() };
+                reply.opened_passthrough(FileHandle(handle), flags, &lent.id);
+            }
+            // An inode number is one version: what the kernel kept of it is what it would read again.
+            None => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
+        }
+    }
+
+    /// An open of `ino` was closed.
+    pub(super) fn release(&self, ino: u64) {
+        let returned = self.ways.lock().release(ino);
+        // Outside the lock: the kernel is told, and the cache.
+        drop(returned);
+    }
+}
+
+/// Whether the kernel takes files from this process.
+pub fn is_privileged() -> bool {
+    fs::read_to_string("/proc/self/status").is_ok_and(|status| has_capability(&status, CAP_SYS_ADMIN))
+}
+
+/// Whether the effective set of a `/proc/PID/status` holds a capability.
+fn has_capability(status: &str, number: u32) -> bool {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|set| set >> number & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opens_that_overlap_are_all_of_one_way() {
+        let mut ways = Ways(HashMap::new());
+        assert!(ways.open(1, || None::<&str>).is_none());
+        assert!(ways.open(1, || unreachable!("the first has decided")).is_none());
+        assert_eq!(ways.open(2, || Some("two")).as_deref(), Some(&"two"));
+        assert_eq!(ways.open(2, || unreachable!("one file for all")).as_deref(), Some(&"two"));
+        assert!(ways.release(1).is_none() && ways.release(2).is_none());
+        assert!(ways.open(1, || unreachable!("one is open still")).is_none());
+        assert!(ways.release(1).is_none() && ways.release(1).is_none());
+        assert_eq!(ways.open(1, || Some("one")).as_deref(), Some(&"one"), "closed meanwhile: decided anew");
+        assert_eq!(ways.release(2).as_deref(), Some(&"two"), "the last one gives it back");
+        assert!(ways.release(2).is_none(), "never opened");
+    }
+
+    #[test]
+    fn the_effective_set_decides() {
+        let status = |set| format!("Name:\treelfs\nCapPrm:\tffffffffffffffff\nCapEff:\t{set}\nCapBnd:\t0\n");
+        assert!(has_capability(&status("000001ffffffffff"), CAP_SYS_ADMIN));
+        assert!(has_capability(&status("0000000000200000"), CAP_SYS_ADMIN));
+        assert!(!has_capability(&status("00000000001fffff"), CAP_SYS_ADMIN));
+        assert!(!has_capability("", CAP_SYS_ADMIN));
+        assert!(!has_capability(&status("soon"), CAP_SYS_ADMIN));
+    }
+}
