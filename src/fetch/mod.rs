@@ -2,20 +2,20 @@
 //! connections. Lookahead and readers call the same code; only the lane differs.
 //! Never here: what to fetch ahead, and what a read is.
 //!
-//! Locks, in order: `table` → a flight's `inner` → `memory`, the cache's `hot`. None is held while the origin is
+//! Locks, in order: `table` → a flight's `inner` → `lanes`, `memory`, the cache's `hot`. None is held while the origin is
 //! asked, and waiters are answered with none held.
 
 pub mod checks;
 mod flight;
 mod lanes;
 mod memory;
+mod width;
 mod worker;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::{Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::cache::{Cache, Entry, Kept};
@@ -42,12 +42,7 @@ const UNWRITTEN_CHUNKS: u64 = 8;
 pub struct Fetcher {
     shared: Arc<Shared>,
     // Taken by `stop`; guards nothing else.
-    running: Mutex<Option<Running>>,
-}
-
-struct Running {
-    stop: Sender<()>,
-    workers: Vec<JoinHandle<()>>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -108,26 +103,26 @@ impl Fetcher {
             config: config.clone(),
             metrics,
             table: Mutex::default(),
-            lanes: Lanes::new(),
+            lanes: Lanes::new(workers),
             memory: Memory::new(chunks * chunk_size_bytes),
             resident_max_bytes: RESIDENT_CHUNKS * chunk_size_bytes,
         });
-        let (stop, stopped) = bounded(0);
         let workers = (0..workers)
             .map(|number| {
-                let (shared, stopped) = (Arc::clone(&shared), stopped.clone());
-                let service = shared.lanes.service(number, workers);
+                let shared = Arc::clone(&shared);
                 thread::Builder::new()
                     .name(format!("fetch-{number}"))
                     .spawn(move || {
-                        while let Some(flight) = service.next(&stopped) {
-                            shared.fly(&flight);
+                        while let Some((flight, seat)) = shared.lanes.next() {
+                            seat.landed(shared.fly(&flight));
                         }
                     })
                     .map_err(|error| Error::io("starting a fetching thread", &error))
             })
-            .collect::<Result<_>>()?;
-        Ok(Self { shared, running: Mutex::new(Some(Running { stop, workers })) })
+            .collect::<Result<_>>()
+            // Those that did start wait for work.
+            .inspect_err(|_| shared.lanes.stop())?;
+        Ok(Self { shared, workers: Mutex::new(workers) })
     }
 
     /// Has `waiter` answered with `need`, which lies in `gap`. All of `gap`, which lies in one slot and is not in the
@@ -329,8 +324,11 @@ impl Shared {
 impl Fetcher {
     /// Calls every flight off, answers every waiter, ends the workers.
     pub fn stop(&self) {
-        let Some(Running { stop, workers }) = self.running.lock().take() else { return };
-        drop(stop);
+        let workers = std::mem::take(&mut *self.workers.lock());
+        if workers.is_empty() {
+            return;
+        }
+        self.shared.lanes.stop();
         let stopped = Table { is_stopped: true, ..Table::default() };
         let table = std::mem::replace(&mut *self.shared.table.lock(), stopped);
         let flights: Vec<_> = table.flights.into_values().flat_map(BTreeMap::into_values).collect();

@@ -21,10 +21,11 @@ const FLIGHT_TIMEOUTS_MAX: u32 = 12;
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Shared {
-    /// Flies one flight to its end. Never panics: a panic below is an error for whoever waits.
-    pub(super) fn fly(self: &Arc<Self>, flight: &Arc<Flight>) {
+    /// Flies one flight to its end, and tells how many bytes landed. Never panics: a panic below is an error for
+    /// whoever waits.
+    pub(super) fn fly(self: &Arc<Self>, flight: &Arc<Flight>) -> u64 {
         if !flight.start() {
-            return;
+            return 0;
         }
         let asked_bytes = flight.missing().len();
         let lane = flight.inner.lock().lane;
@@ -38,6 +39,7 @@ impl Shared {
                     Err(Error::new(Kind::Local, format!("{}: a fetch failed inside reelfs", flight.entry.path())))
                 });
         let taken_bytes = if has_memory { asked_bytes } else { 0 };
+        let landed_bytes = asked_bytes - flight.missing().len();
         match flown {
             Ok(()) => self.hand_over(flight, flight.landed(), taken_bytes),
             Err(error) => {
@@ -61,6 +63,7 @@ impl Shared {
                 }
             }
         }
+        landed_bytes
     }
 
     fn hand_over(self: &Arc<Self>, flight: &Arc<Flight>, (range, bytes, digest): Whole, taken_bytes: u64) {
