@@ -1,4 +1,4 @@
-//! The order of fetches: demand before lookahead before fill, and connections that guesses can't take.
+//! The order of fetches: demand, what is urgent, lookahead, fill; and connections that guesses can't take.
 //! Never here: what a flight does.
 
 use std::collections::VecDeque;
@@ -15,17 +15,19 @@ use super::width::Width;
 pub enum Lane {
     /// Someone waits.
     Demand,
-    /// Someone will probably ask soon.
+    /// Someone will probably ask within seconds.
+    Urgent,
+    /// Someone will probably ask.
     Lookahead,
     /// Someone may ask some day.
     Fill,
 }
 
-const LANES: [Lane; 3] = [Lane::Demand, Lane::Lookahead, Lane::Fill];
+const LANES: [Lane; 4] = [Lane::Demand, Lane::Urgent, Lane::Lookahead, Lane::Fill];
 
 /// Flights queued at once, for each lane. The kernel keeps far fewer reads under way; lookahead that does not fit
 /// is asked for again with the next read.
-const QUEUED_MAX: [usize; 3] = [16_384, 1_024, 16];
+const QUEUED_MAX: [usize; LANES.len()] = [16_384, 1_024, 1_024, 16];
 
 /// Of the connections, this part is never given to guesses, so that a seek finds a free one.
 const DEMAND_SHARE: usize = 4;
@@ -38,9 +40,9 @@ pub(super) struct Lanes {
 }
 
 struct Queues {
-    waiting: [VecDeque<Arc<Flight>>; 3],
+    waiting: [VecDeque<Arc<Flight>>; LANES.len()],
     // Flights under way, by the lane they were taken from.
-    flying: [usize; 3],
+    flying: [usize; LANES.len()],
     width: Width,
     is_stopped: bool,
 }
@@ -57,7 +59,7 @@ impl Lanes {
     pub(super) fn new(connections: usize) -> Self {
         let queues = Queues {
             waiting: Default::default(),
-            flying: [0; 3],
+            flying: [0; LANES.len()],
             width: Width::new(guesses_max(connections)),
             is_stopped: false,
         };
@@ -121,7 +123,7 @@ impl Drop for Seat<'_> {
     fn drop(&mut self) {
         let mut queues = self.lanes.queues.lock();
         queues.flying[self.lane as usize] -= 1;
-        let is_busy = !queues.waiting[Lane::Lookahead as usize].is_empty();
+        let is_busy = [Lane::Urgent, Lane::Lookahead].iter().any(|lane| !queues.waiting[*lane as usize].is_empty());
         let before = queues.width.now();
         if self.landed_bytes > 0 {
             queues.width.landed(self.landed_bytes, Instant::now(), is_busy);
@@ -139,14 +141,14 @@ fn guesses_max(connections: usize) -> usize {
 }
 
 /// The lane that a free connection serves next. Guesses have `width` connections among them, and fill one of these.
-fn next_lane(has_waiting: [bool; 3], flying: [usize; 3], width: usize) -> Option<Lane> {
-    let [_, lookahead, fill] = flying;
-    let may_guess = lookahead + fill < width;
+fn next_lane(has_waiting: [bool; LANES.len()], flying: [usize; LANES.len()], width: usize) -> Option<Lane> {
+    let [_, urgent, lookahead, fill] = flying;
+    let may_guess = urgent + lookahead + fill < width;
     LANES.into_iter().find(|lane| {
         has_waiting[*lane as usize]
             && match lane {
                 Lane::Demand => true,
-                Lane::Lookahead => may_guess,
+                Lane::Urgent | Lane::Lookahead => may_guess,
                 Lane::Fill => may_guess && fill == 0,
             }
     })
@@ -165,14 +167,16 @@ mod tests {
 
     #[test]
     fn the_highest_lane_that_may_fly_is_next() {
-        let (all, none) = ([true; 3], [false; 3]);
-        assert_eq!(next_lane(none, [0; 3], 6), None);
-        assert_eq!(next_lane(all, [0; 3], 6), Some(Lane::Demand));
-        assert_eq!(next_lane(all, [7, 6, 0], 6), Some(Lane::Demand), "guesses never stand in its way");
-        assert_eq!(next_lane([false, true, true], [0, 5, 0], 6), Some(Lane::Lookahead));
-        assert_eq!(next_lane([false, true, true], [0, 6, 0], 6), None);
-        assert_eq!(next_lane([false, true, true], [0, 5, 1], 6), None, "fill is a guess, too");
-        assert_eq!(next_lane([false, false, true], [0, 0, 0], 6), Some(Lane::Fill));
-        assert_eq!(next_lane([false, false, true], [0, 0, 1], 6), None, "one at a time");
+        let all = [true; 4];
+        assert_eq!(next_lane([false; 4], [0; 4], 6), None);
+        assert_eq!(next_lane(all, [0; 4], 6), Some(Lane::Demand));
+        assert_eq!(next_lane(all, [7, 0, 6, 0], 6), Some(Lane::Demand), "guesses never stand in its way");
+        let guesses = [false, true, true, true];
+        assert_eq!(next_lane(guesses, [0, 0, 5, 0], 6), Some(Lane::Urgent));
+        assert_eq!(next_lane(guesses, [0, 1, 5, 0], 6), None);
+        assert_eq!(next_lane(guesses, [0, 0, 5, 1], 6), None, "fill is a guess, too");
+        assert_eq!(next_lane([false, false, true, true], [0, 2, 3, 0], 6), Some(Lane::Lookahead));
+        assert_eq!(next_lane([false, false, false, true], [0; 4], 6), Some(Lane::Fill));
+        assert_eq!(next_lane([false, false, false, true], [0, 0, 0, 1], 6), None, "one at a time");
     }
 }

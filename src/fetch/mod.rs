@@ -1,4 +1,4 @@
-//! Fetches: one flight for each byte range however many readers, in three lanes, over a bounded number of
+//! Fetches: one flight for each byte range however many readers, in four lanes, over a bounded number of
 //! connections. Lookahead and readers call the same code; only the lane differs.
 //! Never here: what to fetch ahead, and what a read is.
 //!
@@ -15,6 +15,7 @@ mod worker;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -25,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::origin::Origin;
 use crate::range::{ByteRange, RangeSet};
 
-use flight::{Answered, Flight, State};
+use flight::{Answered, Flight, Inner, State};
 use lanes::Lanes;
 use memory::Memory;
 
@@ -74,7 +75,6 @@ struct Table {
 pub struct Interest {
     shared: Arc<Shared>,
     flight: Arc<Flight>,
-    range: ByteRange,
 }
 
 /// What came of asking for bytes.
@@ -125,13 +125,16 @@ impl Fetcher {
         Ok(Self { shared, workers: Mutex::new(workers) })
     }
 
-    /// Has `waiter` answered with `need`, which lies in `gap`. All of `gap`, which lies in one slot and is not in the
-    /// cache, is fetched: flights under way are joined, the rest is started, what is needed first.
+    /// Has `waiter` answered with `need`, which lies in `gap`, which lies in one slot and is not in the cache: flights
+    /// under way are joined, and what none holds is started. Of `gap`, what follows `need` is fetched with it; what lies
+    /// beyond other flights is left to lookahead, as here nobody could call it off. `is_lone`: the reader waits for
+    /// nothing before it, so a flight that would be long in coming there is cut short.
     pub fn demand(
         &self,
         entry: &Arc<Entry>,
         gap: ByteRange,
         need: ByteRange,
+        is_lone: bool,
         waiter: &Arc<dyn Waiter>,
     ) -> Result<Demand> {
         let shared = &self.shared;
@@ -141,22 +144,24 @@ impl Fetcher {
             if table.is_stopped {
                 return Err(unmounting());
             }
+            if is_lone {
+                let now = Instant::now();
+                table.overlapping(entry.id(), need).iter().for_each(|flight| flight.cut_before(gap.start, now));
+            }
             let free = table.free(entry, gap);
             // Landed and gone from the table since the caller looked: its bytes are in the cache.
             if free.iter().any(|piece| !shared.cache.trusted(entry, *piece).is_empty()) {
                 return Ok(Demand::LookAgain);
             }
-            for piece in free {
-                let lane = if piece.intersect(need).is_empty() { Lane::Lookahead } else { Lane::Demand };
-                let flight = Flight::new(entry, piece, lane);
-                if shared.lanes.push(lane, &flight) {
-                    table.insert(&flight);
-                } else if lane == Lane::Demand {
+            for piece in free.into_iter().filter(|piece| !piece.intersect(need).is_empty()) {
+                let flight = Flight::new(entry, piece, Lane::Demand);
+                if !shared.lanes.push(Lane::Demand, &flight) {
                     return Err(Error::new(
                         Kind::Full,
                         format!("{}: too many reads wait for the origin", entry.path()),
                     ));
                 }
+                table.insert(&flight);
             }
             for flight in table.overlapping(entry.id(), need) {
                 let mut inner = flight.inner.lock();
@@ -164,12 +169,7 @@ impl Fetcher {
                 if part.is_empty() {
                     continue;
                 }
-                if inner.state == State::Queued
-                    && inner.lane != Lane::Demand
-                    && shared.lanes.push(Lane::Demand, &flight)
-                {
-                    inner.lane = Lane::Demand;
-                }
+                shared.raise(&flight, &mut inner, Lane::Demand);
                 answered.push(flight.wait(&mut inner, part, waiter));
             }
         }
@@ -199,14 +199,11 @@ impl Fetcher {
         let mut interests = Vec::new();
         for flight in table.overlapping(entry.id(), gap) {
             let mut inner = flight.inner.lock();
-            if inner.state == State::Queued && lane < inner.lane && shared.lanes.push(lane, &flight) {
-                inner.lane = lane;
-            }
+            shared.raise(&flight, &mut inner, lane);
             if matches!(inner.state, State::Queued | State::Running) {
                 Flight::add_interest(&mut inner);
-                let range = ByteRange::new(flight.start, inner.end);
                 drop(inner);
-                interests.push(Interest { shared: Arc::clone(shared), flight, range });
+                interests.push(Interest { shared: Arc::clone(shared), flight });
             }
         }
         interests
@@ -234,9 +231,14 @@ impl Fetcher {
 }
 
 impl Interest {
-    /// The bytes it stands for.
+    /// The bytes it stands for: fewer, when the flight was cut short.
     pub fn range(&self) -> ByteRange {
-        self.range
+        ByteRange::new(self.flight.start, self.flight.inner.lock().end)
+    }
+
+    /// Flies in `lane` if that is higher than its own, and it is not under way yet.
+    pub fn raise(&self, lane: Lane) {
+        self.shared.raise(&self.flight, &mut self.flight.inner.lock(), lane);
     }
 
     /// Whether there is nothing left to keep going.
@@ -296,6 +298,13 @@ impl Table {
 }
 
 impl Shared {
+    /// Queues a flight anew if `lane` is higher than its own; whoever finds it in the old one passes it over.
+    fn raise(&self, flight: &Arc<Flight>, inner: &mut Inner, lane: Lane) {
+        if inner.state == State::Queued && lane < inner.lane && self.lanes.push(lane, flight) {
+            inner.lane = lane;
+        }
+    }
+
     /// The cache has taken the bytes, or can't: the flight leaves, or stays a while as the only place to have them from.
     fn settle_kept(&self, flight: &Arc<Flight>, taken_bytes: u64, kept: Kept) {
         let mut table = self.table.lock();

@@ -39,7 +39,7 @@ impl Shared {
                     Err(Error::new(Kind::Local, format!("{}: a fetch failed inside reelfs", flight.entry.path())))
                 });
         let taken_bytes = if has_memory { asked_bytes } else { 0 };
-        let landed_bytes = asked_bytes - flight.missing().len();
+        let landed_bytes = flight.inner.lock().bytes.len() as u64;
         match flown {
             Ok(()) => self.hand_over(flight, flight.landed(), taken_bytes),
             Err(error) => {
@@ -117,6 +117,11 @@ impl Shared {
             flight.land(&piece).tell(Ok(()));
             if flight.cancel.is_cancelled() {
                 return Err(called_off());
+            }
+            let left = flight.missing();
+            if left.is_empty() && left.end < missing.end {
+                // Cut short: the rest of the answer is not wanted.
+                return Ok(());
             }
             if Instant::now() >= give_up_at {
                 return Err(Error::new(Kind::TimedOut, format!("{}: the origin is too slow", entry.path())));

@@ -3,6 +3,7 @@
 //! Never here: HTTP faults at random (see `tests/model.rs`), and timing: what must wait waits at a gate.
 
 mod far;
+mod order;
 
 use std::sync::atomic::AtomicU64;
 

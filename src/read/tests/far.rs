@@ -45,5 +45,6 @@ fn a_copy_over_thin_connections_takes_all_that_guesses_may() {
     }
     let counts = far.server.counts("film");
     assert_eq!(counts.body_bytes, SIZE);
-    assert!((6..=8).contains(&far.server.connections()), "{}", far.server.connections());
+    // All are kept open when they have nothing to do.
+    assert!((6..=8).contains(&far.server.connections_open()), "{}", far.server.connections_open());
 }
