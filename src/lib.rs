@@ -18,7 +18,8 @@
 //!    version, lands pieces as they come, hashes them, and answers each reader when its own bytes are there.
 //! 6. A landed chunk goes to the cache's *writer* (room first, then bytes) and *recorder* (sync first, then rows).
 //! 7. A file that is whole and trusted when it is opened is *lent* to the kernel, pinned: its reads never come here.
-//! 8. Meanwhile the handle's *pattern* says what will be read next, and a thread fetches ahead in a slower lane.
+//! 8. Meanwhile the handle's *pattern* says what will be read next and its *pace* how soon, and a thread fetches ahead:
+//!    half a minute of a film, half of that in the *urgent* lane, over as many connections as help.
 //!
 //! # The words
 //!
@@ -26,7 +27,7 @@
 //! apart. *entry*: one cached version of one file. *chunk*: a byte range of an entry, fetched, hashed, recorded and
 //! evicted as one; a row of the index. *slot*: a multiple of the chunk size; a chunk never crosses one. *block*: 64 KiB,
 //! the grain of a probe. *covering query*: which recorded chunks cover these bytes, and where the gaps are. *flight*: one
-//! fetch under way. *lane*: demand, lookahead, fill. *probe*: a first, lone or near-the-end read.
+//! fetch under way. *lane*: demand, urgent, lookahead, fill. *probe*: a first, lone or near-the-end read.
 //!
 //! # The rooms, lowest floor first
 //!

@@ -14,6 +14,7 @@
 //! - The end only ever shrinks, and only below what others may then fetch anew.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -24,6 +25,12 @@ use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Kind};
 use crate::range::ByteRange;
+
+/// A flight is not cut for less: a request, and maybe a connection, cost more than these bytes do.
+const CUT_BYTES_MIN: u64 = 256 << 10;
+/// Nor if the bytes before the cut come within so many times what the flight's own first byte took: a new request takes
+/// that long, too, and twice if it must connect first.
+const CUT_FIRST_BYTES: u32 = 2;
 
 /// Someone who waits for bytes. `settle` is called without any lock held; the others must not block.
 pub trait Waiter: Send + Sync {
@@ -64,6 +71,10 @@ pub(super) struct Inner {
     hasher: Hasher,
     waits: Vec<Wait>,
     interests: usize,
+    // The last interest was lost while someone still waited: once they have their bytes, nobody wants the rest.
+    is_left: bool,
+    asked_at: Option<Instant>,
+    first_at: Option<Instant>,
 }
 
 struct Wait {
@@ -98,6 +109,9 @@ impl Flight {
                 hasher: Hasher::new(),
                 waits: Vec::new(),
                 interests: 0,
+                is_left: false,
+                asked_at: None,
+                first_at: None,
             }),
         })
     }
@@ -108,6 +122,7 @@ impl Flight {
         let inner = &mut *inner;
         let room = (inner.end - self.start) as usize - inner.bytes.len();
         let piece = &piece[..piece.len().min(room)];
+        inner.first_at.get_or_insert_with(Instant::now);
         inner.hasher.update(piece);
         let whole = (inner.end - self.start) as usize;
         // Nobody else holds the bytes while the flight is running, so this never copies them.
@@ -131,6 +146,10 @@ impl Flight {
             answered.push(Arc::clone(&wait.waiter));
             false
         });
+        if inner.is_left && inner.waits.is_empty() && inner.state == State::Running {
+            inner.state = State::Ending;
+            self.cancel.cancel();
+        }
         Answered(answered)
     }
 
@@ -147,6 +166,7 @@ impl Flight {
         let is_mine = inner.state == State::Queued;
         if is_mine {
             inner.state = State::Running;
+            inner.asked_at = Some(Instant::now());
         }
         is_mine
     }
@@ -197,13 +217,34 @@ impl Flight {
 
     pub(super) fn add_interest(inner: &mut Inner) {
         inner.interests += 1;
+        inner.is_left = false;
+    }
+
+    /// Ends the flight before `at`, where somebody waits for nothing else, if it would be long in coming there and
+    /// nobody waits for what lies behind. The bytes from `at` on are then free. Called with the table's lock held.
+    pub(super) fn cut_before(&self, at: u64, now: Instant) {
+        let mut inner = self.inner.lock();
+        let landed_end = self.start + inner.bytes.len() as u64;
+        let is_waited_for = inner.waits.iter().any(|wait| wait.range.end > at);
+        if matches!(inner.state, State::Queued | State::Running)
+            && landed_end < at
+            && at < inner.end
+            && !is_waited_for
+            && is_far(at - landed_end, inner.transfer(now))
+        {
+            inner.end = at;
+        }
     }
 
     /// Calls the flight off if nobody wants it: `true` if it is `Dead` now and must leave the table.
     pub(super) fn call_off_if_unwanted(&self, loses_interest: bool) -> bool {
         let mut inner = self.inner.lock();
         inner.interests -= usize::from(loses_interest);
-        if inner.interests > 0 || inner.waits.iter().any(|wait| wait.waiter.is_waiting()) {
+        if inner.interests > 0 {
+            return false;
+        }
+        if inner.waits.iter().any(|wait| wait.waiter.is_waiting()) {
+            inner.is_left |= loses_interest;
             return false;
         }
         if !loses_interest && inner.waits.is_empty() {
@@ -224,5 +265,43 @@ impl Flight {
             }
             State::Ending | State::Landed | State::Dead => false,
         }
+    }
+}
+
+impl Inner {
+    /// Bytes that have come, how long they took, and how long the first one took; nothing before it is there.
+    fn transfer(&self, now: Instant) -> Option<(u64, Duration, Duration)> {
+        let (asked_at, first_at) = (self.asked_at?, self.first_at?);
+        Some((self.bytes.len() as u64, now.duration_since(first_at), first_at.duration_since(asked_at)))
+    }
+}
+
+/// Whether bytes that come `ahead_bytes` later in a flight are had sooner by a request of their own.
+fn is_far(ahead_bytes: u64, transfer: Option<(u64, Duration, Duration)>) -> bool {
+    ahead_bytes >= CUT_BYTES_MIN
+        && transfer.is_none_or(|(bytes, took, first_byte)| {
+            // ahead / (bytes / took) > first_byte * n, without a division.
+            u128::from(ahead_bytes) * took.as_nanos() > u128::from(bytes) * (first_byte * CUT_FIRST_BYTES).as_nanos()
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_flight_is_cut_where_a_new_request_is_sooner() {
+        let ms = Duration::from_millis;
+        assert!(is_far(MIB, None), "nothing has come yet");
+        assert!(!is_far(MIB / 8, None));
+        // 12.5 MB/s over 40 ms: a mebibyte takes 84 ms.
+        assert!(is_far(MIB + MIB / 4, Some((1_250_000, ms(100), ms(40)))));
+        assert!(!is_far(MIB / 2, Some((1_250_000, ms(100), ms(40)))));
+        // A near and fast origin.
+        assert!(!is_far(MIB + MIB / 2, Some((10 * MIB, ms(10), ms(1)))));
+        // A thin one.
+        assert!(is_far(MIB / 4, Some((100_000, ms(1_000), ms(100)))));
     }
 }

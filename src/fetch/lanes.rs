@@ -1,75 +1,182 @@
-//! The order of fetches: demand before lookahead before fill, and connections that lookahead can't take.
+//! The order of fetches: demand, what is urgent, lookahead, fill; and connections that guesses can't take.
 //! Never here: what a flight does.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, never, select_biased};
+use parking_lot::{Condvar, Mutex};
 
 use super::flight::Flight;
+use super::width::Width;
 
 /// Priority of a fetch, highest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
     /// Someone waits.
     Demand,
-    /// Someone will probably ask soon.
+    /// Someone will probably ask within seconds.
+    Urgent,
+    /// Someone will probably ask.
     Lookahead,
     /// Someone may ask some day.
     Fill,
 }
 
+const LANES: [Lane; 4] = [Lane::Demand, Lane::Urgent, Lane::Lookahead, Lane::Fill];
+
 /// Flights queued at once, for each lane. The kernel keeps far fewer reads under way; lookahead that does not fit
 /// is asked for again with the next read.
-const QUEUED_MAX: [usize; 3] = [16_384, 1_024, 16];
+const QUEUED_MAX: [usize; LANES.len()] = [16_384, 1_024, 1_024, 16];
 
-/// One queue for each lane.
+/// Of the connections, this part is never given to guesses, so that a seek finds a free one.
+const DEMAND_SHARE: usize = 4;
+
+/// One queue for each lane, and the connections that serve them.
 pub(super) struct Lanes {
-    senders: [Sender<Arc<Flight>>; 3],
-    receivers: [Receiver<Arc<Flight>>; 3],
+    // Guards what waits and what flies. The innermost lock of its room; nothing is taken, and nothing dropped, under it.
+    queues: Mutex<Queues>,
+    changed: Condvar,
 }
 
-/// The lanes one worker serves.
-pub(super) struct Service {
-    demand: Receiver<Arc<Flight>>,
-    lookahead: Receiver<Arc<Flight>>,
-    fill: Receiver<Arc<Flight>>,
+struct Queues {
+    waiting: [VecDeque<Arc<Flight>>; LANES.len()],
+    // Flights under way, by the lane they were taken from.
+    flying: [usize; LANES.len()],
+    width: Width,
+    is_stopped: bool,
+}
+
+/// A connection in use. Given back when dropped.
+pub(super) struct Seat<'a> {
+    lanes: &'a Lanes,
+    lane: Lane,
+    landed_bytes: u64,
 }
 
 impl Lanes {
-    pub(super) fn new() -> Self {
-        let [(d, demand), (l, lookahead), (f, fill)] = QUEUED_MAX.map(bounded);
-        Self { senders: [d, l, f], receivers: [demand, lookahead, fill] }
+    /// For so many workers, each of which is one connection.
+    pub(super) fn new(connections: usize) -> Self {
+        let queues = Queues {
+            waiting: Default::default(),
+            flying: [0; LANES.len()],
+            width: Width::new(guesses_max(connections)),
+            is_stopped: false,
+        };
+        Self { queues: Mutex::new(queues), changed: Condvar::new() }
     }
 
     /// Queues a flight; `false` when its lane is full.
     pub(super) fn push(&self, lane: Lane, flight: &Arc<Flight>) -> bool {
-        match self.senders[lane as usize].try_send(Arc::clone(flight)) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        let mut queues = self.queues.lock();
+        let has_room = queues.waiting[lane as usize].len() < QUEUED_MAX[lane as usize];
+        if has_room {
+            queues.waiting[lane as usize].push_back(Arc::clone(flight));
+            self.changed.notify_one();
+        }
+        has_room
+    }
+
+    /// Waits for the next flight of the highest lane that may fly; `None` when all is stopped.
+    pub(super) fn next(&self) -> Option<(Arc<Flight>, Seat<'_>)> {
+        let mut queues = self.queues.lock();
+        loop {
+            if queues.is_stopped {
+                return None;
+            }
+            if let Some((flight, lane)) = queues.take() {
+                return Some((flight, Seat { lanes: self, lane, landed_bytes: 0 }));
+            }
+            self.changed.wait(&mut queues);
         }
     }
 
-    /// Worker `number` of `workers`: the first quarter (if there are two or more) serves demand alone, so that a
-    /// seek finds a free connection; only the last one fills.
-    pub(super) fn service(&self, number: usize, workers: usize) -> Service {
-        let reserved = if workers > 1 { workers.div_ceil(4) } else { 0 };
-        let [demand, lookahead, fill] = &self.receivers;
-        Service {
-            demand: demand.clone(),
-            lookahead: if number < reserved { never() } else { lookahead.clone() },
-            fill: if number + 1 == workers { fill.clone() } else { never() },
+    /// Nothing flies from now on.
+    pub(super) fn stop(&self) {
+        let mut queues = self.queues.lock();
+        queues.is_stopped = true;
+        let left = std::mem::take(&mut queues.waiting);
+        self.changed.notify_all();
+        drop(queues);
+        drop(left);
+    }
+}
+
+impl Queues {
+    fn take(&mut self) -> Option<(Arc<Flight>, Lane)> {
+        let has = LANES.map(|lane| !self.waiting[lane as usize].is_empty());
+        let lane = next_lane(has, self.flying, self.width.now())?;
+        let flight = self.waiting[lane as usize].pop_front()?;
+        self.flying[lane as usize] += 1;
+        Some((flight, lane))
+    }
+}
+
+impl Seat<'_> {
+    /// So many bytes came over it.
+    pub(super) fn landed(mut self, bytes: u64) {
+        self.landed_bytes = bytes;
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        let mut queues = self.lanes.queues.lock();
+        queues.flying[self.lane as usize] -= 1;
+        let is_busy = [Lane::Urgent, Lane::Lookahead].iter().any(|lane| !queues.waiting[*lane as usize].is_empty());
+        let before = queues.width.now();
+        if self.landed_bytes > 0 {
+            queues.width.landed(self.landed_bytes, Instant::now(), is_busy);
+        }
+        // The worker that held this seat looks for the next flight itself; others only if there is more room than that.
+        if queues.width.now() > before {
+            self.lanes.changed.notify_all();
         }
     }
 }
 
-impl Service {
-    /// The next flight of the highest lane that has one; `None` when `stop` is closed.
-    pub(super) fn next(&self, stop: &Receiver<()>) -> Option<Arc<Flight>> {
-        select_biased! {
-            recv(stop) -> _ => None,
-            recv(self.demand) -> flight => flight.ok(),
-            recv(self.lookahead) -> flight => flight.ok(),
-            recv(self.fill) -> flight => flight.ok(),
+/// Connections that guesses may take: all but a quarter (if there are two or more).
+fn guesses_max(connections: usize) -> usize {
+    if connections > 1 { connections - connections.div_ceil(DEMAND_SHARE) } else { 1 }
+}
+
+/// The lane that a free connection serves next. Guesses have `width` connections among them, and fill one of these.
+fn next_lane(has_waiting: [bool; LANES.len()], flying: [usize; LANES.len()], width: usize) -> Option<Lane> {
+    let [_, urgent, lookahead, fill] = flying;
+    let may_guess = urgent + lookahead + fill < width;
+    LANES.into_iter().find(|lane| {
+        has_waiting[*lane as usize]
+            && match lane {
+                Lane::Demand => true,
+                Lane::Urgent | Lane::Lookahead => may_guess,
+                Lane::Fill => may_guess && fill == 0,
+            }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guesses_leave_a_quarter_to_demand() {
+        for (connections, guesses) in [(1, 1), (2, 1), (3, 2), (4, 3), (5, 3), (8, 6), (64, 48)] {
+            assert_eq!(guesses_max(connections), guesses, "{connections}");
         }
+    }
+
+    #[test]
+    fn the_highest_lane_that_may_fly_is_next() {
+        let all = [true; 4];
+        assert_eq!(next_lane([false; 4], [0; 4], 6), None);
+        assert_eq!(next_lane(all, [0; 4], 6), Some(Lane::Demand));
+        assert_eq!(next_lane(all, [7, 0, 6, 0], 6), Some(Lane::Demand), "guesses never stand in its way");
+        let guesses = [false, true, true, true];
+        assert_eq!(next_lane(guesses, [0, 0, 5, 0], 6), Some(Lane::Urgent));
+        assert_eq!(next_lane(guesses, [0, 1, 5, 0], 6), None);
+        assert_eq!(next_lane(guesses, [0, 0, 5, 1], 6), None, "fill is a guess, too");
+        assert_eq!(next_lane([false, false, true, true], [0, 2, 3, 0], 6), Some(Lane::Lookahead));
+        assert_eq!(next_lane([false, false, false, true], [0; 4], 6), Some(Lane::Fill));
+        assert_eq!(next_lane([false, false, false, true], [0, 0, 0, 1], 6), None, "one at a time");
     }
 }

@@ -1,21 +1,22 @@
-//! Fetches: one flight for each byte range however many readers, in three lanes, over a bounded number of
+//! Fetches: one flight for each byte range however many readers, in four lanes, over a bounded number of
 //! connections. Lookahead and readers call the same code; only the lane differs.
 //! Never here: what to fetch ahead, and what a read is.
 //!
-//! Locks, in order: `table` → a flight's `inner` → `memory`, the cache's `hot`. None is held while the origin is
+//! Locks, in order: `table` → a flight's `inner` → `lanes`, `memory`, the cache's `hot`. None is held while the origin is
 //! asked, and waiters are answered with none held.
 
 pub mod checks;
 mod flight;
 mod lanes;
 mod memory;
+mod width;
 mod worker;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
-use crossbeam_channel::{Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::cache::{Cache, Entry, Kept};
@@ -25,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::origin::Origin;
 use crate::range::{ByteRange, RangeSet};
 
-use flight::{Answered, Flight, State};
+use flight::{Answered, Flight, Inner, State};
 use lanes::Lanes;
 use memory::Memory;
 
@@ -42,12 +43,7 @@ const UNWRITTEN_CHUNKS: u64 = 8;
 pub struct Fetcher {
     shared: Arc<Shared>,
     // Taken by `stop`; guards nothing else.
-    running: Mutex<Option<Running>>,
-}
-
-struct Running {
-    stop: Sender<()>,
-    workers: Vec<JoinHandle<()>>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -79,7 +75,6 @@ struct Table {
 pub struct Interest {
     shared: Arc<Shared>,
     flight: Arc<Flight>,
-    range: ByteRange,
 }
 
 /// What came of asking for bytes.
@@ -108,35 +103,38 @@ impl Fetcher {
             config: config.clone(),
             metrics,
             table: Mutex::default(),
-            lanes: Lanes::new(),
+            lanes: Lanes::new(workers),
             memory: Memory::new(chunks * chunk_size_bytes),
             resident_max_bytes: RESIDENT_CHUNKS * chunk_size_bytes,
         });
-        let (stop, stopped) = bounded(0);
         let workers = (0..workers)
             .map(|number| {
-                let (shared, stopped) = (Arc::clone(&shared), stopped.clone());
-                let service = shared.lanes.service(number, workers);
+                let shared = Arc::clone(&shared);
                 thread::Builder::new()
                     .name(format!("fetch-{number}"))
                     .spawn(move || {
-                        while let Some(flight) = service.next(&stopped) {
-                            shared.fly(&flight);
+                        while let Some((flight, seat)) = shared.lanes.next() {
+                            seat.landed(shared.fly(&flight));
                         }
                     })
                     .map_err(|error| Error::io("starting a fetching thread", &error))
             })
-            .collect::<Result<_>>()?;
-        Ok(Self { shared, running: Mutex::new(Some(Running { stop, workers })) })
+            .collect::<Result<_>>()
+            // Those that did start wait for work.
+            .inspect_err(|_| shared.lanes.stop())?;
+        Ok(Self { shared, workers: Mutex::new(workers) })
     }
 
-    /// Has `waiter` answered with `need`, which lies in `gap`. All of `gap`, which lies in one slot and is not in the
-    /// cache, is fetched: flights under way are joined, the rest is started, what is needed first.
+    /// Has `waiter` answered with `need`, which lies in `gap`, which lies in one slot and is not in the cache: flights
+    /// under way are joined, and what none holds is started. Of `gap`, what follows `need` is fetched with it; what lies
+    /// beyond other flights is left to lookahead, as here nobody could call it off. `is_lone`: the reader waits for
+    /// nothing before it, so a flight that would be long in coming there is cut short.
     pub fn demand(
         &self,
         entry: &Arc<Entry>,
         gap: ByteRange,
         need: ByteRange,
+        is_lone: bool,
         waiter: &Arc<dyn Waiter>,
     ) -> Result<Demand> {
         let shared = &self.shared;
@@ -146,22 +144,24 @@ impl Fetcher {
             if table.is_stopped {
                 return Err(unmounting());
             }
+            if is_lone {
+                let now = Instant::now();
+                table.overlapping(entry.id(), need).iter().for_each(|flight| flight.cut_before(gap.start, now));
+            }
             let free = table.free(entry, gap);
             // Landed and gone from the table since the caller looked: its bytes are in the cache.
             if free.iter().any(|piece| !shared.cache.trusted(entry, *piece).is_empty()) {
                 return Ok(Demand::LookAgain);
             }
-            for piece in free {
-                let lane = if piece.intersect(need).is_empty() { Lane::Lookahead } else { Lane::Demand };
-                let flight = Flight::new(entry, piece, lane);
-                if shared.lanes.push(lane, &flight) {
-                    table.insert(&flight);
-                } else if lane == Lane::Demand {
+            for piece in free.into_iter().filter(|piece| !piece.intersect(need).is_empty()) {
+                let flight = Flight::new(entry, piece, Lane::Demand);
+                if !shared.lanes.push(Lane::Demand, &flight) {
                     return Err(Error::new(
                         Kind::Full,
                         format!("{}: too many reads wait for the origin", entry.path()),
                     ));
                 }
+                table.insert(&flight);
             }
             for flight in table.overlapping(entry.id(), need) {
                 let mut inner = flight.inner.lock();
@@ -169,12 +169,7 @@ impl Fetcher {
                 if part.is_empty() {
                     continue;
                 }
-                if inner.state == State::Queued
-                    && inner.lane != Lane::Demand
-                    && shared.lanes.push(Lane::Demand, &flight)
-                {
-                    inner.lane = Lane::Demand;
-                }
+                shared.raise(&flight, &mut inner, Lane::Demand);
                 answered.push(flight.wait(&mut inner, part, waiter));
             }
         }
@@ -204,14 +199,11 @@ impl Fetcher {
         let mut interests = Vec::new();
         for flight in table.overlapping(entry.id(), gap) {
             let mut inner = flight.inner.lock();
-            if inner.state == State::Queued && lane < inner.lane && shared.lanes.push(lane, &flight) {
-                inner.lane = lane;
-            }
+            shared.raise(&flight, &mut inner, lane);
             if matches!(inner.state, State::Queued | State::Running) {
                 Flight::add_interest(&mut inner);
-                let range = ByteRange::new(flight.start, inner.end);
                 drop(inner);
-                interests.push(Interest { shared: Arc::clone(shared), flight, range });
+                interests.push(Interest { shared: Arc::clone(shared), flight });
             }
         }
         interests
@@ -239,9 +231,14 @@ impl Fetcher {
 }
 
 impl Interest {
-    /// The bytes it stands for.
+    /// The bytes it stands for: fewer, when the flight was cut short.
     pub fn range(&self) -> ByteRange {
-        self.range
+        ByteRange::new(self.flight.start, self.flight.inner.lock().end)
+    }
+
+    /// Flies in `lane` if that is higher than its own, and it is not under way yet.
+    pub fn raise(&self, lane: Lane) {
+        self.shared.raise(&self.flight, &mut self.flight.inner.lock(), lane);
     }
 
     /// Whether there is nothing left to keep going.
@@ -301,6 +298,13 @@ impl Table {
 }
 
 impl Shared {
+    /// Queues a flight anew if `lane` is higher than its own; whoever finds it in the old one passes it over.
+    fn raise(&self, flight: &Arc<Flight>, inner: &mut Inner, lane: Lane) {
+        if inner.state == State::Queued && lane < inner.lane && self.lanes.push(lane, flight) {
+            inner.lane = lane;
+        }
+    }
+
     /// The cache has taken the bytes, or can't: the flight leaves, or stays a while as the only place to have them from.
     fn settle_kept(&self, flight: &Arc<Flight>, taken_bytes: u64, kept: Kept) {
         let mut table = self.table.lock();
@@ -329,8 +333,11 @@ impl Shared {
 impl Fetcher {
     /// Calls every flight off, answers every waiter, ends the workers.
     pub fn stop(&self) {
-        let Some(Running { stop, workers }) = self.running.lock().take() else { return };
-        drop(stop);
+        let workers = std::mem::take(&mut *self.workers.lock());
+        if workers.is_empty() {
+            return;
+        }
+        self.shared.lanes.stop();
         let stopped = Table { is_stopped: true, ..Table::default() };
         let table = std::mem::replace(&mut *self.shared.table.lock(), stopped);
         let flights: Vec<_> = table.flights.into_values().flat_map(BTreeMap::into_values).collect();

@@ -21,10 +21,11 @@ const FLIGHT_TIMEOUTS_MAX: u32 = 12;
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Shared {
-    /// Flies one flight to its end. Never panics: a panic below is an error for whoever waits.
-    pub(super) fn fly(self: &Arc<Self>, flight: &Arc<Flight>) {
+    /// Flies one flight to its end, and tells how many bytes landed. Never panics: a panic below is an error for
+    /// whoever waits.
+    pub(super) fn fly(self: &Arc<Self>, flight: &Arc<Flight>) -> u64 {
         if !flight.start() {
-            return;
+            return 0;
         }
         let asked_bytes = flight.missing().len();
         let lane = flight.inner.lock().lane;
@@ -38,6 +39,7 @@ impl Shared {
                     Err(Error::new(Kind::Local, format!("{}: a fetch failed inside reelfs", flight.entry.path())))
                 });
         let taken_bytes = if has_memory { asked_bytes } else { 0 };
+        let landed_bytes = flight.inner.lock().bytes.len() as u64;
         match flown {
             Ok(()) => self.hand_over(flight, flight.landed(), taken_bytes),
             Err(error) => {
@@ -61,6 +63,7 @@ impl Shared {
                 }
             }
         }
+        landed_bytes
     }
 
     fn hand_over(self: &Arc<Self>, flight: &Arc<Flight>, (range, bytes, digest): Whole, taken_bytes: u64) {
@@ -114,6 +117,11 @@ impl Shared {
             flight.land(&piece).tell(Ok(()));
             if flight.cancel.is_cancelled() {
                 return Err(called_off());
+            }
+            let left = flight.missing();
+            if left.is_empty() && left.end < missing.end {
+                // Cut short: the rest of the answer is not wanted.
+                return Ok(());
             }
             if Instant::now() >= give_up_at {
                 return Err(Error::new(Kind::TimedOut, format!("{}: the origin is too slow", entry.path())));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::{Core, Handle};
+use super::{Core, Handle, pace};
 use crate::cache::Entry;
 use crate::config::{BLOCK_SIZE_BYTES, Fill};
 use crate::error::{Error, Result};
@@ -87,20 +87,32 @@ impl Core {
     fn look_ahead(&self, handle: &Handle) {
         let entry = &handle.entry;
         let chunk = entry.chunk_size_bytes();
-        let plans = handle.pattern.lock().ahead(entry.size_bytes(), chunk, self.lookahead_chunks(chunk));
-        if !plans.is_empty() && !handle.is_sequential.swap(true, Ordering::Relaxed) {
-            self.sequential.fetch_add(1, Ordering::Relaxed);
+        let waited = Duration::from_micros(handle.waited_micros.load(Ordering::Relaxed));
+        let read_bytes = handle.pattern.lock().read_bytes();
+        let observed = {
+            let mut pace = handle.pace.lock();
+            pace.observe(Instant::now(), read_bytes, waited);
+            pace.bytes_per_second()
+        };
+        let rate = pace::rate(observed, entry.size_bytes(), handle.duration.get().copied());
+        let plans = handle.pattern.lock().ahead(entry.size_bytes(), chunk, self.lookahead_chunks(chunk), rate);
+        match (handle.is_sequential.swap(!plans.is_empty(), Ordering::Relaxed), !plans.is_empty()) {
+            (false, true) => drop(self.sequential.fetch_add(1, Ordering::Relaxed)),
+            (true, false) => drop(self.sequential.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
         }
         let mut kept = std::mem::take(&mut *handle.interests.lock());
         kept.retain(|(cursor, interest)| {
+            // What lies ahead is kept even if the window is smaller by now: it was begun, and will be read.
             let plan = plans.iter().find(|plan| plan.cursor == *cursor);
-            plan.is_some_and(|plan| !plan.range.intersect(interest.range()).is_empty()) && !interest.is_over()
+            plan.is_some_and(|plan| interest.range().end > plan.range.start) && !interest.is_over()
         });
         for plan in &plans {
             // Only what is neither here nor on its way is asked for.
             // In blocks, as all is: the reader may stand within one that was evicted behind it.
             for slot in plan.range.align(BLOCK_SIZE_BYTES, entry.size_bytes()).slots(chunk) {
-                match self.fetch_slot(entry, slot, Lane::Lookahead, &kept) {
+                let lane = if slot.start < plan.urgent_end { Lane::Urgent } else { Lane::Lookahead };
+                match self.fetch_slot(entry, slot, lane, &kept) {
                     Ok(begun) => kept.extend(begun.into_iter().map(|interest| (plan.cursor, interest))),
                     Err(error) => log::warn!("lookahead of {}: {error}", entry.path()),
                 }
@@ -117,9 +129,11 @@ impl Core {
         lane: Lane,
         kept: &[(u64, Interest)],
     ) -> Result<Vec<Interest>> {
-        if self.cache.trusted(entry, part).contains(part)
-            || kept.iter().any(|(_, interest)| interest.range().contains(part))
-        {
+        if self.cache.trusted(entry, part).contains(part) {
+            return Ok(Vec::new());
+        }
+        if let Some((_, interest)) = kept.iter().find(|(_, interest)| interest.range().contains(part)) {
+            interest.raise(lane);
             return Ok(Vec::new());
         }
         let coverage = self.cache.coverage(entry, part)?;

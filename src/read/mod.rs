@@ -8,11 +8,12 @@
 
 mod ahead;
 mod deadlines;
+mod pace;
 mod pattern;
 mod pending;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -27,6 +28,7 @@ use crate::range::ByteRange;
 
 use ahead::Ahead;
 use deadlines::Deadlines;
+use pace::Pace;
 use pattern::{Access, Pattern};
 use pending::Pending;
 
@@ -56,6 +58,12 @@ pub struct Handle {
     entry: Arc<Entry>,
     core: Arc<Core>,
     pattern: Mutex<Pattern>,
+    // Guards the observed rate; the lookahead thread alone takes it, and nothing under it.
+    pace: Mutex<Pace>,
+    // Microseconds its reads have waited, those at the same time counted together.
+    waited_micros: AtomicU64,
+    // If its container told.
+    duration: OnceLock<Duration>,
     // What lookahead keeps going, by cursor. Dropped with the handle: closing calls it off.
     interests: Mutex<Vec<(u64, Interest)>>,
     // Waits for the lookahead thread already.
@@ -67,6 +75,12 @@ impl Handle {
     /// The version that is read through it.
     pub fn entry(&self) -> &Arc<Entry> {
         &self.entry
+    }
+
+    /// How long the film plays, as its container says; lookahead is measured by it. Told once.
+    pub fn learn_duration(&self, duration: Duration) {
+        // Known already: two looks at one container agree.
+        let _ = self.duration.set(duration);
     }
 }
 
@@ -109,6 +123,9 @@ impl Reader {
             entry,
             core: Arc::clone(&self.core),
             pattern: Mutex::default(),
+            pace: Mutex::default(),
+            waited_micros: AtomicU64::new(0),
+            duration: OnceLock::new(),
             interests: Mutex::default(),
             is_noted: AtomicBool::new(false),
             is_sequential: AtomicBool::new(false),
@@ -121,8 +138,14 @@ impl Reader {
         if !self.core.cache.read(&handle.entry, offset, buffer) {
             return false;
         }
-        handle.pattern.lock().observe(range, handle.entry.size_bytes());
-        self.ahead.note(handle);
+        let has_news = {
+            let mut pattern = handle.pattern.lock();
+            pattern.observe(range, handle.entry.size_bytes());
+            pattern.take_news()
+        };
+        if has_news {
+            self.ahead.note(handle);
+        }
         self.core.metrics.reads.add(1);
         self.core.metrics.read_cached_bytes.add(range.len());
         true
@@ -135,11 +158,15 @@ impl Reader {
         let access = handle.pattern.lock().observe(range, handle.entry.size_bytes());
         core.metrics.reads.add(1);
         core.metrics.read_waited_bytes.add(range.len());
-        let metrics = Arc::clone(&core.metrics);
+        let (metrics, reader) = (Arc::clone(&core.metrics), Arc::downgrade(handle));
         let asked_at = Instant::now();
         let counted: Reply = Box::new(move |answer| {
+            let waited_micros = asked_at.elapsed().as_micros() as u64;
             metrics.reads_waited.add(1);
-            metrics.read_wait_micros.add(asked_at.elapsed().as_micros() as u64);
+            metrics.read_wait_micros.add(waited_micros);
+            if let Some(reader) = reader.upgrade() {
+                reader.waited_micros.fetch_add(waited_micros, Ordering::Relaxed);
+            }
             metrics.read_errors.add(u64::from(answer.is_err()));
             reply(answer);
         });
@@ -207,7 +234,9 @@ impl Core {
         }
         for gap in coverage.gaps.into_iter().flat_map(|gap| gap.slots(entry.chunk_size_bytes())) {
             let need = gap.intersect(range);
-            if !need.is_empty() && self.fetcher.demand(entry, gap, need, waiter)? == Demand::LookAgain {
+            if !need.is_empty()
+                && self.fetcher.demand(entry, gap, need, access == Access::Probe, waiter)? == Demand::LookAgain
+            {
                 read.look_again();
             }
         }

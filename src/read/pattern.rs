@@ -5,6 +5,7 @@
 //! turns; a detector that wants `offset == next` would reset itself to death. So a read belongs to a cursor when it
 //! lies within a window around it, and a handle keeps several cursors.
 
+use super::pace;
 use crate::range::ByteRange;
 
 /// Cursors kept for each handle: video, audio, subtitles, and one for whatever looks around.
@@ -13,8 +14,14 @@ const CURSORS_MAX: usize = 4;
 const REORDER_WINDOW_BYTES: u64 = 2 << 20;
 /// Sequential bytes before a reader is believed to go on: more than a scanner's first look, two kernel readaheads.
 const EVIDENCE_BYTES: u64 = 256 << 10;
+/// The window is this many times what was read, from one chunk to all it may be. Doubling would do for a near origin;
+/// over a far one each step takes a round trip and a chunk's transfer, in which the other connections wait.
+const GROWTH: u64 = 4;
 /// A run that began this close to the end reads the container's index.
 const NEAR_END_BYTES: u64 = 2 << 20;
+/// Lookahead hears of a run each time it crosses a multiple of this: a quarter of the usual chunk. Not with each read,
+/// as most of them are answered from the cache and should cost nothing else.
+const NEWS_BYTES: u64 = 512 << 10;
 /// Really being played: this much was read in one run (or half the file, if that is less).
 const PLAYED_BYTES: u64 = 16 << 20;
 
@@ -34,6 +41,8 @@ pub struct Ahead {
     pub cursor: u64,
     /// From the reader's position to as far as the evidence goes; empty for a probe or a cursor left behind.
     pub range: ByteRange,
+    /// Of it, what lies before this is needed within seconds.
+    pub urgent_end: u64,
 }
 
 /// One reader within a handle.
@@ -57,6 +66,10 @@ pub struct Pattern {
     reads: u64,
     // Two cursors have been read in turns: a jump between them is no seek.
     is_interleaved: bool,
+    // Bytes of progress in all.
+    read_bytes: u64,
+    // Something happened that lookahead has not heard of.
+    has_news: bool,
 }
 
 impl Pattern {
@@ -78,13 +91,20 @@ impl Pattern {
                 self.is_interleaved = true;
             }
             // Only progress is evidence: reading the same bytes again is not a run.
-            cursor.run_bytes += range.end.saturating_sub(cursor.next.max(range.start));
+            let progress = range.end.saturating_sub(cursor.next.max(range.start));
+            let (before, was) = (cursor.next, cursor.access(size));
+            cursor.run_bytes += progress;
             cursor.next = cursor.next.max(range.end);
             cursor.used = reads;
+            let access = cursor.access(size);
+            self.read_bytes += progress;
+            self.has_news |= cursor.is_left || access != was || before / NEWS_BYTES != cursor.next / NEWS_BYTES;
             cursor.is_left = false;
-            cursor.access(size)
+            access
         } else {
             self.jump(range, size);
+            self.read_bytes += range.len();
+            self.has_news = true;
             Access::Probe
         }
     }
@@ -109,20 +129,29 @@ impl Pattern {
         });
     }
 
-    /// What each cursor would have fetched ahead, in chunks of `chunk` bytes, `chunks_max` at most.
-    /// Cursors that are not named any more have nothing to fetch.
-    pub fn ahead(&self, size: u64, chunk: u64, chunks_max: u64) -> Vec<Ahead> {
+    /// What each cursor would have fetched ahead, in chunks of `chunk` bytes, `chunks_max` at most, and no further than
+    /// a film of `rate` needs. Cursors that are not named any more have nothing to fetch.
+    pub fn ahead(&self, size: u64, chunk: u64, chunks_max: u64, rate: Option<u64>) -> Vec<Ahead> {
         self.cursors
             .iter()
             .filter(|cursor| !cursor.is_left && cursor.access(size) == Access::Sequential)
             .map(|cursor| {
-                // Twice what was read: a window that doubles as it is used, from one chunk to all of them.
-                let chunks = (cursor.run_bytes.saturating_mul(2) / chunk).max(1).min(chunks_max);
-                let slot_end = cursor.next.next_multiple_of(chunk);
-                let end = slot_end.saturating_add(chunks.saturating_mul(chunk)).min(size);
-                Ahead { cursor: cursor.id, range: ByteRange::new(cursor.next, end) }
+                let chunks = (cursor.run_bytes.saturating_mul(GROWTH) / chunk).max(1).min(chunks_max);
+                let window = pace::window(cursor.next, rate, chunk, chunks);
+                let range = ByteRange::new(cursor.next, window.end.min(size));
+                Ahead { cursor: cursor.id, range, urgent_end: window.urgent_end }
             })
             .collect()
+    }
+
+    /// Whether lookahead should look at it again; asked once for each piece of news.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_news)
+    }
+
+    /// Bytes read in all; those read again do not count.
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes
     }
 
     /// Where a film that is really being played goes on from; `None` while nothing is.
@@ -163,7 +192,7 @@ mod tests {
     }
 
     fn ahead(pattern: &Pattern) -> Vec<ByteRange> {
-        pattern.ahead(SIZE, CHUNK, 20).into_iter().map(|ahead| ahead.range).collect()
+        pattern.ahead(SIZE, CHUNK, 20, None).into_iter().map(|ahead| ahead.range).collect()
     }
 
     #[test]
@@ -176,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn lookahead_doubles_with_evidence_up_to_its_limit() {
+    fn lookahead_grows_with_evidence_up_to_its_limit() {
         let mut pattern = Pattern::default();
         let mut windows = Vec::new();
         for at in 0..300 {
@@ -185,6 +214,7 @@ mod tests {
         }
         assert_eq!(windows[0], 0, "a first read");
         assert_eq!(windows[1], 1, "two kernel readaheads in a row");
+        assert_eq!(windows[15], 4, "one chunk was read");
         assert!(windows.windows(2).all(|pair| pair[1] + 1 >= pair[0]));
         assert_eq!(*windows.iter().max().unwrap(), 20);
     }
@@ -235,6 +265,37 @@ mod tests {
     }
 
     #[test]
+    fn most_reads_of_a_run_are_no_news() {
+        let mut pattern = Pattern::default();
+        let mut news = Vec::new();
+        for at in 0..100 {
+            read(&mut pattern, at * 128 * KIB, 128 * KIB);
+            news.push(pattern.take_news());
+        }
+        assert_eq!(news[..8], [true, true, false, true, false, false, false, true], "a jump, a run, its steps");
+        assert_eq!(news.iter().filter(|news| **news).count(), 1 + 1 + 100 / 4);
+        assert_eq!(pattern.read_bytes(), 100 * 128 * KIB);
+        read(&mut pattern, 50 * 128 * KIB + 99 * 128 * KIB, KIB);
+        assert!(pattern.take_news(), "a seek");
+        read(&mut pattern, 99 * 128 * KIB, KIB);
+        assert!(pattern.take_news(), "and back");
+    }
+
+    #[test]
+    fn a_slow_film_gets_less_than_a_copy() {
+        let mut pattern = Pattern::default();
+        for at in 0..300 {
+            read(&mut pattern, at * 128 * KIB, 128 * KIB);
+        }
+        let plan = |rate| pattern.ahead(SIZE, CHUNK, 20, rate)[0];
+        let at = 300 * 128 * KIB;
+        assert!(plan(Some(u64::MAX)).range.end == plan(None).range.end);
+        let film = plan(Some(500_000));
+        assert!((15_000_000..=15_000_000 + 2 * CHUNK).contains(&film.range.len()), "{film:?}");
+        assert_eq!(film.urgent_end, at + 7_500_000);
+    }
+
+    #[test]
     fn playing_needs_a_long_run() {
         let mut pattern = Pattern::default();
         for at in 0..127 {
@@ -251,7 +312,7 @@ mod tests {
             let mut pattern = Pattern::default();
             for (start, len) in reads {
                 pattern.observe(ByteRange::new(start, (start + len).min(SIZE)), SIZE);
-                let plans = pattern.ahead(SIZE, CHUNK, chunks);
+                let plans = pattern.ahead(SIZE, CHUNK, chunks, None);
                 prop_assert!(plans.len() <= CURSORS_MAX);
                 prop_assert!(plans.iter().all(|plan| plan.range.end <= SIZE && plan.range.len() <= (chunks + 1) * CHUNK));
             }

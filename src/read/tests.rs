@@ -2,6 +2,9 @@
 //! is answered when, and that nobody waits for ever.
 //! Never here: HTTP faults at random (see `tests/model.rs`), and timing: what must wait waits at a gate.
 
+mod far;
+mod order;
+
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;

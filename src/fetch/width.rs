@@ -1,0 +1,237 @@
+//! How many connections guesses use at once: as many as help, and no more. Pure: times are told, not asked for.
+//! Never here: threads, and which flight is next.
+//!
+//! A far or narrow connection carries a part of what the link could, and several carry more; a near one fills the link
+//! alone, and more of them only stand in the way of the next seek. Which it is shows in the rate, so the rate is asked:
+//!
+//! ```text
+//! wide ──HOLD──▶ one fewer ── as fast ──▶ one fewer … ── slower ──▶ back ──HOLD──▶ one more ── faster ──▶ one more …
+//!  ▲                                                                                            └─ not ──▶ back, HOLD …
+//!  └──── the rate broke down: nothing that was learned holds any longer
+//! ```
+
+use std::time::{Duration, Instant};
+
+/// A rate is measured over this many flights for each connection, so that where their ends fall matters little.
+const FLIGHTS_EACH: usize = 3;
+/// And over this long at least: flights of a near origin land in bursts.
+const PERIOD_MIN: Duration = Duration::from_millis(500);
+/// Less than this part of the rate is noise: neither gained nor lost by a connection.
+const NOISE_SHARE: f64 = 0.05;
+/// Below this part of the usual rate, the link is another one.
+const BROKEN_DOWN_SHARE: f64 = 0.5;
+/// Periods between two trials, at first: a copy of a few hundred megabytes is over before anything is tried.
+const HOLD_FIRST: u32 = 8;
+/// And at most: a trial that fails costs a part of the rate for a period, which is then little.
+const HOLD_MAX: u32 = 64;
+
+/// What is being tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trial {
+    Narrower,
+    Wider,
+}
+
+/// The number of connections, and what is known of it.
+///
+/// Invariant: `1 <= now <= most`. It begins at `most`: what is not known costs a reader nothing.
+#[derive(Debug)]
+pub(super) struct Width {
+    now: usize,
+    most: usize,
+    // Bytes a second before the trial, or as they usually are.
+    usual_rate: f64,
+    trial: Option<Trial>,
+    next_trial: Trial,
+    hold: u32,
+    hold_after_failure: u32,
+    period: Option<Period>,
+}
+
+#[derive(Debug)]
+struct Period {
+    begun: Instant,
+    flights: usize,
+    bytes: u64,
+}
+
+impl Width {
+    /// All of `most`.
+    pub fn new(most: usize) -> Self {
+        Self {
+            now: most,
+            most,
+            usual_rate: 0.0,
+            trial: None,
+            next_trial: Trial::Narrower,
+            hold: HOLD_FIRST,
+            hold_after_failure: HOLD_FIRST,
+            period: None,
+        }
+    }
+
+    /// Connections to use.
+    pub fn now(&self) -> usize {
+        self.now
+    }
+
+    /// A flight of `bytes` has landed at `at`. `is_busy`: others waited for a connection; only then does the rate tell
+    /// anything of the link, and not of the reader.
+    pub fn landed(&mut self, bytes: u64, at: Instant, is_busy: bool) {
+        if !is_busy {
+            self.period = None;
+            return;
+        }
+        let Some(period) = &mut self.period else {
+            self.period = Some(Period { begun: at, flights: 0, bytes: 0 });
+            return;
+        };
+        period.flights += 1;
+        period.bytes += bytes;
+        let elapsed = at.saturating_duration_since(period.begun);
+        if period.flights >= FLIGHTS_EACH * self.now && elapsed >= PERIOD_MIN {
+            #[allow(clippy::cast_precision_loss, reason = "rates are compared, not counted")]
+            let rate = period.bytes as f64 / elapsed.as_secs_f64();
+            let before = self.now;
+            self.measured(rate);
+            // Flights begun under another width are not counted under the new one.
+            self.period = (before == self.now).then_some(Period { begun: at, flights: 0, bytes: 0 });
+        }
+    }
+
+    /// The rate of one period under the present width.
+    fn measured(&mut self, rate: f64) {
+        if rate < self.usual_rate * BROKEN_DOWN_SHARE && self.trial.is_none() {
+            *self = Self { usual_rate: rate, ..Self::new(self.most) };
+            return;
+        }
+        match self.trial {
+            None => {
+                self.usual_rate = if self.usual_rate > 0.0 { f64::midpoint(self.usual_rate, rate) } else { rate };
+                self.hold = self.hold.saturating_sub(1);
+                if self.hold == 0 {
+                    self.go_on(self.next_trial);
+                }
+            }
+            // Against the rate before the first step, so that many small losses are not taken for none.
+            Some(Trial::Narrower) if rate >= self.usual_rate * (1.0 - NOISE_SHARE) => self.go_on(Trial::Narrower),
+            Some(Trial::Wider) if rate > self.usual_rate * (1.0 + NOISE_SHARE) => {
+                self.usual_rate = rate;
+                self.go_on(Trial::Wider);
+            }
+            Some(failed) => {
+                (self.now, self.next_trial) = match failed {
+                    Trial::Narrower => (self.now + 1, Trial::Wider),
+                    Trial::Wider => (self.now - 1, Trial::Narrower),
+                };
+                self.trial = None;
+                self.hold = self.hold_after_failure;
+                self.hold_after_failure = (self.hold_after_failure * 2).min(HOLD_MAX);
+            }
+        }
+    }
+
+    /// One step further, or rest at the end of the scale.
+    fn go_on(&mut self, trial: Trial) {
+        let next = match trial {
+            Trial::Narrower => self.now - 1,
+            Trial::Wider => self.now + 1,
+        };
+        if (1..=self.most).contains(&next) {
+            self.now = next;
+            self.trial = Some(trial);
+        } else {
+            self.trial = None;
+            self.next_trial = if trial == Trial::Narrower { Trial::Wider } else { Trial::Narrower };
+            self.hold = self.hold_after_failure;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Bytes a second of a link with so many connections in use.
+    type Link = fn(usize) -> u64;
+
+    const CHUNK: u64 = 2 << 20;
+
+    /// Lands chunks of an endless copy for `seconds`, and tells the width in use after each.
+    fn copy(width: &mut Width, from: Instant, seconds: u64, link: Link) -> (Instant, Vec<usize>) {
+        let (mut at, mut widths) = (from, Vec::new());
+        while at < from + Duration::from_secs(seconds) {
+            at += Duration::from_micros(CHUNK * 1_000_000 / link(width.now()));
+            width.landed(CHUNK, at, true);
+            widths.push(width.now());
+        }
+        (at, widths)
+    }
+
+    /// Which width was in use most of the time, of the later half.
+    fn settled(widths: &[usize]) -> usize {
+        let later = &widths[widths.len() / 2..];
+        (0..64).max_by_key(|width| later.iter().filter(|used| *used == width).count()).unwrap()
+    }
+
+    fn far(width: usize) -> u64 {
+        12_500_000.min(width as u64 * 2_020_000)
+    }
+
+    fn near(_: usize) -> u64 {
+        12_500_000
+    }
+
+    #[test]
+    fn it_settles_where_one_more_does_not_help() {
+        for (link, most, knee) in [(far as Link, 12, 6), (far, 4, 4), (far, 6, 6), (near, 6, 1), (near, 1, 1)] {
+            let mut width = Width::new(most);
+            let (_, widths) = copy(&mut width, Instant::now(), 1_000, link);
+            assert_eq!(widths[0], most);
+            assert!(settled(&widths).abs_diff(knee) <= usize::from(knee != most), "{most}: {}", settled(&widths));
+        }
+    }
+
+    #[test]
+    fn it_follows_a_link_that_changes() {
+        let mut width = Width::new(6);
+        let (at, widths) = copy(&mut width, Instant::now(), 500, near);
+        assert_eq!(settled(&widths), 1);
+        // Each connection is throttled now: all are wanted again, soon.
+        let (at, widths) = copy(&mut width, at, 60, far);
+        assert_eq!(*widths.iter().max().unwrap(), 6);
+        let (_, widths) = copy(&mut width, at, 500, near);
+        assert_eq!(settled(&widths), 1);
+    }
+
+    #[test]
+    fn trials_cost_little() {
+        let mut width = Width::new(6);
+        let (_, widths) = copy(&mut width, Instant::now(), 1_000, far);
+        let lost = widths.iter().filter(|width| **width < 6).count();
+        assert!(lost * 100 < widths.len() * 10, "{lost} of {}", widths.len());
+    }
+
+    #[test]
+    fn a_film_that_does_not_fill_the_link_teaches_nothing() {
+        let mut width = Width::new(6);
+        let begun = Instant::now();
+        for second in 0..1_000 {
+            width.landed(CHUNK, begun + Duration::from_secs(second), false);
+        }
+        assert_eq!((width.now(), width.usual_rate), (6, 0.0));
+    }
+
+    proptest! {
+        #[test]
+        fn it_stays_within_its_bounds(most in 1usize..70, rates in prop::collection::vec(0f64..1e9, 1..500)) {
+            let mut width = Width::new(most);
+            for rate in rates {
+                width.measured(rate);
+                prop_assert!((1..=most).contains(&width.now()));
+            }
+        }
+    }
+}
