@@ -7,6 +7,7 @@
 //! Locks, in order: a handle's `pattern` and `interests` → the fetch room's. None is held while a reply is called.
 
 mod ahead;
+pub mod container;
 mod deadlines;
 mod pace;
 mod pattern;

@@ -8,6 +8,7 @@
 mod budget;
 mod cache_commands;
 mod compare;
+mod containers;
 mod daemon;
 mod demo;
 mod dying;
@@ -54,6 +55,7 @@ fn main() {
         own,
         budget::tests(),
         cache_commands::tests(),
+        containers::tests(),
         demo::tests(),
         dying::tests(),
         faults::tests(),
