@@ -49,6 +49,8 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     sys::keep_allocator_lean();
     let origin = Source::parse(&config.source)?.open()?;
     let top = list_top(&*origin, config.fetch.chunk_timeout)?;
+    // While the rest is put together.
+    origin.warm();
     let cache = Arc::new(Cache::open(&config.cache, origin.describe(), Arc::clone(&metrics))?);
     let drive = Arc::new(drive(config, &origin, &cache, metrics)?);
     drive.learn_top(top);

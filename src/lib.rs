@@ -9,6 +9,9 @@
 //!                                       └─ notes ─▶ lookahead, fill ──▶ fetch (slower lanes)
 //! ```
 //!
+//! 0. The first open of a far film asks for its first and last bytes; the answer tells the version, and comes before the
+//!    read that wants them. The container's head says where the index is, and that is fetched, too (`drive/contact.rs`,
+//!    `read/opening.rs`).
 //! 1. [`fuse::adapter`] unpacks the request and calls [`drive::Drive::read`] on one of the kernel's session threads.
 //! 2. If every byte is in the cache and *trusted* (this process has hashed it), one `pread` answers on that thread.
 //! 3. Else [`read`] makes a *pending read*, which owes one reply by a deadline, and returns the thread to the kernel.

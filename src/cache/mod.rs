@@ -225,6 +225,17 @@ impl Cache {
         Ok(entry)
     }
 
+    /// Width of a slot of entries made from now on.
+    pub fn chunk_size_bytes(&self) -> u64 {
+        self.shared.config.chunk_size_bytes
+    }
+
+    /// Whether there is an entry of any version of `path`.
+    pub fn knows(&self, path: &str) -> Result<bool> {
+        let of_none = EntryKey { origin: &self.shared.origin, path, version: "" };
+        Ok(!self.shared.index.other_versions(&of_none)?.is_empty())
+    }
+
     /// What is held of `range`.
     pub fn coverage(&self, entry: &Entry, range: ByteRange) -> Result<Coverage> {
         let trusted = self.shared.hot.trusted(entry.id, entry.chunk_size_bytes, range);

@@ -48,8 +48,9 @@ impl Drive {
         };
         let drive = Arc::clone(self);
         let path = Arc::clone(&node.path);
-        self.stats.get(
+        self.stats.get_by(
             &path,
+            Some(self.first_contact(&node)),
             Box::new(move |stat| {
                 let stat = match stat {
                     Ok(stat) => stat,

@@ -28,6 +28,8 @@ const GRACED_MAX: usize = 4_096;
 /// Takes the answer.
 pub(super) type Then<V> = Box<dyn FnOnce(Result<V>) + Send>;
 type Load<V> = dyn Fn(&str) -> Result<V> + Send + Sync;
+/// Another way to the same answer, for one question.
+pub(super) type LoadOnce<V> = Box<dyn FnOnce(&str) -> Result<V> + Send>;
 
 /// Answers by path.
 pub(super) struct Memo<V> {
@@ -100,6 +102,11 @@ impl<V: Clone + Send + 'static> Memo<V> {
 
     /// Answers `then`: now if it is known and fresh, else when the origin has answered.
     pub(super) fn get(self: &Arc<Self>, path: &str, then: Then<V>) {
+        self.get_by(path, None, then);
+    }
+
+    /// The same; what is not known at all is asked for with `load`.
+    pub(super) fn get_by(self: &Arc<Self>, path: &str, load: Option<LoadOnce<V>>, then: Then<V>) {
         let mut state = self.state.lock();
         if !state.answers.contains(path) {
             state.answers.push(path.into(), Answer::unknown());
@@ -117,11 +124,12 @@ impl<V: Clone + Send + 'static> Memo<V> {
         if let Some(old) = answer.value.clone().filter(|_| has_grace)
             && self.graced.try_send((Instant::now() + GRACE, Arc::clone(&path))).is_err()
         {
-            self.ask(state, &path);
+            self.ask(state, &path, None);
             return then(Ok(old));
         }
+        let load = if answer.value.is_none() { load } else { None };
         answer.askers.push(then);
-        self.ask(state, &path);
+        self.ask(state, &path, load);
     }
 
     /// Has `path` asked for, unless it is fresh or being asked for; nobody waits.
@@ -133,7 +141,7 @@ impl<V: Clone + Send + 'static> Memo<V> {
             if !state.answers.contains(&path) {
                 state.answers.push(Arc::clone(&path), Answer::unknown());
             }
-            self.ask(state, &path);
+            self.ask(state, &path, None);
         }
     }
 
@@ -158,7 +166,12 @@ impl<V: Clone + Send + 'static> Memo<V> {
     }
 
     /// Starts the question if it is not under way. Takes the lock and gives it up.
-    fn ask(self: &Arc<Self>, mut state: parking_lot::MutexGuard<'_, State<V>>, path: &Arc<str>) {
+    fn ask(
+        self: &Arc<Self>,
+        mut state: parking_lot::MutexGuard<'_, State<V>>,
+        path: &Arc<str>,
+        load: Option<LoadOnce<V>>,
+    ) {
         let Some(answer) = state.answers.peek_mut(path) else { return };
         if std::mem::replace(&mut answer.is_asked, true) {
             return;
@@ -171,7 +184,8 @@ impl<V: Clone + Send + 'static> Memo<V> {
             let loaded = if queued_at.elapsed() > memo.queue_wait_max {
                 Err(Error::new(Kind::TimedOut, format!("{asked}: the origin did not answer in time")))
             } else {
-                panic::catch_unwind(AssertUnwindSafe(|| (memo.load)(&asked))).unwrap_or_else(|_| {
+                let load = || load.map_or_else(|| (memo.load)(&asked), |load| load(&asked));
+                panic::catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| {
                     Err(Error::new(Kind::Local, format!("{asked}: a question failed inside reelfs")))
                 })
             };

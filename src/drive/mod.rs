@@ -2,6 +2,7 @@
 //! what may wait for the origin takes a closure and answers it later, so that no thread of the kernel's ever waits.
 //! Never here: FUSE, errno, mount points.
 
+mod contact;
 mod files;
 mod handles;
 mod inodes;
@@ -57,6 +58,9 @@ pub struct Drive {
     opens: Jobs,
     cache: Arc<Cache>,
     origin: Arc<dyn Origin>,
+    // How it is asked about names and first bytes, and the threads that do.
+    ask: Ask,
+    jobs: Arc<Jobs>,
     config: DriveConfig,
     // Set at the end: questions under way are called off.
     cancel: Cancel,
@@ -134,8 +138,9 @@ impl Drive {
                 ask.of(|origin, patience| origin.list(path, patience)).map(Arc::new)
             })?
         };
+        let stats_ask = ask.clone();
         let stats = Memo::new((config.dir_ttl, timeout), (|_| 1, STATS_MAX), &jobs, move |path| {
-            ask.of(|origin, patience| origin.stat(path, patience))
+            stats_ask.of(|origin, patience| origin.stat(path, patience))
         })?;
         Ok(Self {
             reader,
@@ -147,6 +152,8 @@ impl Drive {
             opens,
             cache,
             origin,
+            ask,
+            jobs,
             config: config.clone(),
             cancel,
             stat_run: Mutex::default(),

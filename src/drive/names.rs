@@ -79,6 +79,10 @@ impl Drive {
         };
         let listed = &listing[at];
         let path = join(folder, name);
+        if matches!(listed.kind, ListedKind::File { .. }) {
+            // Whoever looks a film up may open it next.
+            self.origin.warm();
+        }
         if listed.kind != (ListedKind::File { size_bytes: None }) {
             let stat = self.stats.fresh(&path);
             let node = self.inodes.look_up(&path, listed, stat.as_ref());

@@ -24,6 +24,7 @@ use crate::cache::Entry;
 use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Kind};
+use crate::origin::{Begun, Body};
 use crate::range::ByteRange;
 
 /// A flight is not cut for less: a request, and maybe a connection, cost more than these bytes do.
@@ -59,6 +60,8 @@ pub struct Flight {
     pub(super) entry: Arc<Entry>,
     pub(super) start: u64,
     pub(super) cancel: Cancel,
+    // An answer that was under way before the flight was: its first bytes come from there. Taken alone.
+    begun: Mutex<Option<Box<dyn Body>>>,
     // Taken after the table's lock, never before it; held for copies of memory only.
     pub(super) inner: Mutex<Inner>,
 }
@@ -97,10 +100,25 @@ impl Answered {
 
 impl Flight {
     pub(super) fn new(entry: &Arc<Entry>, range: ByteRange, lane: Lane) -> Arc<Self> {
+        Self::with(entry, range, lane, (Cancel::new(), None))
+    }
+
+    /// Someone will ask for these bytes, and they are on their way.
+    pub(super) fn begun(entry: &Arc<Entry>, begun: Begun) -> Arc<Self> {
+        Self::with(entry, begun.range, Lane::Demand, (begun.cancel, Some(begun.body)))
+    }
+
+    fn with(
+        entry: &Arc<Entry>,
+        range: ByteRange,
+        lane: Lane,
+        (cancel, body): (Cancel, Option<Box<dyn Body>>),
+    ) -> Arc<Self> {
         Arc::new(Self {
             entry: Arc::clone(entry),
             start: range.start,
-            cancel: Cancel::new(),
+            cancel,
+            begun: Mutex::new(body),
             inner: Mutex::new(Inner {
                 state: State::Queued,
                 lane,
@@ -114,6 +132,11 @@ impl Flight {
                 first_at: None,
             }),
         })
+    }
+
+    /// The answer that was under way already, once.
+    pub(super) fn take_begun(&self) -> Option<Box<dyn Body>> {
+        self.begun.lock().take()
     }
 
     /// Takes a piece in; answers the waits that it completes.

@@ -23,7 +23,7 @@ use crate::cache::{Cache, Entry, Kept};
 use crate::config::{BLOCK_SIZE_BYTES, FetchConfig};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::Metrics;
-use crate::origin::Origin;
+use crate::origin::{Begun, Origin};
 use crate::range::{ByteRange, RangeSet};
 
 use flight::{Answered, Flight, Inner, State};
@@ -177,6 +177,24 @@ impl Fetcher {
             waiters.tell(Ok(()));
         }
         Ok(Demand::Waiting)
+    }
+
+    /// Takes in an answer of `entry`'s version that is under way: whoever asks for its bytes gets them from there.
+    /// Left alone if any of them is here or on its way already, or if they are not whole blocks of one slot.
+    pub fn adopt(&self, entry: &Arc<Entry>, begun: Begun) {
+        let (shared, range) = (&self.shared, begun.range);
+        let fits = range == range.align(BLOCK_SIZE_BYTES, entry.size_bytes())
+            && entry.slot(range.start).contains(range)
+            && begun.stat.version == entry.stat().version;
+        let mut table = shared.table.lock();
+        let is_free = || table.free(entry, range) == [range] && shared.cache.trusted(entry, range).is_empty();
+        if !fits || table.is_stopped || !is_free() {
+            return;
+        }
+        let flight = Flight::begun(entry, begun);
+        if shared.lanes.push(Lane::Demand, &flight) {
+            table.insert(&flight);
+        }
     }
 
     /// Has `gap`, which lies in one slot and is not in the cache, fetched in a lower lane; each interest keeps one

@@ -111,7 +111,10 @@ impl Shared {
         let entry = &flight.entry;
         let patience = Patience { stall: self.config.chunk_timeout / STALL_SHARE, cancel: flight.cancel.clone() };
         self.metrics.origin_requests.add(1);
-        let mut body = self.origin.read(entry.path(), entry.stat(), missing, &patience)?;
+        let mut body = match flight.take_begun() {
+            Some(body) => body,
+            None => self.origin.read(entry.path(), entry.stat(), missing, &patience)?,
+        };
         while let Some(piece) = body.next()? {
             self.metrics.origin_bytes.add(piece.len() as u64);
             flight.land(&piece).tell(Ok(()));

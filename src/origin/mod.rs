@@ -7,7 +7,7 @@ pub mod web;
 
 use crate::error::Result;
 use crate::range::ByteRange;
-pub use crate::store::{Body, LISTING_NAMES_MAX, Listed, ListedKind, Patience, Stat, Version};
+pub use crate::store::{Begun, Body, End, LISTING_NAMES_MAX, Listed, ListedKind, Patience, Stat, Version};
 
 /// Lists, stats and reads one source. Paths are relative to it, `/`-separated, decoded; `""` is the source itself.
 /// Every call may block up to its `Patience`.
@@ -17,6 +17,14 @@ pub trait Origin: Send + Sync {
 
     /// A file's exact size, time and version.
     fn stat(&self, path: &str, patience: &Patience) -> Result<Stat>;
+
+    /// One end of a file as it is now, with its stat. `None` where that can't be had in one answer, or is no faster.
+    fn begin(&self, _path: &str, _end: End, _patience: &Patience) -> Result<Option<Begun>> {
+        Ok(None)
+    }
+
+    /// Makes a few connections ready for requests to come. Returns at once; what comes of it is not told.
+    fn warm(&self) {}
 
     /// The bytes of `range` of exactly this state of the file. `Changed` when the origin has another one by now,
     /// `Unsupported` when it ignores ranges. `range` is not empty and ends at or before `expected.size_bytes`.

@@ -1,7 +1,7 @@
 //! An origin over a store in which one object is one file: what it lists is what the drive shows.
 //! Never here: any store by name.
 
-use super::{Body, Listed, Origin, Patience, Stat};
+use super::{Begun, Body, End, Listed, Origin, Patience, Stat};
 use crate::error::Result;
 use crate::range::ByteRange;
 use crate::store::List;
@@ -26,6 +26,14 @@ impl<S: List> Origin for Object<S> {
 
     fn stat(&self, path: &str, patience: &Patience) -> Result<Stat> {
         self.store.stat(path, patience)
+    }
+
+    fn begin(&self, path: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
+        self.store.begin(path, end, patience)
+    }
+
+    fn warm(&self) {
+        self.store.warm();
     }
 
     fn read(&self, path: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {

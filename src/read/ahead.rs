@@ -122,7 +122,7 @@ impl Core {
     }
 
     /// Begins to fetch what is missing of `part`, which lies in one slot, and has what is recorded checked.
-    fn fetch_slot(
+    pub(super) fn fetch_slot(
         &self,
         entry: &Arc<Entry>,
         part: ByteRange,

@@ -9,6 +9,7 @@
 mod ahead;
 pub mod container;
 mod deadlines;
+mod opening;
 mod pace;
 mod pattern;
 mod pending;
@@ -25,6 +26,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fetch::checks::{After, Checks};
 use crate::fetch::{Demand, Fetcher, Interest, Waiter};
 use crate::metrics::Metrics;
+use crate::origin::Begun;
 use crate::range::ByteRange;
 
 use ahead::Ahead;
@@ -33,6 +35,7 @@ use pace::Pace;
 use pattern::{Access, Pattern};
 use pending::Pending;
 
+pub use opening::is_film_name;
 pub use pending::Reply;
 
 /// Answers the reads of all handles of one mount.
@@ -65,6 +68,8 @@ pub struct Handle {
     waited_micros: AtomicU64,
     // If its container told.
     duration: OnceLock<Duration>,
+    // What was set going when it was opened. Dropped with the handle. Taken after `interests`, never with it.
+    opening: Mutex<Vec<Interest>>,
     // What lookahead keeps going, by cursor. Dropped with the handle: closing calls it off.
     interests: Mutex<Vec<(u64, Interest)>>,
     // Waits for the lookahead thread already.
@@ -120,17 +125,27 @@ impl Reader {
 
     /// A handle on one version of a file.
     pub fn open(&self, entry: Arc<Entry>) -> Arc<Handle> {
-        Arc::new(Handle {
+        let handle = Arc::new(Handle {
             entry,
             core: Arc::clone(&self.core),
             pattern: Mutex::default(),
             pace: Mutex::default(),
             waited_micros: AtomicU64::new(0),
             duration: OnceLock::new(),
+            opening: Mutex::default(),
             interests: Mutex::default(),
             is_noted: AtomicBool::new(false),
             is_sequential: AtomicBool::new(false),
-        })
+        });
+        if let Err(error) = self.core.look_into(&handle) {
+            log::warn!("{}: {error}", handle.entry.path());
+        }
+        handle
+    }
+
+    /// Takes in an answer of `entry`'s version that is under way, for the reads that will ask for its bytes.
+    pub fn adopt(&self, entry: &Arc<Entry>, begun: Begun) {
+        self.core.fetcher.adopt(entry, begun);
     }
 
     /// Fills `buffer` if all its bytes can be had at once. `false`: nothing was done, `read` will.

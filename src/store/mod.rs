@@ -126,11 +126,41 @@ pub trait Body: Send {
     fn next(&mut self) -> Result<Option<Bytes>>;
 }
 
+/// One end of a file whose size is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// So many bytes from its start on, or all if it has fewer.
+    First(u64),
+    /// So many bytes before its end, or all if it has fewer.
+    Last(u64),
+}
+
+/// An answer that says which version a file is, and brings the first bytes along.
+pub struct Begun {
+    /// The file, as this answer tells.
+    pub stat: Stat,
+    /// The bytes that come; not empty, within `stat.size_bytes`.
+    pub range: ByteRange,
+    /// They themselves.
+    pub body: Box<dyn Body>,
+    /// Calls the body off: the cancel of the patience it was asked with.
+    pub cancel: Cancel,
+}
+
 /// Reads ranges of keyed bytes. Keys are `/`-separated and decoded; `""` is the store itself.
 /// Every call may block up to its `Patience`.
 pub trait Read: Send + Sync {
     /// Exact size, time and version of what `key` names.
     fn stat(&self, key: &str, patience: &Patience) -> Result<Stat>;
+
+    /// One end of whatever is at `key` now, with its stat: a round trip less than `stat` and `read`. `None` where that
+    /// can't be had in one answer, or is no faster.
+    fn begin(&self, _key: &str, _end: End, _patience: &Patience) -> Result<Option<Begun>> {
+        Ok(None)
+    }
+
+    /// Makes a few connections ready for requests to come. Returns at once; what comes of it is not told.
+    fn warm(&self) {}
 
     /// The bytes of `range` of exactly the state `expected`; `Changed` when there is another one by now.
     /// `range` is not empty and ends at or before `expected.size_bytes`.

@@ -8,6 +8,7 @@
 mod budget;
 mod cache_commands;
 mod compare;
+mod contact;
 mod containers;
 mod daemon;
 mod demo;
@@ -55,6 +56,7 @@ fn main() {
         own,
         budget::tests(),
         cache_commands::tests(),
+        contact::tests(),
         containers::tests(),
         demo::tests(),
         dying::tests(),

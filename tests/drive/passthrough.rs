@@ -58,12 +58,14 @@ fn forget_cached_pages(place: &Place) {
             let _ = reelfs::sys::drop_page_cache(&file);
         }
     }
+    // What another core has only just read stays through that; not through this, where it may be written.
+    let _ = fs::write("/proc/sys/vm/drop_caches", "1");
 }
 
 /// Whether `file` can be read while the drive's process stands still: then nobody but the kernel serves it.
 fn is_the_kernels(mount: &Mount, file: &File, made_of: (u64, u64)) -> bool {
-    forget_cached_pages(&mount.place);
     let _ = reelfs::sys::drop_page_cache(file);
+    forget_cached_pages(&mount.place);
     let is_read = AtomicBool::new(false);
     mount.send(Signal::STOP);
     thread::scope(|scope| {

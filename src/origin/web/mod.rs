@@ -14,7 +14,7 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 pub use self::index::{Index, parse};
-use super::{Body, Listed, ListedKind, Origin, Patience, Stat};
+use super::{Begun, Body, End, Listed, ListedKind, Origin, Patience, Stat};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::remote::{Page, Remote, shown};
@@ -83,6 +83,18 @@ impl Origin for Web {
             Root::File(remote, name) if path == &**name => remote.stat("", patience),
             Root::File(..) => Err(missing(&self.described, path)),
         }
+    }
+
+    fn begin(&self, path: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
+        match self.root(patience)? {
+            Root::Folder(remote) => remote.begin(path, end, patience),
+            Root::File(remote, name) if path == &**name => remote.begin("", end, patience),
+            Root::File(..) => Err(missing(&self.described, path)),
+        }
+    }
+
+    fn warm(&self) {
+        self.remote.warm();
     }
 
     fn read(&self, path: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {

@@ -111,6 +111,12 @@ pub(super) fn total_size(headers: &HeaderMap) -> Option<u64> {
     }
 }
 
+/// The range an answer says it sends, and the size of the whole file.
+pub(super) fn sent_range(headers: &HeaderMap) -> Option<(ByteRange, u64)> {
+    let (range, total) = content_range(text(headers, &CONTENT_RANGE)?)?;
+    total.filter(|total| range.end <= *total).map(|total| (range, total))
+}
+
 /// Sizes and ranges of an encoded body are not those of the file. We ask for none; some servers don't listen.
 pub(super) fn check_encoding(headers: &HeaderMap, url: &str) -> Result<()> {
     match text(headers, &CONTENT_ENCODING) {

@@ -32,6 +32,13 @@ impl Driver {
         Ok(Self { runtime: Some(runtime) })
     }
 
+    /// Runs `work` behind everyone's back; it ends with the driver at the latest.
+    pub fn start(&self, work: impl Future<Output = ()> + Send + 'static) {
+        if let Some(runtime) = &self.runtime {
+            runtime.spawn(work);
+        }
+    }
+
     /// Blocks this thread until `work` is done, the patience's stall has passed, or its cancel was called.
     /// `what` names the work in an error.
     pub fn wait<T>(&self, patience: &Patience, what: impl Display, work: impl Future<Output = Result<T>>) -> Result<T> {

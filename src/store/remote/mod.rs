@@ -2,19 +2,21 @@
 //! Never here: retries (they live above, in one place), and what a page says. Nothing async is seen outside this folder.
 
 mod answer;
+mod begin;
 mod body;
 mod driver;
 mod fault;
 mod guard;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
 use http::status::StatusCode;
 use http::{Method, Uri};
 use opendal::{Buffer, HttpTransporter, OperationContext, Operator};
 use opendal_http_transport_reqwest::ReqwestTransport;
+use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use url::Url;
 
@@ -23,7 +25,7 @@ pub(crate) use self::answer::http_date;
 use self::body::RemoteBody;
 use self::driver::Driver;
 use self::guard::Guard;
-use super::{Body, Patience, Read, Stat};
+use super::{Begun, Body, End, Patience, Read, Stat};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 
@@ -57,6 +59,8 @@ pub struct Remote {
     base: Url,
     /// What every request carries: `Authorization`, if there is one, and no wish for compression.
     headers: HeaderMap,
+    /// When connections were made ready last.
+    warmed: Arc<Mutex<Option<Instant>>>,
 }
 
 /// A page as a server sent it.
@@ -101,7 +105,7 @@ impl Remote {
         let base = without_credentials(url);
         let service = opendal::services::Http::default().endpoint(&base.origin().ascii_serialization());
         let operator = Operator::new(service).map_err(|error| fault::from_opendal(&shown, &error))?;
-        Ok(Self { driver: Arc::new(Driver::new()?), client, operator, base, headers })
+        Ok(Self { driver: Arc::new(Driver::new()?), client, operator, base, headers, warmed: Arc::default() })
     }
 
     /// The same server's place at `url`, over the same connections. Another server does not get the password.
@@ -217,6 +221,14 @@ impl Read for Remote {
             return Err(Error::new(Kind::Missing, format!("{shown} is a folder, not a file")));
         }
         Ok(answer::stat(headers, size_bytes.unwrap_or(0)))
+    }
+
+    fn begin(&self, key: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
+        self.ask_for_end(key, end, patience)
+    }
+
+    fn warm(&self) {
+        self.make_ready();
     }
 
     fn read(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {

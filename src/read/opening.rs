@@ -1,0 +1,98 @@
+//! What an open sets going before the first read: a film's head is looked at, and its index is fetched wherever it is.
+//! Never here: what a container says (see `container`), and anything a reader waits for.
+//!
+//! A container is believed about where to look. What is fetched for it is bounded, and called off with the last close.
+
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use super::container::{Piece, survey};
+use super::pattern::Access;
+use super::pending::Pending;
+use super::{Core, Handle};
+use crate::config::BLOCK_SIZE_BYTES;
+use crate::error::Result;
+use crate::fetch::Lane;
+use crate::range::ByteRange;
+
+/// Blocks of one film that are looked at: its head, the header behind its pictures, a list of places, the index's own
+/// header, and as many again for the strange ones.
+const LOOKS_MAX: usize = 8;
+
+/// Names of films whose containers are understood. `file(1)` and thumbnails of anything else cost nothing more.
+const FILM_ENDINGS: [&str; 9] = ["mp4", "m4v", "mov", "mkv", "webm", "avi", "m4a", "mka", "3gp"];
+
+/// Whether a file is a film by its name.
+pub fn is_film_name(path: &str) -> bool {
+    path.rsplit_once('.').is_some_and(|(_, ending)| FILM_ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
+}
+
+/// What was looked at so far.
+type Looked = Vec<(u64, Vec<u8>)>;
+
+impl Core {
+    /// Looks at a film that was just opened, from its first bytes on.
+    pub(super) fn look_into(self: &Arc<Self>, handle: &Arc<Handle>) -> Result<()> {
+        let entry = &handle.entry;
+        let is_whole = || Ok(self.cache.held(entry)?.1 == entry.size_bytes());
+        if is_film_name(entry.path()) && entry.size_bytes() > BLOCK_SIZE_BYTES && !is_whole()? {
+            self.look_at(handle, ByteRange::new(0, BLOCK_SIZE_BYTES), Looked::new());
+        }
+        Ok(())
+    }
+
+    /// Reads `part` as a player would, but without one; then goes on with what it tells.
+    fn look_at(self: &Arc<Self>, handle: &Arc<Handle>, part: ByteRange, mut looked: Looked) {
+        let (core, weak) = (Arc::downgrade(self), Arc::downgrade(handle));
+        let reply = Box::new(move |answer: Result<&[u8]>| {
+            // Closed meanwhile, or the reader will meet the same error.
+            let (Some(core), Some(handle), Ok(bytes)) = (core.upgrade(), weak.upgrade(), answer) else { return };
+            looked.push((part.start, bytes.to_vec()));
+            core.go_on(&handle, looked);
+        });
+        let again = {
+            let (core, handle): (Weak<Self>, Weak<Handle>) = (Arc::downgrade(self), Arc::downgrade(handle));
+            move |read: Arc<Pending>| {
+                if let (Some(core), Some(handle)) = (core.upgrade(), handle.upgrade()) {
+                    core.look(&handle.entry, Access::Probe, &read);
+                }
+            }
+        };
+        let read = Pending::new(part, Instant::now() + self.timeout, reply, again);
+        self.look(&handle.entry, Access::Probe, &read);
+    }
+
+    fn go_on(self: &Arc<Self>, handle: &Arc<Handle>, looked: Looked) {
+        let entry = &handle.entry;
+        let pieces: Vec<_> = looked.iter().map(|(offset, bytes)| Piece { offset: *offset, bytes }).collect();
+        let found = survey(entry.size_bytes(), &pieces);
+        if let Some(duration) = found.duration {
+            handle.learn_duration(duration);
+        }
+        for part in found.index {
+            let blocks = part.align(BLOCK_SIZE_BYTES, entry.size_bytes());
+            for part in blocks.slots(entry.chunk_size_bytes()) {
+                match self.fetch_slot(entry, part, Lane::Urgent, &[]) {
+                    Ok(begun) => handle.opening.lock().extend(begun),
+                    Err(error) => log::warn!("the index of {}: {error}", entry.path()),
+                }
+            }
+        }
+        if let Some(next) = found.next.filter(|_| looked.len() < LOOKS_MAX) {
+            // One block: what lies across two is asked for with the next look.
+            let block = ByteRange::new(next.start, next.start + 1).align(BLOCK_SIZE_BYTES, entry.size_bytes());
+            self.look_at(handle, block, looked);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_film_name;
+
+    #[test]
+    fn films_by_their_names() {
+        assert!(is_film_name("a/b.mkv") && is_film_name("B.MP4") && is_film_name("x.y.webm"));
+        assert!(!is_film_name("mkv") && !is_film_name("a.srt") && !is_film_name("a.mkv/b"));
+    }
+}

@@ -1,0 +1,112 @@
+//! The first contact with a file: its version and its first (or last) bytes in one answer, over a connection that was
+//! made before it was needed.
+//! Never here: reads of a version that is known.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Method;
+use http::header::{HeaderMap, HeaderValue, RANGE};
+use http::status::StatusCode;
+
+use super::answer::{self, Asked};
+use super::driver::Driver;
+use super::{Remote, fault, shown};
+use crate::error::{Error, Kind, Result};
+use crate::store::{Begun, Body, End, Patience};
+
+/// Connections made ready: for a film's head, its tail, its index and what follows the head.
+const WARM_CONNECTIONS: usize = 4;
+/// Not made ready more often than this; the shortest time for which common servers keep an idle one (Apache) is 5 s.
+const WARM_EVERY: Duration = Duration::from_secs(4);
+/// Long enough for the slowest handshake that is worth waiting for, on any later use.
+const WARM_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Remote {
+    /// One end of the file at `key`, whatever version it is; `None` if the answer does not prove what it is.
+    pub(super) fn ask_for_end(&self, key: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
+        let url = self.url(key)?;
+        let shown = shown(&url);
+        let range = match end {
+            End::First(bytes) => format!("bytes=0-{}", bytes.saturating_sub(1)),
+            End::Last(bytes) => format!("bytes=-{bytes}"),
+        };
+        let Ok(range) = HeaderValue::from_str(&range) else { return Ok(None) };
+        let response = self.send(Method::GET, &url, HeaderMap::from_iter([(RANGE, range)]), patience)?;
+        let (status, headers) = (response.status(), response.headers());
+        let (Some((range, size_bytes)), StatusCode::PARTIAL_CONTENT) = (answer::sent_range(headers), status) else {
+            // An empty file, a server that does not heed ranges, or an error: `stat` finds out which.
+            return Ok(None);
+        };
+        let is_wanted = match end {
+            End::First(bytes) => range.start == 0 && range.end <= bytes,
+            End::Last(bytes) => range.end == size_bytes && range.len() <= bytes,
+        };
+        let is_folder = response.url().path().ends_with('/') && !url.path().ends_with('/');
+        let stat = answer::stat(headers, size_bytes);
+        let asked = Asked { url: shown.clone(), range, expected: stat.clone() };
+        if !is_wanted || is_folder || answer::check_range(status, headers, &asked).is_err() {
+            return Ok(None);
+        }
+        let body = BegunBody {
+            driver: Arc::clone(&self.driver),
+            patience: patience.clone(),
+            url: shown,
+            response,
+            missing_bytes: range.len(),
+        };
+        Ok(Some(Begun { stat, range, body: Box::new(body), cancel: patience.cancel.clone() }))
+    }
+
+    /// Asks for nothing, several times at once: each request that is under way beside others has a connection of its
+    /// own, and they stay.
+    pub(super) fn make_ready(&self) {
+        {
+            let mut warmed = self.warmed.lock();
+            if warmed.is_some_and(|at| at.elapsed() < WARM_EVERY) {
+                return;
+            }
+            *warmed = Some(Instant::now());
+        }
+        for _ in 0..WARM_CONNECTIONS {
+            let request = self.client.head(self.base.clone()).headers(self.headers.clone()).timeout(WARM_TIMEOUT);
+            self.driver.start(async move {
+                if let Err(error) = request.send().await {
+                    log::debug!("no connection made ready: {}", error.without_url());
+                }
+            });
+        }
+    }
+}
+
+/// Bytes of an answer that was asked for without a version in mind.
+struct BegunBody {
+    driver: Arc<Driver>,
+    patience: Patience,
+    /// Without credentials; for messages.
+    url: String,
+    response: reqwest::Response,
+    /// Not yet arrived.
+    missing_bytes: u64,
+}
+
+impl Body for BegunBody {
+    fn next(&mut self) -> Result<Option<Bytes>> {
+        let (url, response) = (&self.url, &mut self.response);
+        let next = async { response.chunk().await.map_err(|error| fault::from_reqwest(url, &error)) };
+        let piece = match self.driver.wait(&self.patience, url, next)? {
+            Some(piece) => piece,
+            None if self.missing_bytes == 0 => return Ok(None),
+            None => {
+                let missing = self.missing_bytes;
+                return Err(Error::new(Kind::Unreachable, format!("{url}: ended {missing} bytes too early")));
+            }
+        };
+        let Some(missing) = self.missing_bytes.checked_sub(piece.len() as u64) else {
+            return Err(Error::new(Kind::Unsupported, format!("{url}: the server sends more bytes than asked")));
+        };
+        self.missing_bytes = missing;
+        Ok(Some(piece))
+    }
+}
