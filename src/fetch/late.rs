@@ -16,7 +16,7 @@ const MEDIANS_MIN: u32 = 2;
 /// And all is late after so many: where one in ten hangs, the 95th in a hundred hangs, too.
 const MEDIANS_MAX: u32 = 4;
 /// Nor earlier than this: a player does not notice it, and a busy machine is as likely the cause as a far one.
-const LATE_AFTER_MIN: Duration = Duration::from_millis(100);
+const LATE_AFTER_MIN: Duration = Duration::from_millis(200);
 
 /// Ends of requests remembered, to see whether the origin is well.
 const ENDS_MAX: usize = 32;
@@ -103,21 +103,21 @@ mod tests {
 
     #[test]
     fn late_is_later_than_most() {
-        assert_eq!(after([40; 15]), None, "too few to tell");
-        assert_eq!(after([80; 16]), Some(160 * MS), "a second request takes as long");
+        assert_eq!(after([150; 15]), None, "too few to tell");
+        assert_eq!(after([150; 16]), Some(300 * MS), "a second request takes as long");
         // A spread: the 95th in a hundred.
-        let spread = (0..64).map(|n| if n < 57 { 40 } else { 120 + n });
-        assert_eq!(after(spread), Some(160 * MS), "no later than four times the usual");
-        let spread = (0..64).map(|n| if n < 57 { 40 } else { 120 + n % 8 });
-        assert_eq!(after(spread), Some(124 * MS));
+        let spread = (0..64).map(|n| if n < 57 { 100 } else { 300 + n });
+        assert_eq!(after(spread), Some(360 * MS));
+        let spread = (0..64).map(|n| if n < 57 { 100 } else { 500 });
+        assert_eq!(after(spread), Some(400 * MS), "no later than four times the usual");
         assert_eq!(after([0; 64]), Some(LATE_AFTER_MIN));
         // Only the last ones count.
-        assert_eq!(after([900; 64].into_iter().chain([80; 64])), Some(160 * MS));
+        assert_eq!(after([900; 64].into_iter().chain([150; 64])), Some(300 * MS));
     }
 
     #[test]
     fn one_in_ten_that_hangs_is_late_all_the_same() {
-        assert_eq!(after((0..64).map(|n| if n % 10 == 0 { 2_000 } else { 40 })), Some(160 * MS));
+        assert_eq!(after((0..64).map(|n| if n % 10 == 0 { 2_000 } else { 100 })), Some(400 * MS));
     }
 
     #[test]
