@@ -18,7 +18,8 @@
 //! 4. It asks [`cache`] for the *coverage* of the range: trusted bytes are copied, *unchecked* chunks (recorded by an
 //!    earlier run) are hashed by two threads of their own, *gaps* are demanded of [`fetch`].
 //! 5. [`fetch`] joins the *flights* under way and starts what is missing. A worker asks the [`origin`] for exactly one
-//!    version, lands pieces as they come, hashes them, and answers each reader when its own bytes are there.
+//!    version, lands pieces as they come, hashes them, and answers each reader when its own bytes are there. A request
+//!    that is *late*, as the origin's last answers tell, is overtaken by a second one: 5 % more, and none while it errs.
 //! 6. A landed chunk goes to the cache's *writer* (room first, then bytes) and *recorder* (sync first, then rows).
 //! 7. A file that is whole and trusted when it is opened is *lent* to the kernel, pinned: its reads never come here.
 //! 8. Meanwhile the handle's *pattern* says what will be read next and its *pace* how soon, and a thread fetches ahead:
@@ -43,8 +44,8 @@
 //! | [`demo`] | a film and a far server to show it from; also the tests' origin, with any weather |
 //! | [`cache`] | the index, the bytes, trust, room |
 //! | [`origin`] | list, stat, read: what the drive sees of a source |
-//! | [`fetch`] | flights, lanes, checks |
-//! | [`read`] | pending reads, patterns, lookahead, fill |
+//! | [`fetch`] | flights, lanes, hedges, checks |
+//! | [`read`] | pending reads, patterns, pace, lookahead, fill |
 //! | [`drive`] | the filesystem without a kernel: names, inodes, handles |
 //! | [`fuse`] | the kernel's adapter, mount points, signals, the reaper |
 //! | [`assemble`] | config → running parts; names the concrete types |

@@ -40,6 +40,10 @@ pub struct Metrics {
     pub origin_requests: Counter,
     /// Requests made again after a failure that might pass.
     pub retries: Counter,
+    /// Second requests made because the first was late; counted as requests, too.
+    pub hedges: Counter,
+    /// Second requests that were answered first.
+    pub hedge_wins: Counter,
     /// Flights called off because nobody wanted them any longer.
     pub flights_cancelled: Counter,
     /// Bytes written to the cache.

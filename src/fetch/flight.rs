@@ -233,6 +233,16 @@ impl Flight {
         self.inner.lock().bytes = Arc::new(buffer);
     }
 
+    /// Whether somebody waits for it right now.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.inner.lock().waits.iter().any(|wait| wait.waiter.is_waiting())
+    }
+
+    /// Whether a worker has it, and nothing has ended it.
+    pub(super) fn is_running(&self) -> bool {
+        self.inner.lock().state == State::Running
+    }
+
     /// Gives its memory up: it has left the table, but who was interested may hold on to it for long.
     pub(super) fn let_go(&self) -> Option<Vec<u8>> {
         Arc::into_inner(std::mem::take(&mut self.inner.lock().bytes))

@@ -1,13 +1,14 @@
 //! The order of fetches: demand, what is urgent, lookahead, fill; and connections that guesses can't take.
 //! Never here: what a flight does.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
 use super::flight::Flight;
+use super::race::Race;
 use super::width::Width;
 
 /// Priority of a fetch, highest first.
@@ -41,10 +42,22 @@ pub(super) struct Lanes {
 
 struct Queues {
     waiting: [VecDeque<Arc<Flight>>; LANES.len()],
+    // Requests under way that will be late at that time, in order; the number tells those of one time apart.
+    // About as many as there are connections: whoever asked forgets it.
+    races: BTreeMap<(Instant, u64), Arc<Race>>,
+    races_begun: u64,
     // Flights under way, by the lane they were taken from.
     flying: [usize; LANES.len()],
     width: Width,
     is_stopped: bool,
+}
+
+/// What a worker does next.
+pub(super) enum Job {
+    /// Fly it.
+    Fly(Arc<Flight>),
+    /// It is late: ask a second time.
+    Overtake(Arc<Race>),
 }
 
 /// A connection in use. Given back when dropped.
@@ -59,6 +72,8 @@ impl Lanes {
     pub(super) fn new(connections: usize) -> Self {
         let queues = Queues {
             waiting: Default::default(),
+            races: BTreeMap::new(),
+            races_begun: 0,
             flying: [0; LANES.len()],
             width: Width::new(guesses_max(connections)),
             is_stopped: false,
@@ -77,17 +92,43 @@ impl Lanes {
         has_room
     }
 
-    /// Waits for the next flight of the highest lane that may fly; `None` when all is stopped.
-    pub(super) fn next(&self) -> Option<(Arc<Flight>, Seat<'_>)> {
+    /// A request under way is late `at` that time, unless it is forgotten before.
+    pub(super) fn watch(&self, race: &Arc<Race>, at: Instant) {
+        let mut queues = self.queues.lock();
+        queues.races_begun += 1;
+        let key = (at, queues.races_begun);
+        queues.races.insert(key, Arc::clone(race));
+        self.changed.notify_one();
+    }
+
+    /// It was answered.
+    pub(super) fn forget(&self, race: &Arc<Race>) {
+        let mut queues = self.queues.lock();
+        let key = queues.races.iter().find(|(_, watched)| Arc::ptr_eq(watched, race)).map(|(key, _)| *key);
+        let gone = key.and_then(|key| queues.races.remove(&key));
+        drop(queues);
+        drop(gone);
+    }
+
+    /// Waits for the next flight of the highest lane that may fly, or for a request to be late; `None` when all is
+    /// stopped.
+    pub(super) fn next(&self) -> Option<(Job, Seat<'_>)> {
         let mut queues = self.queues.lock();
         loop {
             if queues.is_stopped {
                 return None;
             }
-            if let Some((flight, lane)) = queues.take() {
-                return Some((flight, Seat { lanes: self, lane, landed_bytes: 0 }));
+            if let Some((job, lane)) = queues.take(Instant::now()) {
+                if !queues.races.is_empty() {
+                    // Who was woken for it may be us: somebody else has to watch the time.
+                    self.changed.notify_one();
+                }
+                return Some((job, Seat { lanes: self, lane, landed_bytes: 0 }));
             }
-            self.changed.wait(&mut queues);
+            match queues.races.first_key_value().map(|((at, _), _)| *at) {
+                Some(at) => drop(self.changed.wait_until(&mut queues, at)),
+                None => self.changed.wait(&mut queues),
+            }
         }
     }
 
@@ -95,7 +136,7 @@ impl Lanes {
     pub(super) fn stop(&self) {
         let mut queues = self.queues.lock();
         queues.is_stopped = true;
-        let left = std::mem::take(&mut queues.waiting);
+        let left = (std::mem::take(&mut queues.waiting), std::mem::take(&mut queues.races));
         self.changed.notify_all();
         drop(queues);
         drop(left);
@@ -103,12 +144,19 @@ impl Lanes {
 }
 
 impl Queues {
-    fn take(&mut self) -> Option<(Arc<Flight>, Lane)> {
+    fn take(&mut self, now: Instant) -> Option<(Job, Lane)> {
         let has = LANES.map(|lane| !self.waiting[lane as usize].is_empty());
-        let lane = next_lane(has, self.flying, self.width.now())?;
-        let flight = self.waiting[lane as usize].pop_front()?;
+        let is_late = self.races.first_key_value().is_some_and(|((at, _), _)| *at <= now);
+        let lane = next_lane(has, self.flying, self.width.now());
+        let (job, lane) = if is_late && lane != Some(Lane::Demand) {
+            // Somebody waits for it, as for a demand; but nobody has asked for that one even once.
+            (Job::Overtake(self.races.pop_first()?.1), Lane::Demand)
+        } else {
+            let lane = lane?;
+            (Job::Fly(self.waiting[lane as usize].pop_front()?), lane)
+        };
         self.flying[lane as usize] += 1;
-        Some((flight, lane))
+        Some((job, lane))
     }
 }
 

@@ -3,12 +3,14 @@
 //! Never here: what to fetch ahead, and what a read is.
 //!
 //! Locks, in order: `table` → a flight's `inner` → `lanes`, `memory`, the cache's `hot`. None is held while the origin is
-//! asked, and waiters are answered with none held.
+//! asked, and waiters are answered with none held. `late` and a race's `lead` are taken alone.
 
 pub mod checks;
 mod flight;
 mod lanes;
+mod late;
 mod memory;
+mod race;
 mod width;
 mod worker;
 
@@ -27,7 +29,8 @@ use crate::origin::{Begun, Origin};
 use crate::range::{ByteRange, RangeSet};
 
 use flight::{Answered, Flight, Inner, State};
-use lanes::Lanes;
+use lanes::{Job, Lanes};
+use late::Late;
 use memory::Memory;
 
 pub use flight::Waiter;
@@ -53,6 +56,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     table: Mutex<Table>,
     lanes: Lanes,
+    // What the origin's last answers tell. Taken alone, for a look.
+    late: Mutex<Late>,
     memory: Memory,
     resident_max_bytes: u64,
 }
@@ -104,6 +109,7 @@ impl Fetcher {
             metrics,
             table: Mutex::default(),
             lanes: Lanes::new(workers),
+            late: Mutex::new(Late::new()),
             memory: Memory::new(chunks * chunk_size_bytes),
             resident_max_bytes: RESIDENT_CHUNKS * chunk_size_bytes,
         });
@@ -113,8 +119,11 @@ impl Fetcher {
                 thread::Builder::new()
                     .name(format!("fetch-{number}"))
                     .spawn(move || {
-                        while let Some((flight, seat)) = shared.lanes.next() {
-                            seat.landed(shared.fly(&flight));
+                        while let Some((job, seat)) = shared.lanes.next() {
+                            match job {
+                                Job::Fly(flight) => seat.landed(shared.fly(&flight)),
+                                Job::Overtake(race) => shared.overtake(&race),
+                            }
                         }
                     })
                     .map_err(|error| Error::io("starting a fetching thread", &error))

@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::flight::{Flight, Whole};
+use super::race::Race;
+use crate::cancel::Cancel;
 use crate::config::BLOCK_SIZE_BYTES;
 use crate::error::{Error, Kind, Result};
-use crate::origin::Patience;
+use crate::origin::{Body, Patience};
+use crate::range::ByteRange;
 use crate::retry;
 
 /// A silent connection is given up after this part of the timeout, so that a second one can still answer in time.
@@ -73,18 +76,22 @@ impl Shared {
     }
 
     /// Lands every byte, over as many attempts as the retry rules allow.
-    fn fetch(&self, flight: &Flight) -> Result<()> {
+    fn fetch(&self, flight: &Arc<Flight>) -> Result<()> {
         let give_up_at = Instant::now() + self.config.chunk_timeout * FLIGHT_TIMEOUTS_MAX;
         let mut attempt = 0;
         loop {
             let before = flight.missing();
             let error = match self.attempt(flight, give_up_at) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.late.lock().ended(false);
+                    return Ok(());
+                }
                 Err(error) => error,
             };
             if flight.cancel.is_cancelled() {
                 return Err(called_off());
             }
+            self.late.lock().ended(error.may_pass());
             if flight.missing() != before {
                 // It moved: what failed was this connection, not the origin.
                 attempt = 0;
@@ -103,17 +110,18 @@ impl Shared {
     }
 
     /// One request for all that is missing.
-    fn attempt(&self, flight: &Flight, give_up_at: Instant) -> Result<()> {
+    fn attempt(&self, flight: &Arc<Flight>, give_up_at: Instant) -> Result<()> {
         let missing = flight.missing();
         if missing.is_empty() {
             return Ok(());
         }
         let entry = &flight.entry;
-        let patience = Patience { stall: self.config.chunk_timeout / STALL_SHARE, cancel: flight.cancel.clone() };
-        self.metrics.origin_requests.add(1);
         let mut body = match flight.take_begun() {
-            Some(body) => body,
-            None => self.origin.read(entry.path(), entry.stat(), missing, &patience)?,
+            Some(body) => {
+                self.metrics.origin_requests.add(1);
+                body
+            }
+            None => self.ask(flight, missing)?,
         };
         while let Some(piece) = body.next()? {
             self.metrics.origin_bytes.add(piece.len() as u64);
@@ -134,6 +142,79 @@ impl Shared {
             return Ok(());
         }
         Err(Error::new(Kind::Unreachable, format!("{}: the origin sent less than it promised", entry.path())))
+    }
+}
+
+impl Shared {
+    /// Asks for `range`, and returns when an answer begins: to this request, or to one that overtook it.
+    fn ask(&self, flight: &Arc<Flight>, range: ByteRange) -> Result<Box<dyn Body>> {
+        let late_after = {
+            let mut late = self.late.lock();
+            late.asked();
+            late.after()
+        };
+        let asked_at = Instant::now();
+        let Some(late_after) = late_after else {
+            let answer = self.request(flight, range, &flight.cancel);
+            self.began(&answer, asked_at);
+            return answer;
+        };
+        let race = Race::new(flight, range);
+        self.lanes.watch(&race, asked_at + late_after);
+        let first = self.request(flight, range, &race.first);
+        let (answer, is_second) = race.first_answered(first);
+        self.lanes.forget(&race);
+        self.began(&answer, asked_at);
+        self.metrics.hedge_wins.add(u64::from(is_second));
+        answer
+    }
+
+    /// A request is late. If somebody waits for it, it is made a second time; if its answer comes first, the flight's own
+    /// worker goes on with it.
+    pub(super) fn overtake(&self, race: &Arc<Race>) {
+        if !race.is_open() || !race.flight.is_running() {
+            return;
+        }
+        let is_waited_for = race.flight.is_waited_for();
+        {
+            let mut late = self.late.lock();
+            let Some(late_after) = late.after() else { return };
+            if !is_waited_for {
+                drop(late);
+                // Only guessed so far; somebody may come.
+                return self.lanes.watch(race, Instant::now() + late_after);
+            }
+            if !late.pay() {
+                return;
+            }
+        }
+        self.metrics.hedges.add(1);
+        let asked_at = Instant::now();
+        let asked = AssertUnwindSafe(|| self.request(&race.flight, race.range, &race.second));
+        // A panic below is the first request's to tell of, if it meets it, too.
+        let Ok(answer) = panic::catch_unwind(asked) else { return };
+        match answer {
+            Ok(body) => {
+                if race.second_answered(body) {
+                    self.late.lock().began(asked_at.elapsed());
+                }
+            }
+            Err(error) if error.kind() == Kind::Cancelled => {}
+            Err(error) => self.late.lock().ended(error.may_pass()),
+        }
+    }
+
+    fn request(&self, flight: &Flight, range: ByteRange, cancel: &Cancel) -> Result<Box<dyn Body>> {
+        let entry = &flight.entry;
+        let patience = Patience { stall: self.config.chunk_timeout / STALL_SHARE, cancel: cancel.clone() };
+        self.metrics.origin_requests.add(1);
+        self.origin.read(entry.path(), entry.stat(), range, &patience)
+    }
+
+    fn began(&self, answer: &Result<Box<dyn Body>>, asked_at: Instant) {
+        if answer.is_ok() {
+            self.late.lock().began(asked_at.elapsed());
+        }
     }
 }
 

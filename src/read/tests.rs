@@ -646,7 +646,8 @@ fn over_http_ten_readers_cost_one() {
     let origin = Source::parse(&server.url()).unwrap().open().unwrap();
     let patience = Patience { stall: LONG, cancel: Cancel::new() };
     let stat = origin.stat("film", &patience).unwrap();
-    let (cache, reader) = assemble(dir.path(), &Plan { lookahead_chunks: 20, ..PLAN }, origin, &Arc::default());
+    let metrics = Arc::<Metrics>::default();
+    let (cache, reader) = assemble(dir.path(), &Plan { lookahead_chunks: 20, ..PLAN }, origin, &metrics);
     server.reset_counts();
     let entry = cache.entry("film", &stat).unwrap();
     std::thread::scope(|scope| {
@@ -660,5 +661,8 @@ fn over_http_ten_readers_cost_one() {
             });
         }
     });
-    assert_eq!(server.counts("film").body_bytes, SIZE);
+    // A busy machine may make a request so late that it is overtaken.
+    let overtaken = metrics.hedges.get() * CHUNK;
+    let bytes = server.counts("film").body_bytes;
+    assert!((SIZE..=SIZE + overtaken).contains(&bytes), "{bytes}");
 }

@@ -2,13 +2,14 @@
 //! Never here: how long anything takes, beyond what no busy machine could mistake.
 
 use super::*;
-use crate::demo::{Content, Link};
+use crate::demo::{Act, Content, Link, RequestInfo};
 
 /// A server behind `link`, and a reader of its one film.
 struct Far {
     server: Server,
     reader: Reader,
     entry: Arc<Entry>,
+    metrics: Arc<Metrics>,
     _dir: TempDir,
 }
 
@@ -19,10 +20,23 @@ impl Far {
         let dir = tempfile::tempdir().unwrap();
         let origin = Source::parse(&server.url()).unwrap().open().unwrap();
         let stat = origin.stat("film", &Patience { stall: LONG, cancel: Cancel::new() }).unwrap();
-        let (cache, reader) = assemble(dir.path(), plan, origin, &Arc::default());
+        let metrics = Arc::default();
+        let (cache, reader) = assemble(dir.path(), plan, origin, &metrics);
         server.reset_counts();
         let entry = cache.entry("film", &stat).unwrap();
-        Self { server, reader, entry, _dir: dir }
+        Self { server, reader, entry, metrics, _dir: dir }
+    }
+
+    /// Reads a block of each of these slots, for the first time; the longest that one took.
+    fn probe(&self, handle: &Arc<Handle>, blocks: std::ops::Range<u64>) -> Duration {
+        // Each in another slot than the last: lone reads, that stay lone.
+        let place = |block: u64| ByteRange::at(block % 8 * 5 * CHUNK + block / 8 * 128 * KIB, 64 * KIB);
+        let timed = |block| {
+            let asked_at = Instant::now();
+            self.read(handle, place(block));
+            asked_at.elapsed()
+        };
+        blocks.map(timed).max().unwrap_or_default()
     }
 
     fn read(&self, handle: &Arc<Handle>, range: ByteRange) {
@@ -44,7 +58,51 @@ fn a_copy_over_thin_connections_takes_all_that_guesses_may() {
         far.read(&handle, ByteRange::at(at, 128 * KIB).intersect(ByteRange::new(0, SIZE)));
     }
     let counts = far.server.counts("film");
-    assert_eq!(counts.body_bytes, SIZE);
+    // A request that was overtaken may have begun to be answered.
+    let overtaken = far.metrics.hedges.get() * CHUNK;
+    assert!((SIZE..=SIZE + overtaken).contains(&counts.body_bytes), "{}", counts.body_bytes);
     // All are kept open when they have nothing to do.
     assert!((6..=8).contains(&far.server.connections_open()), "{}", far.server.connections_open());
+}
+
+const FAR: Link = Link { round_trip: Duration::from_millis(20), rate_per_connection: None, rate_total: None };
+
+#[test]
+fn a_request_that_hangs_is_overtaken() {
+    let far = Far::build(FAR, &PLAN);
+    let handle = far.reader.open(Arc::clone(&far.entry));
+    far.probe(&handle, 0..20);
+    far.server.reset_counts();
+    // Far longer than a busy machine makes anything take.
+    let delay = LONG / 3;
+    far.server.set_weather(
+        move |request: &RequestInfo| {
+            if request.number % 20 == 10 { Act::Delay(delay) } else { Act::Serve }
+        },
+    );
+    let longest = far.probe(&handle, 20..80);
+    assert!(longest < delay, "{longest:?}");
+    let (hedges, wins) = (far.metrics.hedges.get(), far.metrics.hedge_wins.get());
+    assert!(wins >= 3 && hedges >= wins, "{wins} of {hedges}");
+    assert!(hedges <= 80 / 20 + 1, "{hedges}: 5 % of all requests, and one");
+    assert_eq!(far.metrics.origin_requests.get(), 80 + hedges);
+}
+
+#[test]
+fn an_origin_that_struggles_is_not_asked_twice() {
+    let far = Far::build(FAR, &PLAN);
+    let handle = far.reader.open(Arc::clone(&far.entry));
+    far.probe(&handle, 0..20);
+    far.server.set_weather(
+        |request: &RequestInfo| {
+            if request.number.is_multiple_of(2) { Act::Status(503, None) } else { Act::Serve }
+        },
+    );
+    far.probe(&handle, 20..26);
+    let before = far.metrics.hedges.get();
+    far.server.set_weather(|request: &RequestInfo| {
+        if request.number.is_multiple_of(2) { Act::Status(503, None) } else { Act::Delay(Duration::from_millis(300)) }
+    });
+    far.probe(&handle, 26..32);
+    assert_eq!(far.metrics.hedges.get(), before);
 }
