@@ -19,6 +19,8 @@ use crate::table::{Line, Unit, show};
 pub const BIG_SEED: u64 = 0xb16;
 /// The big file's name wherever it is served.
 pub const BIG: &str = "big.mkv";
+/// The folder it lies in, as a server of buckets calls it.
+pub const BUCKET: &str = "films";
 const MIB: u64 = 1 << 20;
 
 /// What was asked for on the command line.
@@ -147,7 +149,8 @@ impl Bench {
         if let Some(path) = self.big.get() {
             return Ok(path);
         }
-        let folder = self.scratch().join("origin");
+        // A server of buckets shows the upper folder, all others the lower one.
+        let folder = self.scratch().join("buckets").join(BUCKET);
         fs::create_dir_all(&folder)?;
         let path = folder.join(BIG);
         eprintln!("making a file of {} MiB …", self.settings.size_bytes / MIB);

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -61,23 +60,8 @@ impl Client {
     /// From asking until the last byte is there.
     pub fn get(&mut self, range: ByteRange) -> Result<Duration> {
         let begun = Instant::now();
-        let (first, last) = (range.start, range.end - 1);
-        let head = format!("GET /{} HTTP/1.1\r\nHost: origin\r\nRange: bytes={first}-{last}\r\n\r\n", self.path);
-        self.stream.write_all(head.as_bytes())?;
-        self.buffer.clear();
-        let body_at = loop {
-            if let Some(at) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
-                break at + 4;
-            }
-            if self.buffer.len() > HEAD_BYTES_MAX || self.read_more()? == 0 {
-                return Err("no head of an answer".into());
-            }
-        };
-        if !self.buffer.starts_with(b"HTTP/1.1 206") {
-            return Err(format!("not a part: {}", String::from_utf8_lossy(&self.buffer[..body_at])).into());
-        }
-        // A 206 holds what was asked for: its length is known.
-        while (self.buffer.len() - body_at) < range.len() as usize {
+        self.ask(range)?;
+        while self.buffer.len() < range.len() as usize {
             if self.read_more()? == 0 {
                 return Err("the answer ended early".into());
             }
@@ -85,11 +69,86 @@ impl Client {
         Ok(begun.elapsed())
     }
 
+    /// Asks for a range, and comes back with the head of its answer: what the buffer holds then is of its body, whose
+    /// length is known, as a 206 holds what was asked for.
+    fn ask(&mut self, range: ByteRange) -> Result<()> {
+        let (first, last) = (range.start, range.end - 1);
+        let head = format!("GET /{} HTTP/1.1\r\nHost: origin\r\nRange: bytes={first}-{last}\r\n\r\n", self.path);
+        self.stream.write_all(head.as_bytes())?;
+        self.buffer.clear();
+        loop {
+            if let Some(at) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+                if !self.buffer.starts_with(b"HTTP/1.1 206") {
+                    return Err(format!("not a part: {}", String::from_utf8_lossy(&self.buffer[..at])).into());
+                }
+                self.buffer.drain(..at + 4);
+                return Ok(());
+            }
+            if self.buffer.len() > HEAD_BYTES_MAX || self.read_more()? == 0 {
+                return Err("no head of an answer".into());
+            }
+        }
+    }
+
     fn read_more(&mut self) -> Result<usize> {
         let mut piece = [0; RECEIVE_BYTES];
         let len = self.stream.read(&mut piece)?;
         self.buffer.extend_from_slice(&piece[..len]);
         Ok(len)
+    }
+}
+
+/// What a player plays: a file, or a URL itself.
+pub trait Source {
+    fn size_bytes(&self) -> u64;
+    fn read(&mut self, at: u64, bytes: &mut [u8]) -> Result<()>;
+}
+
+impl Source for File {
+    fn size_bytes(&self) -> u64 {
+        self.metadata().map_or(0, |metadata| metadata.len())
+    }
+
+    fn read(&mut self, at: u64, bytes: &mut [u8]) -> Result<()> {
+        Ok(self.read_exact_at(bytes, at)?)
+    }
+}
+
+/// A URL as players stream it: one answer to the end of the film, and a new connection for each seek.
+pub struct Stream {
+    address: SocketAddr,
+    path: String,
+    size_bytes: u64,
+    // And the offset its next byte has.
+    under_way: Option<(Client, u64)>,
+}
+
+impl Stream {
+    pub fn new(address: SocketAddr, path: &str, size_bytes: u64) -> Self {
+        Self { address, path: path.into(), size_bytes, under_way: None }
+    }
+}
+
+impl Source for Stream {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn read(&mut self, at: u64, bytes: &mut [u8]) -> Result<()> {
+        let (client, next) = match self.under_way.take() {
+            Some((client, next)) if next == at => self.under_way.insert((client, next)),
+            _ => {
+                let mut client = Client::connect(self.address, &self.path)?;
+                client.ask(ByteRange::new(at, self.size_bytes))?;
+                self.under_way.insert((client, at))
+            }
+        };
+        let ready = client.buffer.len().min(bytes.len());
+        bytes[..ready].copy_from_slice(&client.buffer[..ready]);
+        client.buffer.drain(..ready);
+        client.stream.read_exact(&mut bytes[ready..])?;
+        *next += bytes.len() as u64;
+        Ok(())
     }
 }
 
@@ -124,17 +183,17 @@ pub struct Played {
 
 /// Opens a film and plays it leg by leg at `rate` bytes a second. It shows a piece as soon as it has it, reads on until
 /// its buffer is full, and stands still while the next piece is not there.
-pub fn play(path: &Path, legs: &[Leg], rate: u64) -> Result<Played> {
+pub fn play<S: Source>(open: impl FnOnce() -> Result<S>, legs: &[Leg], rate: u64) -> Result<Played> {
     let mut asked = Instant::now();
-    let file = File::open(path)?;
-    let size = file.metadata()?.len();
+    let mut source = open()?;
+    let size = source.size_bytes();
     let mut played = Played::default();
     let mut buffer = vec![0; PIECE_BYTES as usize];
     for leg in legs {
         let mut at = leg.from;
         let mut read = |at: &mut u64| -> Result<()> {
             let piece = ByteRange::at(*at, PIECE_BYTES.min(size - *at));
-            file.read_exact_at(&mut buffer[..piece.len() as usize], piece.start)?;
+            source.read(piece.start, &mut buffer[..piece.len() as usize])?;
             played.read.insert(piece);
             *at = piece.end;
             Ok(())

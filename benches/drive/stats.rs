@@ -29,6 +29,11 @@ pub fn largest(samples: &[f64]) -> f64 {
     samples.iter().copied().fold(f64::NAN, f64::max)
 }
 
+/// All together; 0 of none, which the standard library's own sum gives a sign.
+pub fn seconds(times: &[Duration]) -> f64 {
+    times.iter().sum::<Duration>().as_secs_f64()
+}
+
 /// For ratios and rates: exact below 2^53.
 #[allow(clippy::cast_precision_loss, reason = "nothing here counts to 2^53")]
 pub fn float(number: u64) -> f64 {

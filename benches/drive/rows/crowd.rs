@@ -1,6 +1,7 @@
 //! Row 11: a hundred players at once, half of them on films that are wholly cached.
 //! Never here: far links; it is the drive that is crowded.
 
+use std::fs::File;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::mounts::{Mount, Place};
 use crate::origins;
 use crate::players::{self, Leg, Played};
 use crate::reading;
-use crate::stats::{float, largest};
+use crate::stats::{float, largest, seconds};
 use crate::table::{Cost, Line, Target, Unit};
 
 const PLAYERS: usize = 100;
@@ -48,8 +49,8 @@ pub fn players(bench: &mut Bench) -> Result<()> {
             let paths: Vec<_> = (0..PLAYERS).map(|number| mount.file(&name(number))).collect();
             let played = all_at_once(&paths)?;
             mount.add_cost(&mut cost, before)?;
-            let late: Vec<_> = played.iter().flat_map(|played| &played.stalls).collect();
-            let late_seconds: f64 = late.iter().map(|late| late.as_secs_f64()).sum();
+            let late: Vec<_> = played.iter().flat_map(|played| &played.stalls).copied().collect();
+            let late_seconds = seconds(&late);
             stalls.push(float(late.len() as u64));
             stalled.push(late_seconds);
             starts.push(largest(&played.iter().map(|played| played.waits[0].as_secs_f64()).collect::<Vec<_>>()));
@@ -70,7 +71,7 @@ pub fn players(bench: &mut Bench) -> Result<()> {
 
 fn all_at_once(paths: &[impl AsRef<Path> + Sync]) -> Result<Vec<Played>> {
     let leg = [Leg { from: 0, time: TIME }];
-    let play = |path: &Path| players::play(path, &leg, RATE).map_err(|error| error.to_string());
+    let play = |path: &Path| players::play(|| Ok(File::open(path)?), &leg, RATE).map_err(|error| error.to_string());
     let played: std::result::Result<Vec<_>, String> = thread::scope(|scope| {
         let threads: Vec<_> = paths.iter().map(|path| scope.spawn(move || play(path.as_ref()))).collect();
         threads.into_iter().map(|thread| thread.join().map_err(|_| "a player panicked".to_owned())?).collect()
