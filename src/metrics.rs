@@ -34,6 +34,8 @@ pub struct Metrics {
     pub read_wait_micros: Counter,
     /// Reads that ended in an error.
     pub read_errors: Counter,
+    /// Covering queries asked of the index on the way of a read.
+    pub index_lookups: Counter,
     /// Bytes that arrived from the origin.
     pub origin_bytes: Counter,
     /// Range requests made to the origin.

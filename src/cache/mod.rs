@@ -243,6 +243,7 @@ impl Cache {
         let mut known = trusted.clone();
         let missing = trusted.gaps(range);
         if let (Some(first), Some(last)) = (missing.first(), missing.last()) {
+            self.shared.metrics.index_lookups.add(1);
             for row in self.shared.index.covering(entry.id, ByteRange::new(first.start, last.end))? {
                 if missing.iter().any(|gap| !gap.intersect(row.range).is_empty()) {
                     known.insert(row.range);
