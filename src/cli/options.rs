@@ -103,9 +103,10 @@ enum FillOption {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "The far side")]
 struct FetchOptions {
-    /// Requests under way at once, 1 to 64. 8 fill a long link, and a home server does not mind.
+    /// Most requests under way at once, 1 to 64. 10 fill a long link, and a home server does not mind; fewer are used
+    /// where more do not help.
     #[arg(
-        long, value_name = "N", env = "REELFS_CONNECTIONS", default_value = "8",
+        long, value_name = "N", env = "REELFS_CONNECTIONS", default_value = "10",
         value_parser = clap::value_parser!(u32).range(1..=CONNECTIONS_MAX),
     )]
     connections: u32,
