@@ -105,7 +105,7 @@ pub struct Machine {
     pub memory_mib: u64,
     /// Type of the file system the bench writes to.
     pub filesystem: String,
-    /// The bdi's or the disk's own: how far the kernel reads ahead there.
+    /// Ours with its commit, and those of the programs it is compared with.
     pub versions: Vec<String>,
 }
 
@@ -153,6 +153,9 @@ fn versions() -> Vec<String> {
 /// What a program says first, on either output; nothing if it is not there.
 fn first_line(name: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program(name)?).args(arguments).output().ok()?;
+    if !output.status.success() {
+        return None;
+    }
     let said = [output.stdout, output.stderr].concat();
     let line = String::from_utf8_lossy(&said).lines().next()?.trim().to_owned();
     // The rest is names of people and of libraries.

@@ -65,9 +65,9 @@ pub struct Daemon {
 impl Daemon {
     /// nginx on a folder, one worker, as a distribution sets it up.
     pub fn nginx(bench: &Bench, root: &Path) -> Result<Self> {
-        let home = bench.scratch().join("nginx");
-        fs::create_dir_all(&home)?;
         let port = free_port()?;
+        let home = bench.scratch().join(format!("nginx-{port}"));
+        fs::create_dir_all(&home)?;
         let (root, shown) = (root.display(), home.display());
         let temp_paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|name| format!("{name}_temp_path {shown}/{name};\n"))
