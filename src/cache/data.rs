@@ -109,6 +109,12 @@ impl DataFile {
         Self { file: None }
     }
 
+    /// Over any file: tests have disks that fail.
+    #[cfg(test)]
+    pub fn over(file: File) -> Self {
+        Self { file: Some(file) }
+    }
+
     /// Whether it can keep anything.
     pub fn is_somewhere(&self) -> bool {
         self.file.is_some()

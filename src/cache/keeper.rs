@@ -70,6 +70,8 @@ pub(super) fn start(shared: Arc<Shared>, inbox: Receiver<Job>) -> Result<JoinHan
 }
 
 fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
+    let lost = std::mem::take(&mut *shared.lost.lock());
+    lost.into_iter().for_each(|(entry_id, slot_size, range)| punch(shared, entry_id, slot_size, range));
     match job {
         Job::Keep { entry, range, bytes, digest, done } => {
             let kept = match write(shared, &entry, range, &bytes, written) {
@@ -93,17 +95,7 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
             }
             done(kept);
         }
-        Job::Punch { entry_id, slot_size, range } => {
-            // Whoever claimed it while it was trusted, or hashes it a second time, is done in a moment.
-            while !shared.hot.release(entry_id, slot_size, range) {
-                thread::sleep(CLAIM_LOOK);
-            }
-            match shared.with_data(entry_id, |data| data.punch(range)) {
-                Ok(()) => shared.forget_bytes(disk_cost(range)),
-                Err(error) => log::warn!("cache: {error}"),
-            }
-            shared.hot.gone(entry_id, slot_size, range);
-        }
+        Job::Punch { entry_id, slot_size, range } => punch(shared, entry_id, slot_size, range),
         Job::Retire { entry_id } => {
             if let Err(error) = shared.retire(entry_id) {
                 log::warn!("cache: cannot drop an old version: {error}");
@@ -113,6 +105,18 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
             let _ = written.send(Written::Flush(done));
         }
     }
+}
+
+fn punch(shared: &Shared, entry_id: i64, slot_size: u64, range: ByteRange) {
+    // Whoever claimed it while it was trusted, or hashes it a second time, is done in a moment.
+    while !shared.hot.release(entry_id, slot_size, range) {
+        thread::sleep(CLAIM_LOOK);
+    }
+    match shared.with_data(entry_id, |data| data.punch(range)) {
+        Ok(()) => shared.forget_bytes(disk_cost(range)),
+        Err(error) => log::warn!("cache: {error}"),
+    }
+    shared.hot.gone(entry_id, slot_size, range);
 }
 
 /// Makes room and writes.
@@ -184,6 +188,7 @@ fn record_all(shared: &Shared, inbox: &Receiver<Written>) {
             }
         }
         if !batch.is_empty() {
+            drop_unsynced(shared, &mut batch);
             match record(shared, &batch) {
                 Ok(()) => {
                     shared.cannot_record.store(false, Ordering::Relaxed);
@@ -212,14 +217,28 @@ fn record_all(shared: &Shared, inbox: &Receiver<Written>) {
     }
 }
 
-/// Syncs every file of the batch once, then commits all its rows.
-fn record(shared: &Shared, batch: &BTreeMap<(i64, u64), (Arc<Entry>, NewChunk)>) -> Result<()> {
-    let mut synced = None;
-    for (entry, _) in batch.values() {
-        if synced != Some(entry.id) {
-            entry.data.sync().map_err(|error| Error::io("syncing the cache", &error))?;
-            synced = Some(entry.id);
+/// Syncs every file of the batch once. What the disk refuses leaves the batch, and is fetched again when it is wanted:
+/// after a failed sync the kernel may have thrown the bytes away, and a second one would not tell.
+fn drop_unsynced(shared: &Shared, batch: &mut BTreeMap<(i64, u64), (Arc<Entry>, NewChunk)>) {
+    let mut synced: BTreeMap<i64, bool> = BTreeMap::new();
+    batch.retain(|_, (entry, chunk)| {
+        let is_synced = *synced.entry(entry.id).or_insert_with(|| {
+            let synced = entry.data.sync().map_err(|error| Error::io("syncing the cache", &error));
+            synced.inspect_err(|error| log::error!("cache: {error}; {} is fetched again", entry.path())).is_ok()
+        });
+        if !is_synced {
+            shared.metrics.cache_skipped_bytes.add(chunk.range.len());
+            shared.lost.lock().push((entry.id, entry.chunk_size_bytes, chunk.range));
+            shared.hot.distrust(entry.id, entry.chunk_size_bytes, chunk.range);
         }
+        is_synced
+    });
+}
+
+/// Commits all rows of a batch whose files are synced.
+fn record(shared: &Shared, batch: &BTreeMap<(i64, u64), (Arc<Entry>, NewChunk)>) -> Result<()> {
+    if batch.is_empty() {
+        return Ok(());
     }
     let chunks: Vec<_> = batch.values().map(|(_, chunk)| *chunk).collect();
     shared.index.record(&chunks, micros(SystemTime::now()))

@@ -83,6 +83,9 @@ struct Shared {
     used_bytes: AtomicU64,
     // The next id of an entry that keeps nothing; they go down from -1.
     unkept: AtomicI64,
+    // Bytes the disk refused when it was to sync them, and has maybe forgotten: the writer punches them before it writes
+    // anything else, so that no new bytes are among them. Filled before trust in them ends. Taken alone.
+    lost: Mutex<Vec<(i64, u64, ByteRange)>>,
     // Rows could not be committed: until they can, nothing more is kept, as it could not be evicted.
     cannot_record: AtomicBool,
     metrics: Arc<Metrics>,
@@ -175,6 +178,7 @@ impl Cache {
             drops: Mutex::default(),
             used_bytes: AtomicU64::new(0),
             unkept: AtomicI64::new(-1),
+            lost: Mutex::default(),
             cannot_record: AtomicBool::new(false),
             origin: origin.to_owned(),
             config: config.clone(),

@@ -657,3 +657,29 @@ fn status_tells_what_is_held_with_and_without_an_owner() {
     assert_eq!(seen(), expected);
     assert_eq!(status(dir.path()).unwrap().source.as_deref(), Some("test:origin"));
 }
+
+/// After a sync that failed, the kernel may have thrown away what it was to write, and would not say so again.
+#[test]
+fn what_the_disk_refuses_to_sync_is_not_shown_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(&dir);
+    let film = cache.entry("film", &stat(8 * CHUNK, "\"1\"")).unwrap();
+    assert_eq!(keep(&cache, &film, 1, slot(0)), Kept::Written);
+    // It takes every byte, and can't be synced.
+    let broken = File::options().read(true).write(true).open("/dev/null").unwrap();
+    let Entry { id, path, stat, chunk_size_bytes, .. } = &*film;
+    let (path, stat) = (Arc::clone(path), stat.clone());
+    let refused =
+        Arc::new(Entry { id: *id, path, stat, chunk_size_bytes: *chunk_size_bytes, data: DataFile::over(broken) });
+    cache.flush();
+    assert_eq!(keep(&cache, &refused, 1, slot(1)), Kept::Written);
+    cache.flush();
+    assert_eq!(held(&cache, &film), [0]);
+    assert!(cache.trusted(&film, slot(1)).is_empty());
+    // Fetched again, it is there again: nothing of the old bytes is punched into the new ones.
+    assert_eq!(keep(&cache, &film, 1, slot(1)), Kept::Written);
+    cache.flush();
+    assert_eq!(held(&cache, &film), [0, 1]);
+    assert_held_is_right(&cache, &film);
+    assert_eq!(cache.used_bytes(), 2 * CHUNK);
+}

@@ -2,6 +2,8 @@
 //! Never here: opens of files that are known already.
 
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use super::memo::LoadOnce;
 use super::{Drive, Node};
@@ -9,6 +11,11 @@ use crate::config::BLOCK_SIZE_BYTES;
 use crate::origin::{Begun, End, Stat};
 use crate::read::is_film_name;
 
+/// Of a file's start: what the kernel's readahead asks for at the first read of any program.
+const HEAD_BYTES: u64 = 128 << 10;
+/// The end is asked for so much later, so that on a thin line its bytes come behind the head's and not among them:
+/// what the head's bytes take at 100 Mbit/s.
+const TAIL_AFTER: Duration = Duration::from_millis(10);
 /// At least so much of a film's end is asked for beside its head: the index of a short film, and of a long one's index
 /// what a player looks at first.
 const TAIL_BYTES_MIN: u64 = 64 << 10;
@@ -34,13 +41,17 @@ impl Drive {
                 .and_then(|size| tail_bytes(size, drive.cache.chunk_size_bytes()))
             {
                 let (drive, path) = (Arc::clone(&drive), path.to_owned());
-                let asked = Arc::clone(&drive.jobs).run(move || drive.begin_tail(&path, tail));
+                let asked = Arc::clone(&drive.jobs).run(move || {
+                    thread::sleep(TAIL_AFTER);
+                    drive.begin_tail(&path, tail);
+                });
                 if let Err(error) = asked {
                     log::debug!("{error}");
                 }
             }
+            let head = HEAD_BYTES.min(drive.cache.chunk_size_bytes());
             let first = drive.ask.of(|origin, patience| {
-                Ok(match origin.begin(path, End::First(BLOCK_SIZE_BYTES), patience)? {
+                Ok(match origin.begin(path, End::First(head), patience)? {
                     Some(begun) => Contact::Begun(begun),
                     None => Contact::Stat(origin.stat(path, patience)?),
                 })
@@ -78,7 +89,7 @@ fn tail_bytes(size_bytes: u64, chunk_size_bytes: u64) -> Option<u64> {
     let last = size_bytes.checked_sub(1)?;
     let wanted = size_bytes.saturating_sub(TAIL_BYTES_MIN);
     let start = (wanted - wanted % BLOCK_SIZE_BYTES).max(last - last % chunk_size_bytes);
-    (start >= BLOCK_SIZE_BYTES).then(|| size_bytes - start)
+    (start >= HEAD_BYTES).then(|| size_bytes - start)
 }
 
 #[cfg(test)]
@@ -93,8 +104,9 @@ mod tests {
             (0, None),
             (1, None),
             (100 * KIB, None),
-            (128 * KIB, Some(64 * KIB)),
-            (129 * KIB, Some(65 * KIB)),
+            (128 * KIB, None),
+            (192 * KIB, Some(64 * KIB)),
+            (193 * KIB, Some(65 * KIB)),
             (10 * MIB, Some(64 * KIB)),
             (10 * MIB + 1, Some(1)),
             (10 * MIB + 65 * KIB, Some(65 * KIB)),
