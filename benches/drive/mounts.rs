@@ -284,8 +284,11 @@ pub fn without_passthrough() -> &'static [&'static str] {
 /// Only what was asked for, and lookahead.
 pub const WITHOUT_FILL: &[&str] = &["--fill", "never"];
 
-/// Size of a cache's index: its file, and what was not yet merged into it.
-pub fn index_bytes(cache: &Path) -> u64 {
-    let size = |name: &str| fs::metadata(cache.join(name)).map_or(0, |metadata| metadata.len());
-    size("index.sqlite") + size("index.sqlite-wal")
+/// Size of the index of a cache that nobody has mounted. What its log still holds is merged first, as whoever opens it
+/// next does: the log's length says nothing of the rows.
+pub fn index_bytes(cache: &Path) -> Result<u64> {
+    let file = cache.join("index.sqlite");
+    let index = rusqlite::Connection::open(&file)?;
+    index.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    Ok(fs::metadata(file)?.len())
 }
