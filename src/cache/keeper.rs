@@ -71,7 +71,9 @@ pub(super) fn start(shared: Arc<Shared>, inbox: Receiver<Job>) -> Result<JoinHan
 
 fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
     let lost = std::mem::take(&mut *shared.lost.lock());
-    lost.into_iter().for_each(|(entry_id, slot_size, range)| punch(shared, entry_id, slot_size, range));
+    for (entry_id, slot_size, range) in lost {
+        punch(shared, entry_id, slot_size, range);
+    }
     match job {
         Job::Keep { entry, range, bytes, digest, done } => {
             let kept = match write(shared, &entry, range, &bytes, written) {

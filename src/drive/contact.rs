@@ -1,24 +1,53 @@
 //! The first contact with a file: which version it is, and the bytes that a player reads first, in one round trip.
 //! Never here: opens of files that are known already.
+//!
+//! A person opens one film; a scanner opens thousands, and must not pay for more than it reads. So what is fetched
+//! beyond the first look is fetched for a few opens, and not for a run of them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::memo::LoadOnce;
-use super::{Drive, Node};
+use super::{Drive, Node, Opened};
 use crate::config::BLOCK_SIZE_BYTES;
+use crate::error::Result;
 use crate::origin::{Begun, End, Stat};
+use crate::range::ByteRange;
 use crate::read::is_film_name;
 
 /// Of a file's start: what the kernel's readahead asks for at the first read of any program.
 const HEAD_BYTES: u64 = 128 << 10;
+/// Of a film's start, if it is not one of many: its first pictures. A player decodes them as soon as it knows the index.
+const OPENING_BYTES: u64 = 512 << 10;
+/// So many films in `RUN` are opened by a person who looks for one; more, by a scanner.
+const RUN_OPENS_MAX: usize = 3;
+const RUN: Duration = Duration::from_secs(10);
+/// What the kernel is given with the answer to an open, so that the first read does not even ask.
+const GIVEN_BYTES: u64 = 64 << 10;
+/// An open waits no longer for these bytes than their transfer takes on a line that is worth it: 25 Mbit/s.
+const GIVEN_WAIT: Duration = Duration::from_millis(20);
 /// The end is asked for so much later, so that on a thin line its bytes come behind the head's and not among them:
 /// what the head's bytes take at 100 Mbit/s.
 const TAIL_AFTER: Duration = Duration::from_millis(10);
 /// At least so much of a film's end is asked for beside its head: the index of a short film, and of a long one's index
 /// what a player looks at first.
 const TAIL_BYTES_MIN: u64 = 64 << 10;
+
+/// When films were opened for the first time, the last few.
+#[derive(Debug, Default)]
+pub(super) struct Run([Option<Instant>; RUN_OPENS_MAX]);
+
+impl Run {
+    /// One more at `now`; whether it is one of few.
+    fn is_lone(&mut self, now: Instant) -> bool {
+        let is_lone = self.0[0].is_none_or(|first| now.duration_since(first) > RUN);
+        self.0.rotate_left(1);
+        self.0[RUN_OPENS_MAX - 1] = Some(now);
+        is_lone
+    }
+}
 
 /// What a first question brought.
 enum Contact {
@@ -29,17 +58,18 @@ enum Contact {
 impl Drive {
     /// How to find out what a file is that nobody has asked for yet: by asking for its first bytes, and beside them for
     /// a film's last ones. They are fetched to their ends whether the open succeeds or not; it is little.
-    pub(super) fn first_contact(self: &Arc<Self>, node: &Arc<Node>) -> LoadOnce<Stat> {
+    ///
+    /// `begun` is set when bytes are on their way.
+    pub(super) fn first_contact(self: &Arc<Self>, node: &Arc<Node>, begun: &Arc<AtomicBool>) -> LoadOnce<Stat> {
         let (drive, listed_size) = (Arc::clone(self), node.size_bytes());
+        let has_begun = Arc::clone(begun);
         Box::new(move |path| {
             // What is cached of it, an earlier run has asked for: now only its version matters.
             if drive.cache.knows(path).unwrap_or(false) {
                 return drive.ask.of(|origin, patience| origin.stat(path, patience));
             }
-            if let Some(tail) = listed_size
-                .filter(|_| is_film_name(path))
-                .and_then(|size| tail_bytes(size, drive.cache.chunk_size_bytes()))
-            {
+            let (is_film, chunk) = (is_film_name(path), drive.cache.chunk_size_bytes());
+            if let Some(tail) = listed_size.filter(|_| is_film).and_then(|size| tail_bytes(size, chunk)) {
                 let (drive, path) = (Arc::clone(&drive), path.to_owned());
                 let asked = Arc::clone(&drive.jobs).run(move || {
                     thread::sleep(TAIL_AFTER);
@@ -49,7 +79,8 @@ impl Drive {
                     log::debug!("{error}");
                 }
             }
-            let head = HEAD_BYTES.min(drive.cache.chunk_size_bytes());
+            let is_lone = is_film && drive.run.lock().is_lone(Instant::now());
+            let head = if is_lone { OPENING_BYTES } else { HEAD_BYTES }.min(chunk);
             let first = drive.ask.of(|origin, patience| {
                 Ok(match origin.begin(path, End::First(head), patience)? {
                     Some(begun) => Contact::Begun(begun),
@@ -61,10 +92,29 @@ impl Drive {
                 Contact::Begun(begun) => {
                     let stat = begun.stat.clone();
                     drive.take_in(path, begun);
+                    has_begun.store(true, Ordering::Release);
                     stat
                 }
             })
         })
+    }
+
+    /// Answers an open with its first bytes, if they come at once: the kernel then has them before the program asks.
+    pub(super) fn give_head(self: &Arc<Self>, opened: Opened, reply: impl FnOnce(Result<Opened>) + Send + 'static) {
+        let Some(file) = self.files.get(opened.handle) else { return reply(Ok(opened)) };
+        let head = ByteRange::new(0, GIVEN_BYTES.min(file.handle.entry().size_bytes()));
+        if head.is_empty() {
+            return reply(Ok(opened));
+        }
+        let drive = Arc::clone(self);
+        let then = Box::new(move |answer: Result<&[u8]>| {
+            let opened = Opened { head: answer.ok().map(<[u8]>::to_vec), ..opened };
+            // Not here: the kernel may wait for a read of these bytes that this very thread is to answer.
+            if let Err(error) = drive.opens.run(move || reply(Ok(opened))) {
+                log::warn!("{error}");
+            }
+        });
+        self.reader.peek(&file.handle, head, GIVEN_WAIT, then);
     }
 
     fn begin_tail(&self, path: &str, bytes: u64) {
@@ -95,6 +145,17 @@ fn tail_bytes(size_bytes: u64, chunk_size_bytes: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_of_opens_is_a_scan() {
+        let (mut run, start) = (Run::default(), Instant::now());
+        let mut is_lone = |seconds| run.is_lone(start + Duration::from_secs(seconds));
+        assert!(is_lone(0) && is_lone(0) && is_lone(9));
+        assert!(!is_lone(10), "the fourth in ten seconds");
+        assert!(is_lone(11), "the second was longer ago");
+        assert!(!is_lone(12) && !is_lone(12) && !is_lone(12));
+        assert!(is_lone(30));
+    }
 
     #[test]
     fn a_tail_is_whole_blocks_of_one_chunk() {

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -31,10 +32,12 @@ const LATE_FOR: Duration = Duration::from_millis(100);
 const XATTRS: [&str; 3] = ["user.reelfs.version", "user.reelfs.cached_bytes", "user.reelfs.source"];
 
 /// A file was opened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Opened {
     /// For `read` and `release`.
     pub handle: u64,
+    /// The first bytes, where they have only just come: whoever passes the open on may pass them on with it.
+    pub head: Option<Vec<u8>>,
 }
 
 impl Drive {
@@ -48,9 +51,10 @@ impl Drive {
         };
         let drive = Arc::clone(self);
         let path = Arc::clone(&node.path);
+        let begun = Arc::<AtomicBool>::default();
         self.stats.get_by(
             &path,
-            Some(self.first_contact(&node)),
+            Some(self.first_contact(&node, &begun)),
             Box::new(move |stat| {
                 let stat = match stat {
                     Ok(stat) => stat,
@@ -58,7 +62,10 @@ impl Drive {
                 };
                 let opens = Arc::clone(&drive);
                 // A refused job is dropped with its reply, which the kernel's adapter then answers with EIO.
-                let queued = opens.opens.run(move || reply(drive.opened(&node, &stat)));
+                let queued = opens.opens.run(move || match drive.opened(&node, &stat) {
+                    Ok(opened) if begun.load(Ordering::Acquire) => drive.give_head(opened, reply),
+                    opened => reply(opened),
+                });
                 if let Err(error) = queued {
                     log::warn!("{error}");
                 }
@@ -75,7 +82,7 @@ impl Drive {
         }
         let entry = self.cache.entry(&node.path, stat)?;
         let file = OpenFile { node: Arc::clone(node), handle: self.reader.open(entry), late: Mutex::default() };
-        Ok(Opened { handle: self.files.add(Arc::new(file)) })
+        Ok(Opened { handle: self.files.add(Arc::new(file)), head: None })
     }
 
     /// All of an open file as one on this disk, if it is wholly here: for whoever can read it without us.

@@ -3,12 +3,12 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request, TimeOrNow,
 };
 
@@ -39,13 +39,21 @@ pub struct Adapter {
     // Whether to ask the kernel if it reads cached files by itself.
     lends: bool,
     passthrough: Arc<Passthrough>,
+    // Set when there is a session; before that nothing is open.
+    notifier: Arc<OnceLock<Notifier>>,
     ended: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Adapter {
     /// `lends`: the kernel may read cached files by itself. `ended` is called when it has let go of the drive.
     pub fn new(drive: Arc<Drive>, lends: bool, ended: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { drive, lends, passthrough: Arc::new(Passthrough::new()), ended: Box::new(ended) }
+        Self {
+            drive,
+            lends,
+            passthrough: Arc::new(Passthrough::new()),
+            notifier: Arc::default(),
+            ended: Box::new(ended),
+        }
     }
 }
 
@@ -92,6 +100,13 @@ fn reply_value(value: &[u8], size: u32, reply: ReplyXattr) {
         0 => reply.size(value.len() as u32),
         size if value.len() <= size as usize => reply.data(value),
         _ => reply.error(Errno::ERANGE),
+    }
+}
+
+impl Adapter {
+    /// Where the way to tell the kernel something unasked is to be put.
+    pub fn notifier(&self) -> Arc<OnceLock<Notifier>> {
+        Arc::clone(&self.notifier)
     }
 }
 
@@ -196,9 +211,16 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EROFS);
         }
         let (drive, passthrough) = (Arc::clone(&self.drive), Arc::clone(&self.passthrough));
+        let notifier = Arc::clone(&self.notifier);
         let is_direct = flags.0 & libc::O_DIRECT != 0;
         self.drive.open(ino.0, move |opened| match opened {
             Ok(opened) => {
+                if let (Some(head), Some(notifier)) = (&opened.head, notifier.get())
+                    && let Err(error) = notifier.store(ino, 0, head)
+                {
+                    // It will ask, then.
+                    log::debug!("the kernel does not take a file's first bytes: {error}");
+                }
                 let backing = if passthrough.is_on() { drive.backing(opened.handle) } else { None };
                 passthrough.reply(ino.0, opened.handle, is_direct, backing, reply);
             }

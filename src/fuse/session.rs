@@ -60,7 +60,10 @@ impl Session {
             Passthrough::Off => false,
         };
         let adapter = Adapter::new(Arc::clone(drive), lends, ended);
+        let notifier = adapter.notifier();
         let session = fuser::Session::new(adapter, mountpoint, &config).map_err(cannot)?;
+        // Once: there is one session.
+        let _ = notifier.set(session.notifier());
         let background = session.spawn().map_err(cannot)?;
         Ok(Self { background: Some(background), mountpoint: mountpoint.to_owned() })
     }

@@ -148,6 +148,16 @@ impl Reader {
         self.core.fetcher.adopt(entry, begun);
     }
 
+    /// Answers `reply` with the bytes of `range` if they come within `wait`. Nobody has asked for them yet: it counts as
+    /// no read.
+    pub fn peek(&self, handle: &Arc<Handle>, range: ByteRange, wait: Duration, reply: Reply) {
+        let read = self.core.pending(&handle.entry, range, (Access::Probe, wait), reply);
+        match self.deadlines.watch(&read) {
+            Ok(()) => self.core.look(&handle.entry, Access::Probe, &read),
+            Err(error) => read.fail(error),
+        }
+    }
+
     /// Fills `buffer` if all its bytes can be had at once. `false`: nothing was done, `read` will.
     pub fn read_cached(&self, handle: &Arc<Handle>, offset: u64, buffer: &mut [u8]) -> bool {
         let range = ByteRange::at(offset, buffer.len() as u64);
@@ -186,15 +196,7 @@ impl Reader {
             metrics.read_errors.add(u64::from(answer.is_err()));
             reply(answer);
         });
-        let look = {
-            let (core, entry) = (Arc::downgrade(core), Arc::clone(&handle.entry));
-            move |read: Arc<Pending>| {
-                if let Some(core) = core.upgrade() {
-                    core.look(&entry, access, &read);
-                }
-            }
-        };
-        let read = Pending::new(range, asked_at + core.timeout, counted, look);
+        let read = core.pending(&handle.entry, range, (access, core.timeout), counted);
         match self.deadlines.watch(&read) {
             Ok(()) => core.look(&handle.entry, access, &read),
             Err(error) => read.fail(error),
@@ -212,6 +214,23 @@ impl Drop for Reader {
 }
 
 impl Core {
+    /// A read that is yet to be looked for.
+    fn pending(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        range: ByteRange,
+        (access, wait): (Access, Duration),
+        reply: Reply,
+    ) -> Arc<Pending> {
+        let (core, looked_in) = (Arc::downgrade(self), Arc::clone(entry));
+        let look = move |read: Arc<Pending>| {
+            if let Some(core) = core.upgrade() {
+                core.look(&looked_in, access, &read);
+            }
+        };
+        Pending::new(range, Instant::now() + wait, reply, look)
+    }
+
     /// Looks for a read's bytes wherever they are now. What is not to be had at once will answer it later.
     fn look(self: &Arc<Self>, entry: &Arc<Entry>, access: Access, read: &Arc<Pending>) {
         let waiter: Arc<dyn Waiter> = Arc::clone(read) as _;

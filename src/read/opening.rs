@@ -3,12 +3,10 @@
 //!
 //! A container is believed about where to look. What is fetched for it is bounded, and called off with the last close.
 
-use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::sync::Arc;
 
 use super::container::{Piece, survey};
 use super::pattern::Access;
-use super::pending::Pending;
 use super::{Core, Handle};
 use crate::config::BLOCK_SIZE_BYTES;
 use crate::error::Result;
@@ -50,15 +48,7 @@ impl Core {
             looked.push((part.start, bytes.to_vec()));
             core.go_on(&handle, looked);
         });
-        let again = {
-            let (core, handle): (Weak<Self>, Weak<Handle>) = (Arc::downgrade(self), Arc::downgrade(handle));
-            move |read: Arc<Pending>| {
-                if let (Some(core), Some(handle)) = (core.upgrade(), handle.upgrade()) {
-                    core.look(&handle.entry, Access::Probe, &read);
-                }
-            }
-        };
-        let read = Pending::new(part, Instant::now() + self.timeout, reply, again);
+        let read = self.pending(&handle.entry, part, (Access::Probe, self.timeout), reply);
         self.look(&handle.entry, Access::Probe, &read);
     }
 

@@ -16,7 +16,10 @@ use super::mount::{Mount, Place};
 use super::needs::{FUSE, Need, Test};
 
 const BLOCK: u64 = 64 << 10;
+/// What the kernel's readahead asks for.
 const HEAD: u64 = 2 * BLOCK;
+/// A film's, that is not one of many.
+const OPENING: u64 = 8 * BLOCK;
 const SIZE: u64 = (24 << 20) + 5_000;
 const QUIET: &[&str] = &["--fill", "never", "--lookahead-chunks", "0"];
 
@@ -29,6 +32,7 @@ pub fn tests() -> Vec<Test> {
             &[FUSE, Need::Program("ffmpeg")],
             a_film_comes_with_its_index,
         ),
+        Test::new("contact::a_scan_pays_for_its_looks", &[FUSE], a_scan_pays_for_its_looks),
         Test::new("contact::what_was_cached_is_not_asked_for_again", &[FUSE], what_was_cached_is_not_asked_for_again),
         Test::new("contact::odd_files_open_too", &[FUSE], odd_files_open_too),
         Test::new("contact::many_at_once_ask_once", &[FUSE], many_at_once_ask_once),
@@ -63,11 +67,11 @@ fn a_film_comes_with_its_end() {
     let server = Server::start(ServerConfig::default().file("film.mkv", made(7, SIZE))).unwrap();
     let mount = Mount::new(&server.url(), QUIET);
     let file = open(&mount, "film.mkv");
-    wait_until("both ends", || server.counts("film.mkv").body_bytes >= HEAD + 5_000);
+    wait_until("both ends", || server.counts("film.mkv").body_bytes >= OPENING + 5_000);
     let before = server.counts("film.mkv");
     assert_eq!((before.requests, before.heads), (2, 0));
-    assert!(before.body_bytes <= HEAD + 2 * BLOCK, "{}", before.body_bytes);
-    read(&file, 7, 0, HEAD);
+    assert!(before.body_bytes <= OPENING + 2 * BLOCK, "{}", before.body_bytes);
+    read(&file, 7, 0, OPENING);
     read(&file, 7, SIZE - 5_000, 5_000);
     assert_eq!(server.counts("film.mkv"), before);
     check_whole(&file, (7, SIZE), 1 << 20).unwrap();
@@ -92,7 +96,7 @@ fn a_film_comes_with_its_index() {
         Server::start(ServerConfig { link, ..ServerConfig::default() }.file("film.mp4", original.clone())).unwrap();
     let mount = Mount::new(&server.url(), QUIET);
     let file = open(&mount, "film.mp4");
-    wait_until("the index", || server.counts("film.mp4").body_bytes >= index.len() + HEAD);
+    wait_until("the index", || server.counts("film.mp4").body_bytes >= index.len() + OPENING);
     thread::sleep(Duration::from_millis(100));
     let before = server.counts("film.mp4");
     let mut bytes = vec![0; index.len() as usize];
@@ -100,7 +104,22 @@ fn a_film_comes_with_its_index() {
     assert!(bytes == original[index.start as usize..index.end as usize]);
     assert_eq!(server.counts("film.mp4"), before, "fetched already");
     let blocks = ByteRange::new(index.start, index.end).align(BLOCK, original.len() as u64).len();
-    assert!(before.body_bytes <= blocks + HEAD + 2 * BLOCK, "{} bytes for {blocks}", before.body_bytes);
+    assert!(before.body_bytes <= blocks + OPENING + 2 * BLOCK, "{} bytes for {blocks}", before.body_bytes);
+}
+
+/// Whoever opens film after film is no viewer: what a viewer would need next is not fetched for each.
+fn a_scan_pays_for_its_looks() {
+    const FILMS: u64 = 40;
+    let files = (0..FILMS).map(|number| (format!("{number}.mkv"), made(number, SIZE))).collect();
+    let server = Server::start(ServerConfig { files, ..ServerConfig::default() }).unwrap();
+    let mount = Mount::new(&server.url(), &[]);
+    for number in 0..FILMS {
+        // Through the page cache, as a scanner does.
+        read(&File::open(mount.file(&format!("{number}.mkv"))).unwrap(), number, 0, 4_096);
+    }
+    thread::sleep(Duration::from_millis(500));
+    let (bytes, looks) = (server.total().body_bytes, FILMS * (HEAD + 2 * BLOCK));
+    assert!(bytes <= looks + 3 * OPENING + BLOCK, "{bytes} bytes for {looks}");
 }
 
 fn what_was_cached_is_not_asked_for_again() {
