@@ -87,8 +87,21 @@ pub fn outlive_us(command: &mut Command) -> &mut Command {
 /// Asks the kernel to forget its cached pages of a file, so that the next read is asked of the filesystem again.
 /// Advice only: pages in use stay.
 pub fn drop_page_cache(file: &File) -> io::Result<()> {
+    // A length of 0 is all of it.
+    advise_unneeded(file, 0, 0)
+}
+
+/// The same for the pages that lie wholly in `range`.
+pub fn drop_pages(file: &File, range: ByteRange) -> io::Result<()> {
+    match (range.start.try_into(), range.len().try_into()) {
+        (Ok(start), Ok(len)) if !range.is_empty() => advise_unneeded(file, start, len),
+        _ => Ok(()),
+    }
+}
+
+fn advise_unneeded(file: &File, start: libc::off_t, len: libc::off_t) -> io::Result<()> {
     // SAFETY: a plain system call on a descriptor that `file` keeps open; it touches no memory of ours.
-    let errno = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    let errno = unsafe { libc::posix_fadvise(file.as_raw_fd(), start, len, libc::POSIX_FADV_DONTNEED) };
     if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
 }
 

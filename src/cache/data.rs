@@ -147,6 +147,11 @@ impl DataFile {
         sys::punch_hole(self.file()?, ByteRange::new(range.start, end))
     }
 
+    /// Asks the kernel to let its copy of `range` go; what is not on the disk yet stays.
+    pub fn drop_pages(&self, range: ByteRange) -> io::Result<()> {
+        sys::drop_pages(self.file()?, range)
+    }
+
     /// Returns when all written bytes are on the disk.
     pub fn sync(&self) -> io::Result<()> {
         self.file()?.sync_data()

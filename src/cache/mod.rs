@@ -278,6 +278,13 @@ impl Cache {
         }
     }
 
+    /// Has the kernel forget its copy of what a reader has left behind: it has one more, under the drive's own name, and
+    /// a film that is played through must not push everything else out of memory twice. Best effort.
+    pub fn leave_behind(&self, entry: &Entry, range: ByteRange) {
+        // Of an entry that has no file there is nothing to forget.
+        let _ = entry.data.drop_pages(range);
+    }
+
     /// Hashes a recorded chunk: trusted from now on if it is what was recorded (`true`), else dropped (`false`).
     pub fn check(&self, entry: &Entry, chunk: &ChunkRow) -> Result<bool> {
         let shared = &self.shared;

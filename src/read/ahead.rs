@@ -26,6 +26,11 @@ const LOOK: Duration = Duration::from_millis(50);
 const QUIET: Duration = Duration::from_millis(500);
 /// Slots looked at in one go for something to fill in.
 const SLOTS_LOOKED_AT_MAX: usize = 64;
+/// Chunks behind a reader that stay in memory twice, in the drive's page cache and in the cache's: by then they are
+/// on the disk, also of the fastest reader.
+const BEHIND_KEPT_CHUNKS: u64 = 32;
+/// And so many before these are let go with each step: one, and a few that were passed over in haste.
+const BEHIND_LET_GO_CHUNKS: u64 = 8;
 /// Lookahead of all readers together, and a film that is filled in, may take this part of the cache's budget.
 const BUDGET_SHARE: u64 = 2;
 
@@ -108,6 +113,8 @@ impl Core {
             plan.is_some_and(|plan| interest.range().end > plan.range.start) && !interest.is_over()
         });
         for plan in &plans {
+            let end = plan.range.start.saturating_sub(BEHIND_KEPT_CHUNKS * chunk);
+            self.cache.leave_behind(entry, ByteRange::new(end.saturating_sub(BEHIND_LET_GO_CHUNKS * chunk), end));
             // Only what is neither here nor on its way is asked for.
             // In blocks, as all is: the reader may stand within one that was evicted behind it.
             for slot in plan.range.align(BLOCK_SIZE_BYTES, entry.size_bytes()).slots(chunk) {
