@@ -57,6 +57,8 @@ struct Cursor {
     used: u64,
     // Left by a seek: its lookahead is called off until it is read again.
     is_left: bool,
+    // It was read on after its first read.
+    went_on: bool,
 }
 
 /// The cursors of one handle.
@@ -66,6 +68,8 @@ pub struct Pattern {
     reads: u64,
     // Two cursors have been read in turns: a jump between them is no seek.
     is_interleaved: bool,
+    // A cursor was really played: whoever seeks in such a film plays on from there.
+    was_played: bool,
     // Bytes of progress in all.
     read_bytes: u64,
     // Something happened that lookahead has not heard of.
@@ -100,17 +104,21 @@ impl Pattern {
             self.read_bytes += progress;
             self.has_news |= cursor.is_left || access != was || before / NEWS_BYTES != cursor.next / NEWS_BYTES;
             cursor.is_left = false;
+            cursor.went_on |= progress > 0;
+            self.was_played |= cursor.run_bytes >= played_bytes(size);
             access
         } else {
-            self.jump(range, size);
+            let plays_on =
+                self.was_played && self.cursors.iter().any(|cursor| Some(cursor.id) == last_used && cursor.went_on);
             self.read_bytes += range.len();
             self.has_news = true;
-            Access::Probe
+            self.jump(range, size, plays_on)
         }
     }
 
-    /// A read that belongs to no cursor: a new one, in place of the one longest unused.
-    fn jump(&mut self, range: ByteRange, size: u64) {
+    /// A read that belongs to no cursor: a new one, in place of the one longest unused. `plays_on`: no further evidence
+    /// is needed.
+    fn jump(&mut self, range: ByteRange, size: u64, plays_on: bool) -> Access {
         if !self.is_interleaved && !is_near_end(range.start, size) {
             self.cursors.iter_mut().for_each(|cursor| cursor.is_left = true);
         }
@@ -119,14 +127,19 @@ impl Pattern {
         {
             self.cursors.swap_remove(oldest);
         }
-        self.cursors.push(Cursor {
+        let cursor = Cursor {
             id: self.reads,
             born: range.start,
             next: range.end,
-            run_bytes: range.len(),
+            run_bytes: if plays_on { range.len().max(EVIDENCE_BYTES) } else { range.len() },
             used: self.reads,
             is_left: false,
-        });
+            went_on: false,
+        };
+        // A large first read is evidence for the next one only.
+        let access = if plays_on { cursor.access(size) } else { Access::Probe };
+        self.cursors.push(cursor);
+        access
     }
 
     /// What each cursor would have fetched ahead, in chunks of `chunk` bytes, `chunks_max` at most, and no further than
@@ -156,10 +169,9 @@ impl Pattern {
 
     /// Where a film that is really being played goes on from; `None` while nothing is.
     pub fn playing(&self, size: u64) -> Option<u64> {
-        let enough = PLAYED_BYTES.min(size / 2).max(EVIDENCE_BYTES);
         self.cursors
             .iter()
-            .filter(|cursor| cursor.run_bytes >= enough && !cursor.is_left)
+            .filter(|cursor| cursor.run_bytes >= played_bytes(size) && !cursor.is_left)
             .max_by_key(|cursor| cursor.used)
             .map(|cursor| cursor.next)
     }
@@ -169,6 +181,11 @@ impl Cursor {
     fn access(&self, size: u64) -> Access {
         if self.run_bytes < EVIDENCE_BYTES || is_near_end(self.born, size) { Access::Probe } else { Access::Sequential }
     }
+}
+
+/// Bytes of one run after which a film is really being played.
+fn played_bytes(size: u64) -> u64 {
+    PLAYED_BYTES.min(size / 2).max(EVIDENCE_BYTES)
 }
 
 /// Whether a run from `start` on reads the end of a file that has more than its end.
@@ -202,6 +219,26 @@ mod tests {
             assert_eq!(read(&mut pattern, start, len), Access::Probe);
             assert_eq!(ahead(&pattern), []);
         }
+    }
+
+    #[test]
+    fn whoever_seeks_in_a_film_that_was_played_plays_on() {
+        let mut pattern = Pattern::default();
+        for at in 0..128 {
+            read(&mut pattern, at * 128 * KIB, 128 * KIB);
+        }
+        let to = SIZE / 2;
+        assert_eq!(read(&mut pattern, to, 64 * KIB), Access::Sequential);
+        assert_eq!(ahead(&pattern), [ByteRange::new(to + 64 * KIB, to + 2 * CHUNK)]);
+        read(&mut pattern, to + 64 * KIB, 64 * KIB);
+        assert_eq!(read(&mut pattern, SIZE / 4, 64 * KIB), Access::Sequential, "and once more");
+        // One that does not go on is no player's, nor is what follows it.
+        for at in 1..20 {
+            assert_eq!(read(&mut pattern, at * 40 * MIB, 64 * KIB), Access::Probe, "{at}");
+        }
+        // The index is no place to play from.
+        read(&mut pattern, 19 * 40 * MIB + 64 * KIB, 64 * KIB);
+        assert_eq!(read(&mut pattern, SIZE - MIB, 64 * KIB), Access::Probe);
     }
 
     #[test]
