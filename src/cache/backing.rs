@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Cache, Entry, Shared};
 use crate::error::Result;
@@ -18,6 +19,7 @@ const SLOTS_LOOKED_AT_MAX: u64 = 1_024;
 pub struct Backing {
     shared: Arc<Shared>,
     entry: Arc<Entry>,
+    is_used: AtomicBool,
 }
 
 impl Cache {
@@ -26,18 +28,25 @@ impl Cache {
     pub fn backing(&self, entry: &Arc<Entry>) -> Result<Option<Backing>> {
         let shared = &self.shared;
         let size = entry.size_bytes();
-        // Recorded means synced, too: what the disk may still refuse is no ground to build on.
-        if size == 0 || !entry.is_kept() || shared.index.held(entry.id)?.1 < size {
-            return Ok(None);
-        }
         // Pinned before it is looked at, so that what is found stays true.
-        if !shared.hot.pin(entry.id, size, shared.budget_bytes() / PINNED_SHARE) {
+        if size == 0 || !entry.is_kept() || !shared.hot.pin(entry.id, size, shared.budget_bytes() / PINNED_SHARE) {
             return Ok(None);
         }
-        let backing = Backing { shared: Arc::clone(shared), entry: Arc::clone(entry) };
+        let backing = Backing { shared: Arc::clone(shared), entry: Arc::clone(entry), is_used: AtomicBool::new(false) };
+        // Recorded means synced, too: what the disk may still refuse is no ground to build on.
+        if shared.index.held(entry.id)?.1 < size {
+            return Ok(None);
+        }
         let whole = ByteRange::new(0, size);
         let mut pieces = whole.slots(entry.chunk_size_bytes.saturating_mul(SLOTS_LOOKED_AT_MAX));
         Ok(pieces.all(|piece| self.trusted(entry, piece).contains(piece)).then_some(backing))
+    }
+}
+
+impl Backing {
+    /// Somebody reads it from now on: with its end all of it counts as just used.
+    pub fn used(&self) {
+        self.is_used.store(true, Ordering::Relaxed);
     }
 }
 
@@ -50,6 +59,7 @@ impl AsFd for Backing {
 
 impl Drop for Backing {
     fn drop(&mut self) {
-        self.shared.hot.unpin(self.entry.id, self.entry.chunk_size_bytes, self.entry.size_bytes());
+        let used = self.is_used.get_mut().then(|| (self.entry.chunk_size_bytes, self.entry.size_bytes()));
+        self.shared.hot.unpin(self.entry.id, used);
     }
 }

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::range::ByteRange;
@@ -55,14 +56,14 @@ impl DataDir {
             }
             Ok(file)
         };
-        open().map(|file| DataFile { file: Some(file) }).map_err(|error| Error::io(path.display(), &error))
+        open().map(DataFile::of).map_err(|error| Error::io(path.display(), &error))
     }
 
     /// Opens an entry's data file if it is there.
     pub fn open_existing(&self, entry_id: i64) -> Result<Option<DataFile>> {
         let path = self.path(entry_id);
         match OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(file) => Ok(Some(DataFile { file: Some(file) })),
+            Ok(file) => Ok(Some(DataFile::of(file))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io(path.display(), &error)),
         }
@@ -101,18 +102,24 @@ impl DataDir {
 pub struct DataFile {
     // `None`: there was no place for one. Every use of it fails then.
     file: Option<File>,
+    // Failed syncs so far. Bytes written before one are lost with it, whenever the next sync succeeds.
+    failed_syncs: AtomicU64,
 }
 
 impl DataFile {
     /// Keeps nothing.
     pub fn nowhere() -> Self {
-        Self { file: None }
+        Self { file: None, failed_syncs: AtomicU64::new(0) }
+    }
+
+    fn of(file: File) -> Self {
+        Self { file: Some(file), failed_syncs: AtomicU64::new(0) }
     }
 
     /// Over any file: tests have disks that fail.
     #[cfg(test)]
     pub fn over(file: File) -> Self {
-        Self { file: Some(file) }
+        Self::of(file)
     }
 
     /// Whether it can keep anything.
@@ -154,7 +161,16 @@ impl DataFile {
 
     /// Returns when all written bytes are on the disk.
     pub fn sync(&self) -> io::Result<()> {
-        self.file()?.sync_data()
+        let synced = self.file()?.sync_data();
+        if synced.is_err() {
+            self.failed_syncs.fetch_add(1, Ordering::AcqRel);
+        }
+        synced
+    }
+
+    /// How often a sync has failed: asked before bytes are written, and again when they are thought to be on the disk.
+    pub fn failed_syncs(&self) -> u64 {
+        self.failed_syncs.load(Ordering::Acquire)
     }
 
     /// Bytes the filesystem holds for it.

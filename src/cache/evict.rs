@@ -37,8 +37,10 @@ impl Shared {
         let mut victims: Vec<(ChunkRow, u64)> = Vec::new();
         let mut wanted = 0;
         let mut passed = 0;
+        // Not read through us, they look old: passed over one by one, they would end the search before it finds anything.
+        let lent = self.hot.pinned();
         'search: while passed < PASSED_OVER_MAX {
-            let page = self.index.oldest(passed, PAGE)?;
+            let page = self.index.oldest(passed, PAGE, &lent)?;
             let is_last = page.len() < PAGE;
             for (row, slot_size) in page {
                 passed += 1;

@@ -184,8 +184,8 @@ impl Hot {
         true
     }
 
-    /// Takes one `pin` back. Whoever had the entry may have read any of it: all of it counts as used now.
-    pub fn unpin(&self, entry_id: i64, slot_size: u64, size: u64) {
+    /// Takes one `pin` back. `used`, its slot size and size, if somebody had the entry: all of it counts as used now.
+    pub fn unpin(&self, entry_id: i64, used: Option<(u64, u64)>) {
         let mut state = self.state.lock();
         let Some(pin) = state.pins.get_mut(&entry_id) else { return };
         pin.count -= 1;
@@ -193,11 +193,22 @@ impl Hot {
             state.pinned_bytes -= pin.bytes;
             state.pins.remove(&entry_id);
         }
+        let Some((slot_size, size)) = used else { return };
         let now = micros(SystemTime::now());
         let room = TOUCHES_MAX.saturating_sub(state.touched.len());
         for slot in ByteRange::new(0, size).slots(slot_size).take(room) {
             state.touched.insert((entry_id, slot.start), (slot_size, now));
         }
+    }
+
+    /// The entries that are pinned now.
+    pub fn pinned(&self) -> Vec<i64> {
+        self.state.lock().pins.keys().copied().collect()
+    }
+
+    /// Whether an entry is pinned.
+    pub fn is_pinned(&self, entry_id: i64) -> bool {
+        self.state.lock().pins.contains_key(&entry_id)
     }
 
     /// Takes the times of use noted since the last call.
@@ -274,9 +285,9 @@ mod tests {
         assert!(hot.pin(1, 300, 500) && hot.pin(1, 300, 500), "twice the same counts once");
         assert!(!hot.pin(2, 300, 500), "no room for another");
         assert!(!hot.release(1, SLOT, ByteRange::new(100, 200)));
-        hot.unpin(1, SLOT, 300);
+        hot.unpin(1, Some((SLOT, 300)));
         assert!(!hot.release(1, SLOT, ByteRange::new(100, 200)), "lent out once more");
-        hot.unpin(1, SLOT, 300);
+        hot.unpin(1, Some((SLOT, 300)));
         assert_eq!(hot.take_touches().len(), 3, "all of it was used");
         assert!(hot.pin(2, 300, 500));
         assert!(hot.release(1, SLOT, ByteRange::new(100, 200)));

@@ -43,9 +43,13 @@ pub(super) enum Job {
     Flush(Sender<()>),
 }
 
+/// Chunks to be recorded together, by entry and first byte.
+type Batch = BTreeMap<(i64, u64), (Arc<Entry>, NewChunk, u64)>;
+
 /// What the recorder thread is asked.
 enum Written {
-    Chunk(Arc<Entry>, NewChunk),
+    /// And how many syncs of its file had failed before it was written.
+    Chunk(Arc<Entry>, NewChunk, u64),
     Flush(Sender<()>),
 }
 
@@ -76,6 +80,7 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
     }
     match job {
         Job::Keep { entry, range, bytes, digest, done } => {
+            let failed_syncs = entry.data.failed_syncs();
             let kept = match write(shared, &entry, range, &bytes, written) {
                 Ok(kept) => kept,
                 Err(error) => {
@@ -91,7 +96,7 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
                     shared.metrics.cache_written_bytes.add(range.len());
                     let chunk = NewChunk { entry_id: entry.id, range, digest };
                     // The recorder outlives this thread's sender.
-                    let _ = written.send(Written::Chunk(entry, chunk));
+                    let _ = written.send(Written::Chunk(entry, chunk, failed_syncs));
                 }
                 Kept::Skipped => shared.metrics.cache_skipped_bytes.add(range.len()),
             }
@@ -112,6 +117,10 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
 fn punch(shared: &Shared, entry_id: i64, slot_size: u64, range: ByteRange) {
     // Whoever claimed it while it was trusted, or hashes it a second time, is done in a moment.
     while !shared.hot.release(entry_id, slot_size, range) {
+        if shared.hot.is_pinned(entry_id) {
+            // Lent out in the very moment it was found wrong: it stays as it is until it is given back.
+            return shared.lost.lock().push((entry_id, slot_size, range));
+        }
         thread::sleep(CLAIM_LOOK);
     }
     match shared.with_data(entry_id, |data| data.punch(range)) {
@@ -123,7 +132,9 @@ fn punch(shared: &Shared, entry_id: i64, slot_size: u64, range: ByteRange) {
 
 /// Makes room and writes.
 fn write(shared: &Shared, entry: &Entry, range: ByteRange, bytes: &[u8], written: &Sender<Written>) -> Result<Kept> {
-    if !entry.is_kept() || !make_room(shared, disk_cost(range), written)? {
+    let is_lost = |(id, _, lost): &(i64, u64, ByteRange)| *id == entry.id && !lost.intersect(range).is_empty();
+    // The hole that is still to be punched there would take the new bytes along.
+    if !entry.is_kept() || shared.lost.lock().iter().any(is_lost) || !make_room(shared, disk_cost(range), written)? {
         return Ok(Kept::Skipped);
     }
     shared.used_bytes.fetch_add(disk_cost(range), Ordering::Relaxed);
@@ -162,7 +173,7 @@ fn make_room(shared: &Shared, cost: u64, written: &Sender<Written>) -> Result<bo
 
 fn record_all(shared: &Shared, inbox: &Receiver<Written>) {
     // Chunks whose rows could not be committed wait here for the next try; `cannot_record` keeps it small.
-    let mut batch: BTreeMap<(i64, u64), (Arc<Entry>, NewChunk)> = BTreeMap::new();
+    let mut batch: Batch = BTreeMap::new();
     let mut flushes: Vec<Sender<()>> = Vec::new();
     let mut touched_at = Instant::now();
     loop {
@@ -174,8 +185,8 @@ fn record_all(shared: &Shared, inbox: &Receiver<Written>) {
         let mut gathering = is_stuck;
         while (is_stuck || batch.len() < BATCH_MAX) && flushes.is_empty() {
             match inbox.recv_deadline(gather_until) {
-                Ok(Written::Chunk(entry, chunk)) => {
-                    batch.insert((chunk.entry_id, chunk.range.start), (entry, chunk));
+                Ok(Written::Chunk(entry, chunk, failed_syncs)) => {
+                    batch.insert((chunk.entry_id, chunk.range.start), (entry, chunk, failed_syncs));
                     if !gathering {
                         gathering = true;
                         gather_until = Instant::now() + GATHER;
@@ -221,13 +232,13 @@ fn record_all(shared: &Shared, inbox: &Receiver<Written>) {
 
 /// Syncs every file of the batch once. What the disk refuses leaves the batch, and is fetched again when it is wanted:
 /// after a failed sync the kernel may have thrown the bytes away, and a second one would not tell.
-fn drop_unsynced(shared: &Shared, batch: &mut BTreeMap<(i64, u64), (Arc<Entry>, NewChunk)>) {
+fn drop_unsynced(shared: &Shared, batch: &mut Batch) {
     let mut synced: BTreeMap<i64, bool> = BTreeMap::new();
-    batch.retain(|_, (entry, chunk)| {
+    batch.retain(|_, (entry, chunk, failed_syncs)| {
         let is_synced = *synced.entry(entry.id).or_insert_with(|| {
             let synced = entry.data.sync().map_err(|error| Error::io("syncing the cache", &error));
             synced.inspect_err(|error| log::error!("cache: {error}; {} is fetched again", entry.path())).is_ok()
-        });
+        }) && entry.data.failed_syncs() == *failed_syncs;
         if !is_synced {
             shared.metrics.cache_skipped_bytes.add(chunk.range.len());
             shared.lost.lock().push((entry.id, entry.chunk_size_bytes, chunk.range));
@@ -238,18 +249,18 @@ fn drop_unsynced(shared: &Shared, batch: &mut BTreeMap<(i64, u64), (Arc<Entry>, 
 }
 
 /// Commits all rows of a batch whose files are synced.
-fn record(shared: &Shared, batch: &BTreeMap<(i64, u64), (Arc<Entry>, NewChunk)>) -> Result<()> {
+fn record(shared: &Shared, batch: &Batch) -> Result<()> {
     if batch.is_empty() {
         return Ok(());
     }
-    let chunks: Vec<_> = batch.values().map(|(_, chunk)| *chunk).collect();
+    let chunks: Vec<_> = batch.values().map(|(_, chunk, _)| *chunk).collect();
     shared.index.record(&chunks, micros(SystemTime::now()))
 }
 
 /// A slot that came together from pieces becomes one row: the index stays small, a check is one hash.
-fn merge_whole_slots(shared: &Shared, batch: &BTreeMap<(i64, u64), (Arc<Entry>, NewChunk)>) {
+fn merge_whole_slots(shared: &Shared, batch: &Batch) {
     let mut seen = BTreeSet::new();
-    for (entry, chunk) in batch.values() {
+    for (entry, chunk, _) in batch.values() {
         let slot = entry.slot(chunk.range.start);
         if chunk.range != slot
             && seen.insert((entry.id, slot.start))

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::memo::LoadOnce;
 use super::{Drive, Node, Opened};
+use crate::cache::Entry;
 use crate::config::BLOCK_SIZE_BYTES;
 use crate::error::Result;
 use crate::origin::{Begun, End, Stat};
@@ -65,7 +66,7 @@ impl Drive {
         let has_begun = Arc::clone(begun);
         Box::new(move |path| {
             // What is cached of it, an earlier run has asked for: now only its version matters.
-            if drive.cache.knows(path).unwrap_or(false) {
+            if drive.cache.knows(path).unwrap_or(true) {
                 return drive.ask.of(|origin, patience| origin.stat(path, patience));
             }
             let (is_film, chunk) = (is_film_name(path), drive.cache.chunk_size_bytes());
@@ -110,8 +111,11 @@ impl Drive {
         let then = Box::new(move |answer: Result<&[u8]>| {
             let opened = Opened { head: answer.ok().map(<[u8]>::to_vec), ..opened };
             // Not here: the kernel may wait for a read of these bytes that this very thread is to answer.
-            if let Err(error) = drive.opens.run(move || reply(Ok(opened))) {
+            // Nor on the threads that open other files.
+            let handle = opened.handle;
+            if let Err(error) = drive.gives.run(move || reply(Ok(opened))) {
                 log::warn!("{error}");
+                drive.release(handle);
             }
         });
         self.reader.peek(&file.handle, head, GIVEN_WAIT, then);
@@ -127,9 +131,16 @@ impl Drive {
     }
 
     fn take_in(&self, path: &str, begun: Begun) {
-        match self.cache.entry(path, &begun.stat) {
-            Ok(entry) => self.reader.adopt(&entry, begun),
-            Err(error) => log::warn!("{error}"),
+        let range = begun.range;
+        let is_new = |entry: &Entry| Ok(self.cache.coverage(entry, range)?.unchecked.is_empty());
+        let adopted = self.cache.entry(path, &begun.stat).and_then(|entry| {
+            if is_new(&entry)? {
+                self.reader.adopt(&entry, begun);
+            }
+            Ok(())
+        });
+        if let Err(error) = adopted {
+            log::warn!("{error}");
         }
     }
 }

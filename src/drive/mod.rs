@@ -37,6 +37,8 @@ pub use names::DirEntry;
 const NAMES_THREADS: usize = 16;
 /// Files opened at once: each is an entry of the index, made or found, and never waits for the origin.
 const OPEN_THREADS: usize = 2;
+/// First bytes passed on at once; a third film's open waits for one of them.
+const GIVE_THREADS: usize = 2;
 /// Names kept of all folders together, in listings: about 100 bytes each.
 const LISTED_NAMES_MAX: usize = 400_000;
 /// Stats kept: about 300 bytes each.
@@ -54,6 +56,8 @@ pub struct Drive {
     inodes: Inodes,
     listings: Arc<Memo<Listing>>,
     stats: Arc<Memo<Stat>>,
+    // Passes first bytes on to the kernel, which may have a reader wait for them.
+    gives: Jobs,
     // Apart from the threads for names, which an origin that hangs can keep busy.
     opens: Jobs,
     cache: Arc<Cache>,
@@ -131,6 +135,7 @@ impl Drive {
     ) -> Result<Self> {
         let jobs = Arc::new(Jobs::start("names", NAMES_THREADS)?);
         let opens = Jobs::start("open", OPEN_THREADS)?;
+        let gives = Jobs::start("give", GIVE_THREADS)?;
         let cancel = Cancel::new();
         let ask = Ask { origin: Arc::clone(&origin), cancel: cancel.clone(), timeout, retries };
         let listings = {
@@ -151,6 +156,7 @@ impl Drive {
             inodes: Inodes::new(),
             listings,
             stats,
+            gives,
             opens,
             cache,
             origin,

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::lanes::Lane;
+use super::lanes::{Flown, Lane};
 use crate::cache::Entry;
 use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
@@ -55,13 +55,18 @@ pub(super) enum State {
     Dead,
 }
 
+/// An answer that was under way before its flight, and where it ends.
+type UnderWay = (Box<dyn Body>, u64);
+
 /// A fetch of `[start, end)` of one entry.
 pub struct Flight {
     pub(super) entry: Arc<Entry>,
     pub(super) start: u64,
     pub(super) cancel: Cancel,
-    // An answer that was under way before the flight was: its first bytes come from there. Taken alone.
-    begun: Mutex<Option<Box<dyn Body>>>,
+    // Whether its bytes were on their way before it was: then no new request is sooner.
+    was_begun: bool,
+    // Where the first bytes come from, then. Taken alone.
+    begun: Mutex<Option<UnderWay>>,
     // Taken after the table's lock, never before it; held for copies of memory only.
     pub(super) inner: Mutex<Inner>,
 }
@@ -105,19 +110,15 @@ impl Flight {
 
     /// Someone will ask for these bytes, and they are on their way.
     pub(super) fn begun(entry: &Arc<Entry>, begun: Begun) -> Arc<Self> {
-        Self::with(entry, begun.range, Lane::Demand, (begun.cancel, Some(begun.body)))
+        Self::with(entry, begun.range, Lane::Demand, (begun.cancel, Some((begun.body, begun.range.end))))
     }
 
-    fn with(
-        entry: &Arc<Entry>,
-        range: ByteRange,
-        lane: Lane,
-        (cancel, body): (Cancel, Option<Box<dyn Body>>),
-    ) -> Arc<Self> {
+    fn with(entry: &Arc<Entry>, range: ByteRange, lane: Lane, (cancel, body): (Cancel, Option<UnderWay>)) -> Arc<Self> {
         Arc::new(Self {
             entry: Arc::clone(entry),
             start: range.start,
             cancel,
+            was_begun: body.is_some(),
             begun: Mutex::new(body),
             inner: Mutex::new(Inner {
                 state: State::Queued,
@@ -134,8 +135,8 @@ impl Flight {
         })
     }
 
-    /// The answer that was under way already, once.
-    pub(super) fn take_begun(&self) -> Option<Box<dyn Body>> {
+    /// The answer that was under way already, and where it ends, once.
+    pub(super) fn take_begun(&self) -> Option<UnderWay> {
         self.begun.lock().take()
     }
 
@@ -198,6 +199,13 @@ impl Flight {
     pub(super) fn missing(&self) -> ByteRange {
         let inner = self.inner.lock();
         ByteRange::new(self.start + inner.bytes.len() as u64, inner.end)
+    }
+
+    /// The bytes that have come, and how long they took.
+    pub(super) fn brought(&self) -> Flown {
+        let inner = self.inner.lock();
+        let took = inner.transfer(Instant::now()).map_or(Duration::ZERO, |(_, took, _)| took);
+        Flown { bytes: inner.bytes.len() as u64, took }
     }
 
     /// Running → Landed, when every byte is here.
@@ -263,6 +271,7 @@ impl Flight {
             && landed_end < at
             && at < inner.end
             && !is_waited_for
+            && !self.was_begun
             && is_far(at - landed_end, inner.transfer(now))
         {
             inner.end = at;

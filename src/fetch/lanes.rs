@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -64,7 +64,16 @@ pub(super) enum Job {
 pub(super) struct Seat<'a> {
     lanes: &'a Lanes,
     lane: Lane,
-    landed_bytes: u64,
+    // Others under way when it was taken.
+    beside: usize,
+    flown: Flown,
+}
+
+/// What a flight brought, and how long its bytes took from the first on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Flown {
+    pub(super) bytes: u64,
+    pub(super) took: Duration,
 }
 
 impl Lanes {
@@ -119,11 +128,12 @@ impl Lanes {
                 return None;
             }
             if let Some((job, lane)) = queues.take(Instant::now()) {
-                if !queues.races.is_empty() {
-                    // Who was woken for it may be us: somebody else has to watch the time.
+                if !queues.races.is_empty() || queues.next_lane().is_some() {
+                    // Who was woken for it may be us: somebody else has to watch the time, or take what else may fly.
                     self.changed.notify_one();
                 }
-                return Some((job, Seat { lanes: self, lane, landed_bytes: 0 }));
+                let beside = queues.flying.iter().sum::<usize>() - 1;
+                return Some((job, Seat { lanes: self, lane, beside, flown: Flown::default() }));
             }
             match queues.races.first_key_value().map(|((at, _), _)| *at) {
                 Some(at) => drop(self.changed.wait_until(&mut queues, at)),
@@ -144,10 +154,15 @@ impl Lanes {
 }
 
 impl Queues {
-    fn take(&mut self, now: Instant) -> Option<(Job, Lane)> {
+    /// The lane whose first flight may fly now.
+    fn next_lane(&self) -> Option<Lane> {
         let has = LANES.map(|lane| !self.waiting[lane as usize].is_empty());
+        next_lane(has, self.flying, (self.width.now(), self.width.is_narrow()))
+    }
+
+    fn take(&mut self, now: Instant) -> Option<(Job, Lane)> {
         let is_late = self.races.first_key_value().is_some_and(|((at, _), _)| *at <= now);
-        let lane = next_lane(has, self.flying, self.width.now());
+        let lane = self.next_lane();
         let (job, lane) = if is_late && lane != Some(Lane::Demand) {
             // Somebody waits for it, as for a demand; but nobody has asked for that one even once.
             (Job::Overtake(self.races.pop_first()?.1), Lane::Demand)
@@ -161,9 +176,9 @@ impl Queues {
 }
 
 impl Seat<'_> {
-    /// So many bytes came over it.
-    pub(super) fn landed(mut self, bytes: u64) {
-        self.landed_bytes = bytes;
+    /// What came over it.
+    pub(super) fn landed(mut self, flown: Flown) {
+        self.flown = flown;
     }
 }
 
@@ -173,8 +188,11 @@ impl Drop for Seat<'_> {
         queues.flying[self.lane as usize] -= 1;
         let is_busy = [Lane::Urgent, Lane::Lookahead].iter().any(|lane| !queues.waiting[*lane as usize].is_empty());
         let before = queues.width.now();
-        if self.landed_bytes > 0 {
-            queues.width.landed(self.landed_bytes, Instant::now(), is_busy);
+        let Flown { bytes, took } = self.flown;
+        if bytes > 0 {
+            let beside = self.beside.min(queues.flying.iter().sum());
+            queues.width.flown(bytes, took, beside);
+            queues.width.landed(bytes, Instant::now(), is_busy);
         }
         // The worker that held this seat looks for the next flight itself; others only if there is more room than that.
         if queues.width.now() > before {
@@ -188,10 +206,17 @@ fn guesses_max(connections: usize) -> usize {
     if connections > 1 { connections - connections.div_ceil(DEMAND_SHARE) } else { 1 }
 }
 
-/// The lane that a free connection serves next. Guesses have `width` connections among them, and fill one of these.
-fn next_lane(has_waiting: [bool; LANES.len()], flying: [usize; LANES.len()], width: usize) -> Option<Lane> {
-    let [_, urgent, lookahead, fill] = flying;
-    let may_guess = urgent + lookahead + fill < width;
+/// The lane that a free connection serves next. Guesses have `width` connections among them, and fill one of these;
+/// where that is narrow, one that is demanded takes its part of the link from them. Only one: a demand that hangs must not
+/// end all lookahead.
+fn next_lane(
+    has_waiting: [bool; LANES.len()],
+    flying: [usize; LANES.len()],
+    (width, is_narrow): (usize, bool),
+) -> Option<Lane> {
+    let [demand, urgent, lookahead, fill] = flying;
+    let demanded = if is_narrow { demand.min(1) } else { 0 };
+    let may_guess = urgent + lookahead + fill < width.saturating_sub(demanded).max(1);
     LANES.into_iter().find(|lane| {
         has_waiting[*lane as usize]
             && match lane {
@@ -216,15 +241,18 @@ mod tests {
     #[test]
     fn the_highest_lane_that_may_fly_is_next() {
         let all = [true; 4];
-        assert_eq!(next_lane([false; 4], [0; 4], 6), None);
-        assert_eq!(next_lane(all, [0; 4], 6), Some(Lane::Demand));
-        assert_eq!(next_lane(all, [7, 0, 6, 0], 6), Some(Lane::Demand), "guesses never stand in its way");
+        assert_eq!(next_lane([false; 4], [0; 4], (6, false)), None);
+        assert_eq!(next_lane(all, [0; 4], (6, false)), Some(Lane::Demand));
+        assert_eq!(next_lane(all, [7, 0, 6, 0], (6, false)), Some(Lane::Demand), "guesses never stand in its way");
         let guesses = [false, true, true, true];
-        assert_eq!(next_lane(guesses, [0, 0, 5, 0], 6), Some(Lane::Urgent));
-        assert_eq!(next_lane(guesses, [0, 1, 5, 0], 6), None);
-        assert_eq!(next_lane(guesses, [0, 0, 5, 1], 6), None, "fill is a guess, too");
-        assert_eq!(next_lane([false, false, true, true], [0, 2, 3, 0], 6), Some(Lane::Lookahead));
-        assert_eq!(next_lane([false, false, false, true], [0; 4], 6), Some(Lane::Fill));
-        assert_eq!(next_lane([false, false, false, true], [0, 0, 0, 1], 6), None, "one at a time");
+        assert_eq!(next_lane(guesses, [0, 0, 5, 0], (6, false)), Some(Lane::Urgent));
+        assert_eq!(next_lane(guesses, [0, 1, 5, 0], (6, false)), None);
+        assert_eq!(next_lane(guesses, [0, 0, 5, 1], (6, false)), None, "fill is a guess, too");
+        assert_eq!(next_lane([false, false, true, true], [0, 2, 3, 0], (6, false)), Some(Lane::Lookahead));
+        assert_eq!(next_lane([false, false, false, true], [0; 4], (6, false)), Some(Lane::Fill));
+        assert_eq!(next_lane([false, false, false, true], [0, 0, 0, 1], (6, false)), None, "one at a time");
+        assert_eq!(next_lane(guesses, [3, 0, 1, 0], (2, true)), None, "a demand has its part of a narrow link");
+        assert_eq!(next_lane(guesses, [3, 0, 0, 0], (2, true)), Some(Lane::Urgent));
+        assert_eq!(next_lane(guesses, [3, 0, 0, 0], (1, true)), Some(Lane::Urgent), "but never all of it");
     }
 }

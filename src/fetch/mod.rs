@@ -194,7 +194,8 @@ impl Fetcher {
         let (shared, range) = (&self.shared, begun.range);
         let fits = range == range.align(BLOCK_SIZE_BYTES, entry.size_bytes())
             && entry.slot(range.start).contains(range)
-            && begun.stat.version == entry.stat().version;
+            && begun.stat.version == entry.stat().version
+            && begun.stat.size_bytes == entry.size_bytes();
         let mut table = shared.table.lock();
         let is_free = || table.free(entry, range) == [range] && shared.cache.trusted(entry, range).is_empty();
         if !fits || table.is_stopped || !is_free() {

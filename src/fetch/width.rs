@@ -9,6 +9,9 @@
 //!  ▲                                                                                            └─ not ──▶ back, HOLD …
 //!  └──── the rate broke down: nothing that was learned holds any longer
 //! ```
+//!
+//! That takes a copy of some length. Sooner told is how fast one connection was when it had the link for itself, and how
+//! fast all are together: where one carries nearly all, a film's next chunk must not share the link with later ones.
 
 use std::time::{Duration, Instant};
 
@@ -24,6 +27,15 @@ const BROKEN_DOWN_SHARE: f64 = 0.5;
 const HOLD_FIRST: u32 = 8;
 /// And at most: a trial that fails costs a part of the rate for a period, which is then little.
 const HOLD_MAX: u32 = 64;
+
+/// A shorter transfer is over before its rate shows.
+const TOLD_BYTES_MIN: u64 = 256 << 10;
+/// What one connection and all of them were seen to carry is believed less with each flight: half of it after some 140.
+const TOLD_KEPT: f64 = 0.995;
+/// More connections than the rates ask for, by this factor: between two requests each stands still for a round trip.
+const TOLD_SLACK: f64 = 1.25;
+/// One flies while another is asked for.
+const TOLD_MIN: usize = 2;
 
 /// What is being tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +58,9 @@ pub(super) struct Width {
     hold: u32,
     hold_after_failure: u32,
     period: Option<Period>,
+    // Bytes a second that a connection, and all together, were seen to carry lately; 0 while nothing is known.
+    alone_rate: f64,
+    together_rate: f64,
 }
 
 #[derive(Debug)]
@@ -67,12 +82,40 @@ impl Width {
             hold: HOLD_FIRST,
             hold_after_failure: HOLD_FIRST,
             period: None,
+            alone_rate: 0.0,
+            together_rate: 0.0,
         }
     }
 
     /// Connections to use.
     pub fn now(&self) -> usize {
-        self.now
+        self.now.min(self.told())
+    }
+
+    /// Whether fewer are used than may be: then what is demanded counts among them.
+    pub fn is_narrow(&self) -> bool {
+        self.now() < self.most
+    }
+
+    /// A flight's bytes came within `took`, while at least `beside` others were under way.
+    pub fn flown(&mut self, bytes: u64, took: Duration, beside: usize) {
+        if bytes < TOLD_BYTES_MIN || took.is_zero() {
+            return;
+        }
+        #[allow(clippy::cast_precision_loss, reason = "rates are compared, not counted")]
+        let (rate, all) = (bytes as f64 / took.as_secs_f64(), (beside + 1) as f64);
+        self.alone_rate = (self.alone_rate * TOLD_KEPT).max(rate);
+        self.together_rate = (self.together_rate * TOLD_KEPT).max(rate * all);
+    }
+
+    /// Connections that carry what all were seen to carry.
+    fn told(&self) -> usize {
+        if self.alone_rate <= 0.0 {
+            return self.most;
+        }
+        #[allow(clippy::cast_sign_loss, reason = "a ratio of positive numbers")]
+        let needed = (self.together_rate / self.alone_rate * TOLD_SLACK).ceil() as usize;
+        needed.clamp(TOLD_MIN.min(self.most), self.most)
     }
 
     /// A flight of `bytes` has landed at `at`. `is_busy`: others waited for a connection; only then does the rate tell
@@ -212,6 +255,24 @@ mod tests {
         let (_, widths) = copy(&mut width, Instant::now(), 1_000, far);
         let lost = widths.iter().filter(|width| **width < 6).count();
         assert!(lost * 100 < widths.len() * 10, "{lost} of {}", widths.len());
+    }
+
+    #[test]
+    fn one_connection_that_fills_the_link_is_told_at_once() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let mut near = Width::new(7);
+        near.flown(1_000, SECOND, 6);
+        assert!(near.now() == 7 && !near.is_narrow(), "too short to tell");
+        near.flown(12_500_000, SECOND, 0);
+        near.flown(1_800_000, SECOND, 6);
+        assert!(near.now() == 2 && near.is_narrow(), "{}", near.now());
+        let mut far = Width::new(7);
+        far.flown(2_500_000, SECOND, 0);
+        far.flown(1_800_000, SECOND, 6);
+        assert!(far.now() == 7 && !far.is_narrow(), "{}", far.now());
+        let mut only = Width::new(1);
+        only.flown(2_500_000, SECOND, 0);
+        assert!(only.now() == 1 && !only.is_narrow());
     }
 
     #[test]

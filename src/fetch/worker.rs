@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::flight::{Flight, Whole};
+use super::lanes::Flown;
 use super::race::Race;
 use crate::cancel::Cancel;
 use crate::config::BLOCK_SIZE_BYTES;
@@ -24,11 +25,11 @@ const FLIGHT_TIMEOUTS_MAX: u32 = 12;
 const LOOK: Duration = Duration::from_millis(20);
 
 impl Shared {
-    /// Flies one flight to its end, and tells how many bytes landed. Never panics: a panic below is an error for
+    /// Flies one flight to its end, and tells what it brought. Never panics: a panic below is an error for
     /// whoever waits.
-    pub(super) fn fly(self: &Arc<Self>, flight: &Arc<Flight>) -> u64 {
+    pub(super) fn fly(self: &Arc<Self>, flight: &Arc<Flight>) -> Flown {
         if !flight.start() {
-            return 0;
+            return Flown::default();
         }
         let asked_bytes = flight.missing().len();
         let lane = flight.inner.lock().lane;
@@ -42,7 +43,7 @@ impl Shared {
                     Err(Error::new(Kind::Local, format!("{}: a fetch failed inside reelfs", flight.entry.path())))
                 });
         let taken_bytes = if has_memory { asked_bytes } else { 0 };
-        let landed_bytes = flight.inner.lock().bytes.len() as u64;
+        let brought = flight.brought();
         match flown {
             Ok(()) => self.hand_over(flight, flight.landed(), taken_bytes),
             Err(error) => {
@@ -66,7 +67,7 @@ impl Shared {
                 }
             }
         }
-        landed_bytes
+        brought
     }
 
     fn hand_over(self: &Arc<Self>, flight: &Arc<Flight>, (range, bytes, digest): Whole, taken_bytes: u64) {
@@ -116,12 +117,12 @@ impl Shared {
             return Ok(());
         }
         let entry = &flight.entry;
-        let mut body = match flight.take_begun() {
-            Some(body) => {
+        let (mut body, body_end) = match flight.take_begun() {
+            Some(begun) => {
                 self.metrics.origin_requests.add(1);
-                body
+                begun
             }
-            None => self.ask(flight, missing)?,
+            None => (self.ask(flight, missing)?, missing.end),
         };
         while let Some(piece) = body.next()? {
             self.metrics.origin_bytes.add(piece.len() as u64);
@@ -130,7 +131,7 @@ impl Shared {
                 return Err(called_off());
             }
             let left = flight.missing();
-            if left.is_empty() && left.end < missing.end {
+            if left.is_empty() && left.end < body_end {
                 // Cut short: the rest of the answer is not wanted.
                 return Ok(());
             }

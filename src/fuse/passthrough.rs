@@ -74,7 +74,10 @@ impl Passthrough {
             // Through the drive, such reads need no alignment; the disk's own would.
             let backing = backing.filter(|_| !is_direct)?;
             match reply.open_backing(&backing) {
-                Ok(id) => Some(Lent { id, _pinned: backing }),
+                Ok(id) => {
+                    backing.used();
+                    Some(Lent { id, _pinned: backing })
+                }
                 Err(error) => {
                     self.is_on.store(false, Ordering::Relaxed);
                     log::info!("passthrough: off from now on, the kernel does not take a cached file: {error}");

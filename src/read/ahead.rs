@@ -110,7 +110,8 @@ impl Core {
         kept.retain(|(cursor, interest)| {
             // What lies ahead is kept even if the window is smaller by now: it was begun, and will be read.
             let plan = plans.iter().find(|plan| plan.cursor == *cursor);
-            plan.is_some_and(|plan| interest.range().end > plan.range.start) && !interest.is_over()
+            // So is the chunk just passed: the position runs ahead of the reads that are about to wait for its last bytes.
+            plan.is_some_and(|plan| interest.range().end + chunk > plan.range.start) && !interest.is_over()
         });
         for plan in &plans {
             let end = plan.range.start.saturating_sub(BEHIND_KEPT_CHUNKS * chunk);

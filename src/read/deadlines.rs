@@ -90,8 +90,11 @@ impl Queue {
             // Replies are called, and flights called off, without the lock.
             drop(state);
             if let Some(read) = read.upgrade() {
+                let calls_off = read.calls_off();
                 read.fail(Error::new(Kind::TimedOut, "the origin did not answer in time"));
-                late();
+                if calls_off {
+                    late();
+                }
             }
             state = self.state.lock();
         }
@@ -102,7 +105,8 @@ impl Drop for Deadlines {
     fn drop(&mut self) {
         self.queue.state.lock().is_stopped = true;
         self.queue.changed.notify_one();
-        if let Some(thread) = self.thread.take() {
+        // A read's reply may hold the last reference to us: a thread does not wait for itself.
+        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != thread::current().id()) {
             let _ = thread.join();
         }
     }

@@ -152,6 +152,7 @@ impl Reader {
     /// no read.
     pub fn peek(&self, handle: &Arc<Handle>, range: ByteRange, wait: Duration, reply: Reply) {
         let read = self.core.pending(&handle.entry, range, (Access::Probe, wait), reply);
+        read.only_looks();
         match self.deadlines.watch(&read) {
             Ok(()) => self.core.look(&handle.entry, Access::Probe, &read),
             Err(error) => read.fail(error),
@@ -270,7 +271,7 @@ impl Core {
         for gap in coverage.gaps.into_iter().flat_map(|gap| gap.slots(entry.chunk_size_bytes())) {
             let need = gap.intersect(range);
             if !need.is_empty()
-                && self.fetcher.demand(entry, gap, need, access == Access::Probe, waiter)? == Demand::LookAgain
+                && self.fetcher.demand(entry, gap, need, access != Access::Sequential, waiter)? == Demand::LookAgain
             {
                 read.look_again();
             }
@@ -287,7 +288,7 @@ fn span(entry: &Entry, access: Access, range: ByteRange) -> ByteRange {
     let blocks = range.align(BLOCK_SIZE_BYTES, entry.size_bytes());
     match access {
         Access::Probe => blocks,
-        Access::Sequential => ByteRange::new(blocks.start, entry.slot(blocks.end.max(1) - 1).end),
+        Access::Jump | Access::Sequential => ByteRange::new(blocks.start, entry.slot(blocks.end.max(1) - 1).end),
     }
 }
 

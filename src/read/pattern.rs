@@ -30,6 +30,8 @@ const PLAYED_BYTES: u64 = 16 << 20;
 pub enum Access {
     /// A first, lone or near-the-end read: it gets what it asks for.
     Probe,
+    /// Begins a run elsewhere: what follows it will be read soon, and nothing before it is waited for.
+    Jump,
     /// Part of a run: the rest of its chunk, and more, will be read soon.
     Sequential,
 }
@@ -137,7 +139,8 @@ impl Pattern {
             went_on: false,
         };
         // A large first read is evidence for the next one only.
-        let access = if plays_on { cursor.access(size) } else { Access::Probe };
+        let goes_on = plays_on && cursor.access(size) == Access::Sequential;
+        let access = if goes_on { Access::Jump } else { Access::Probe };
         self.cursors.push(cursor);
         access
     }
@@ -228,10 +231,10 @@ mod tests {
             read(&mut pattern, at * 128 * KIB, 128 * KIB);
         }
         let to = SIZE / 2;
-        assert_eq!(read(&mut pattern, to, 64 * KIB), Access::Sequential);
+        assert_eq!(read(&mut pattern, to, 64 * KIB), Access::Jump);
         assert_eq!(ahead(&pattern), [ByteRange::new(to + 64 * KIB, to + 2 * CHUNK)]);
         read(&mut pattern, to + 64 * KIB, 64 * KIB);
-        assert_eq!(read(&mut pattern, SIZE / 4, 64 * KIB), Access::Sequential, "and once more");
+        assert_eq!(read(&mut pattern, SIZE / 4, 64 * KIB), Access::Jump, "and once more");
         // One that does not go on is no player's, nor is what follows it.
         for at in 1..20 {
             assert_eq!(read(&mut pattern, at * 40 * MIB, 64 * KIB), Access::Probe, "{at}");

@@ -25,6 +25,8 @@ pub struct Pending {
     // Answers still to come, and one for whoever is still asking.
     owed: AtomicUsize,
     is_answered: AtomicBool,
+    // Only a look: when it ends in vain, what it looked for goes on.
+    is_peek: AtomicBool,
     // A flight was called off under it: look again when the others have answered.
     look_again: AtomicBool,
     // The innermost lock; copies of memory only.
@@ -54,6 +56,7 @@ impl Pending {
             deadline,
             owed: AtomicUsize::new(0),
             is_answered: AtomicBool::new(false),
+            is_peek: AtomicBool::new(false),
             look_again: AtomicBool::new(false),
             state: Mutex::new(state),
             again: Box::new(again),
@@ -64,6 +67,16 @@ impl Pending {
     /// The bytes asked for.
     pub fn range(&self) -> ByteRange {
         self.range
+    }
+
+    /// It is only a look: what it waits for is not called off with it.
+    pub fn only_looks(&self) {
+        self.is_peek.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether what only it waited for is called off when it is late.
+    pub fn calls_off(&self) -> bool {
+        !self.is_peek.load(Ordering::Relaxed)
     }
 
     /// When it ends at the latest.

@@ -129,11 +129,14 @@ impl Index {
     }
 
     /// Up to `limit` chunks with their entry's slot size, least recently used first, after skipping `skip` of them;
-    /// pinned entries' are left out.
-    pub fn oldest(&self, skip: usize, limit: usize) -> Result<Vec<(ChunkRow, u64)>> {
+    /// pinned entries' are left out, and those of `lent`.
+    pub fn oldest(&self, skip: usize, limit: usize, lent: &[i64]) -> Result<Vec<(ChunkRow, u64)>> {
+        // Numbers of our own: nothing to escape. There are a few at most, and mostly the same ones.
+        let lent: Vec<_> = lent.iter().map(i64::to_string).collect();
+        let sql = OLDEST.replace("e.pinned = 0", &format!("e.pinned = 0 AND c.entry_id NOT IN ({})", lent.join(", ")));
         let rows = self.read(|connection| {
             connection
-                .prepare_cached(OLDEST)?
+                .prepare_cached(&sql)?
                 .query_map([stored(limit.min(PAGE_MAX) as u64), stored(skip as u64)], |row| {
                     Ok(chunk_row(row)?.zip(row.get::<_, i64>(5).map(|size| loaded(size).max(1)).ok()))
                 })?

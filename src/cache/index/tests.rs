@@ -184,7 +184,7 @@ fn the_least_recently_used_comes_first_and_pinned_entries_never() {
     }
     bench.index.writer().execute("UPDATE cache_entries SET pinned = 1 WHERE entry_id = ?1", [pinned]).unwrap();
     let oldest = |skip, limit| -> Vec<u64> {
-        bench.index.oldest(skip, limit).unwrap().iter().map(|(row, _)| row.range.start / SLOT).collect()
+        bench.index.oldest(skip, limit, &[]).unwrap().iter().map(|(row, _)| row.range.start / SLOT).collect()
     };
     assert_eq!(oldest(0, 10), [1, 2, 0]);
     assert_eq!(oldest(1, 1), [2]);
