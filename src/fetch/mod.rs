@@ -188,6 +188,11 @@ impl Fetcher {
         Ok(Demand::Waiting)
     }
 
+    /// Makes connections ready for the next seek: this one closes those that were fetching ahead.
+    pub fn warm(&self) {
+        self.shared.origin.warm();
+    }
+
     /// Takes in an answer of `entry`'s version that is under way: whoever asks for its bytes gets them from there.
     /// Left alone if any of them is here or on its way already, or if they are not whole blocks of one slot.
     pub fn adopt(&self, entry: &Arc<Entry>, begun: Begun) {

@@ -203,6 +203,9 @@ impl Reader {
             Err(error) => read.fail(error),
         }
         self.ahead.note(handle);
+        if access == Access::Jump {
+            core.fetcher.warm();
+        }
     }
 }
 
