@@ -3,7 +3,7 @@
 //! Never here: reads of a version that is known.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::Method;
@@ -11,9 +11,10 @@ use http::header::{HeaderMap, HeaderValue, RANGE};
 use http::status::StatusCode;
 
 use super::answer::{self, Asked};
+use super::body::Missing;
 use super::driver::Driver;
 use super::{Remote, fault, shown};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::store::{Begun, Body, End, Patience};
 
 /// Connections made ready: for a film's head, its tail, its index and what follows the head.
@@ -35,8 +36,12 @@ impl Remote {
         let Ok(range) = HeaderValue::from_str(&range) else { return Ok(None) };
         let response = self.send(Method::GET, &url, HeaderMap::from_iter([(RANGE, range)]), patience)?;
         let (status, headers) = (response.status(), response.headers());
+        if status != StatusCode::RANGE_NOT_SATISFIABLE {
+            // A busy server is not asked a second time at once, nor one that says it has no such file.
+            answer::check_status(status, headers, &shown, SystemTime::now())?;
+        }
         let (Some((range, size_bytes)), StatusCode::PARTIAL_CONTENT) = (answer::sent_range(headers), status) else {
-            // An empty file, a server that does not heed ranges, or an error: `stat` finds out which.
+            // An empty file, or a server that does not heed ranges: `stat` finds out which.
             return Ok(None);
         };
         let is_wanted = match end {
@@ -54,7 +59,7 @@ impl Remote {
             patience: patience.clone(),
             url: shown,
             response,
-            missing_bytes: range.len(),
+            missing: Missing(range.len()),
         };
         Ok(Some(Begun { stat, range, body: Box::new(body), cancel: patience.cancel.clone() }))
     }
@@ -87,26 +92,18 @@ struct BegunBody {
     /// Without credentials; for messages.
     url: String,
     response: reqwest::Response,
-    /// Not yet arrived.
-    missing_bytes: u64,
+    missing: Missing,
 }
 
 impl Body for BegunBody {
     fn next(&mut self) -> Result<Option<Bytes>> {
         let (url, response) = (&self.url, &mut self.response);
         let next = async { response.chunk().await.map_err(|error| fault::from_reqwest(url, &error)) };
-        let piece = match self.driver.wait(&self.patience, url, next)? {
-            Some(piece) => piece,
-            None if self.missing_bytes == 0 => return Ok(None),
-            None => {
-                let missing = self.missing_bytes;
-                return Err(Error::new(Kind::Unreachable, format!("{url}: ended {missing} bytes too early")));
-            }
-        };
-        let Some(missing) = self.missing_bytes.checked_sub(piece.len() as u64) else {
-            return Err(Error::new(Kind::Unsupported, format!("{url}: the server sends more bytes than asked")));
-        };
-        self.missing_bytes = missing;
-        Ok(Some(piece))
+        let piece = self.driver.wait(&self.patience, url, next)?;
+        match &piece {
+            Some(piece) => self.missing.arrived(url, piece.len())?,
+            None => self.missing.check_end(url)?,
+        }
+        Ok(piece)
     }
 }

@@ -12,7 +12,28 @@ use super::fault;
 use crate::error::{Error, Kind, Result};
 use crate::store::{Body, Patience};
 
-/// Invariant: bytes handed out + held in `piece` + `missing_bytes` = bytes asked for.
+/// Bytes of an answer that have not arrived yet.
+pub(super) struct Missing(pub u64);
+
+impl Missing {
+    /// So many have; more than are missing are an error.
+    pub fn arrived(&mut self, url: &str, bytes: usize) -> Result<()> {
+        let left = self.0.checked_sub(bytes as u64);
+        let too_many = || Error::new(Kind::Unsupported, format!("{url}: the server sends more bytes than asked"));
+        self.0 = left.ok_or_else(too_many)?;
+        Ok(())
+    }
+
+    /// No more will come.
+    pub fn check_end(&self, url: &str) -> Result<()> {
+        match self.0 {
+            0 => Ok(()),
+            missing => Err(Error::new(Kind::Unreachable, format!("{url}: ended {missing} bytes too early"))),
+        }
+    }
+}
+
+/// Invariant: bytes handed out + held in `piece` + `missing` = bytes asked for.
 pub(super) struct RemoteBody {
     pub driver: Arc<Driver>,
     pub patience: Patience,
@@ -21,8 +42,7 @@ pub(super) struct RemoteBody {
     pub stream: BufferStream,
     /// What came last and may be in several parts.
     pub piece: Buffer,
-    /// Not yet arrived.
-    pub missing_bytes: u64,
+    pub missing: Missing,
 }
 
 impl Body for RemoteBody {
@@ -39,24 +59,12 @@ impl Body for RemoteBody {
             let stream = &mut self.stream;
             let next = async { stream.next().await.transpose().map_err(|error| fault::from_opendal(url, &error)) };
             match self.driver.wait(&self.patience, url, next)? {
-                Some(piece) => self.take_in(piece)?,
-                None if self.missing_bytes == 0 => return Ok(None),
-                None => {
-                    let missing = self.missing_bytes;
-                    return Err(Error::new(Kind::Unreachable, format!("{url}: ended {missing} bytes too early")));
+                Some(piece) => {
+                    self.missing.arrived(url, piece.len())?;
+                    self.piece = piece;
                 }
+                None => return self.missing.check_end(url).map(|()| None),
             }
         }
-    }
-}
-
-impl RemoteBody {
-    fn take_in(&mut self, piece: Buffer) -> Result<()> {
-        let Some(missing) = self.missing_bytes.checked_sub(piece.len() as u64) else {
-            return Err(Error::new(Kind::Unsupported, format!("{}: the server sends more bytes than asked", self.url)));
-        };
-        self.missing_bytes = missing;
-        self.piece = piece;
-        Ok(())
     }
 }

@@ -22,7 +22,7 @@ use url::Url;
 
 use self::answer::Asked;
 pub(crate) use self::answer::http_date;
-use self::body::RemoteBody;
+use self::body::{Missing, RemoteBody};
 use self::driver::Driver;
 use self::guard::Guard;
 use super::{Begun, Body, End, Patience, Read, Stat};
@@ -260,7 +260,7 @@ impl Read for Remote {
             url: shown,
             stream,
             piece: Buffer::new(),
-            missing_bytes: range.len(),
+            missing: Missing(range.len()),
         }))
     }
 }
