@@ -50,7 +50,7 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     let origin = Source::parse(&config.source)?.open()?;
     let top = list_top(&*origin, config.fetch.chunk_timeout)?;
     // While the rest is put together.
-    origin.warm();
+    origin.warm(Duration::ZERO);
     let cache = Arc::new(Cache::open(&config.cache, origin.describe(), Arc::clone(&metrics))?);
     let drive = Arc::new(drive(config, &origin, &cache, metrics)?);
     drive.learn_top(top);

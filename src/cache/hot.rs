@@ -8,10 +8,10 @@
 //! - A range that was released for eviction can't be claimed or trusted again until its hole is punched.
 //! - Losing trust (the LRU is full) costs one more hash, never a fetch.
 
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::time::SystemTime;
 
+use foldhash::{HashMap, HashMapExt as _};
 use lru::LruCache;
 use parking_lot::Mutex;
 
@@ -86,8 +86,10 @@ impl Hot {
         for piece in range.slots(slot_size) {
             let slot = slot_of(piece);
             *state.claims.entry(slot).or_default() += 1;
-            if state.touched.len() < TOUCHES_MAX || state.touched.contains_key(&slot) {
+            if state.touched.len() < TOUCHES_MAX {
                 state.touched.insert(slot, (slot_size, now));
+            } else if let Some(touched) = state.touched.get_mut(&slot) {
+                *touched = (slot_size, now);
             }
         }
         Some(Claim { hot: self, entry_id, slot_size, range })

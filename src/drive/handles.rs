@@ -1,10 +1,10 @@
 //! What is open: numbers the kernel holds, and what they stand for.
 //! Never here: opening and closing themselves.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use foldhash::HashMap;
 use parking_lot::RwLock;
 
 /// Open things by number; numbers are never used twice.

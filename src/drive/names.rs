@@ -2,6 +2,7 @@
 //! Never here: file contents.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::inodes::ROOT;
 use super::{Attributes, Drive, Listing, NodeKind, OpenFolder};
@@ -13,6 +14,10 @@ use crate::origin::{Listed, ListedKind};
 const STATS_AHEAD_MAX: usize = 64;
 /// Names skipped in such a walk (folders, sizes known) before it counts as another one.
 const STAT_GAP_MAX: usize = 16;
+
+/// Connections are made ready for whoever looks names up, but not more often than this; the shortest time for which common
+/// servers keep an idle one (Apache) is 5 s.
+const WARM_EVERY: Duration = Duration::from_secs(4);
 
 /// A name in an open folder.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +86,7 @@ impl Drive {
         let path = join(folder, name);
         if matches!(listed.kind, ListedKind::File { .. }) {
             // Whoever looks a film up may open it next.
-            self.origin.warm();
+            self.origin.warm(WARM_EVERY);
         }
         if listed.kind != (ListedKind::File { size_bytes: None }) {
             let stat = self.stats.fresh(&path);

@@ -32,6 +32,8 @@ const CUT_BYTES_MIN: u64 = 256 << 10;
 /// Nor if the bytes before the cut come within so many times what the flight's own first byte took: a new request takes
 /// that long, too, and twice if it must connect first.
 const CUT_FIRST_BYTES: u32 = 2;
+/// A flight's rate is not known before: the first bytes come in a burst.
+const RATE_BYTES_MIN: u64 = 128 << 10;
 
 /// Someone who waits for bytes. `settle` is called without any lock held; the others must not block.
 pub trait Waiter: Send + Sync {
@@ -199,6 +201,15 @@ impl Flight {
     pub(super) fn missing(&self) -> ByteRange {
         let inner = self.inner.lock();
         ByteRange::new(self.start + inner.bytes.len() as u64, inner.end)
+    }
+
+    /// Whether the rest comes, at the rate so far, before the answer to a new request would begin.
+    pub(super) fn is_nearly_here(&self, now: Instant) -> bool {
+        let inner = self.inner.lock();
+        let left = inner.end - self.start - inner.bytes.len() as u64;
+        inner.transfer(now).is_some_and(|(bytes, took, first_byte)| {
+            bytes >= RATE_BYTES_MIN && u128::from(left) * took.as_nanos() <= u128::from(bytes) * first_byte.as_nanos()
+        })
     }
 
     /// The bytes that have come, and how long they took.

@@ -1,6 +1,7 @@
 //! The order of fetches: demand, what is urgent, lookahead, fill; and connections that guesses can't take.
 //! Never here: what a flight does.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +34,9 @@ const QUEUED_MAX: [usize; LANES.len()] = [16_384, 1_024, 1_024, 16];
 /// Of the connections, this part is never given to guesses, so that a seek finds a free one.
 const DEMAND_SHARE: usize = 4;
 
+/// A connection that has brought nothing for so long fills no link: what hangs must not end all lookahead.
+const FILLING: Duration = Duration::from_millis(500);
+
 /// One queue for each lane, and the connections that serve them.
 pub(super) struct Lanes {
     // Guards what waits and what flies. The innermost lock of its room; nothing is taken, and nothing dropped, under it.
@@ -46,10 +50,23 @@ struct Queues {
     // About as many as there are connections: whoever asked forgets it.
     races: BTreeMap<(Instant, u64), Arc<Race>>,
     races_begun: u64,
-    // Flights under way, by the lane they were taken from.
-    flying: [usize; LANES.len()],
+    // What is under way: as many as there are workers, at most.
+    flying: Vec<Flying>,
+    seats_taken: u64,
     width: Width,
     is_stopped: bool,
+}
+
+/// A connection in use.
+struct Flying {
+    seat: u64,
+    // The lane its flight was taken from.
+    lane: Lane,
+    // It takes its part of the link until then, unless more comes; `None` when the rest is on the wire, and the next
+    // request may be sent behind it.
+    fills_until: Option<Instant>,
+    // Most others that were under way at one time.
+    beside_max: usize,
 }
 
 /// What a worker does next.
@@ -63,9 +80,11 @@ pub(super) enum Job {
 /// A connection in use. Given back when dropped.
 pub(super) struct Seat<'a> {
     lanes: &'a Lanes,
-    lane: Lane,
-    // Others under way when it was taken.
-    beside: usize,
+    number: u64,
+    // Others that filled the link when it was taken.
+    beside_before: usize,
+    // As the lanes have it.
+    fills_until: Cell<Option<Instant>>,
     flown: Flown,
 }
 
@@ -83,7 +102,8 @@ impl Lanes {
             waiting: Default::default(),
             races: BTreeMap::new(),
             races_begun: 0,
-            flying: [0; LANES.len()],
+            flying: Vec::with_capacity(connections),
+            seats_taken: 0,
             width: Width::new(guesses_max(connections)),
             is_stopped: false,
         };
@@ -127,15 +147,17 @@ impl Lanes {
             if queues.is_stopped {
                 return None;
             }
-            if let Some((job, lane)) = queues.take(Instant::now()) {
-                if !queues.races.is_empty() || queues.next_lane().is_some() {
+            let now = Instant::now();
+            let beside_before = queues.filling();
+            if let Some((job, number)) = queues.take(now) {
+                if queues.look_again_at(now).is_some() || queues.next_lane(now).is_some() {
                     // Who was woken for it may be us: somebody else has to watch the time, or take what else may fly.
                     self.changed.notify_one();
                 }
-                let beside = queues.flying.iter().sum::<usize>() - 1;
-                return Some((job, Seat { lanes: self, lane, beside, flown: Flown::default() }));
+                let fills_until = Cell::new(Some(now + FILLING));
+                return Some((job, Seat { lanes: self, number, beside_before, fills_until, flown: Flown::default() }));
             }
-            match queues.races.first_key_value().map(|((at, _), _)| *at) {
+            match queues.look_again_at(now) {
                 Some(at) => drop(self.changed.wait_until(&mut queues, at)),
                 None => self.changed.wait(&mut queues),
             }
@@ -155,14 +177,30 @@ impl Lanes {
 
 impl Queues {
     /// The lane whose first flight may fly now.
-    fn next_lane(&self) -> Option<Lane> {
+    fn next_lane(&self, now: Instant) -> Option<Lane> {
         let has = LANES.map(|lane| !self.waiting[lane as usize].is_empty());
-        next_lane(has, self.flying, (self.width.now(), self.width.is_narrow()))
+        let flying = LANES.map(|lane| self.flying.iter().filter(|flying| flying.lane == lane).count());
+        let is_filled = self.width.is_filled_by_one()
+            && self.flying.iter().any(|flying| flying.fills_until.is_some_and(|until| now < until));
+        next_lane(has, flying, self.width.now(), self.width.is_narrow(), is_filled)
     }
 
-    fn take(&mut self, now: Instant) -> Option<(Job, Lane)> {
+    /// When something may change though nobody tells: a request is late, or a connection fills the link no longer.
+    fn look_again_at(&self, now: Instant) -> Option<Instant> {
+        let late_at = self.races.first_key_value().map(|((at, _), _)| *at);
+        let has_guesses = LANES[1..].iter().any(|lane| !self.waiting[*lane as usize].is_empty());
+        let free_at = self.flying.iter().filter_map(|flying| flying.fills_until).filter(|until| *until > now).min();
+        late_at.into_iter().chain(free_at.filter(|_| has_guesses)).min()
+    }
+
+    /// Connections that have more to bring than what is on the wire.
+    fn filling(&self) -> usize {
+        self.flying.iter().filter(|flying| flying.fills_until.is_some()).count()
+    }
+
+    fn take(&mut self, now: Instant) -> Option<(Job, u64)> {
         let is_late = self.races.first_key_value().is_some_and(|((at, _), _)| *at <= now);
-        let lane = self.next_lane();
+        let lane = self.next_lane(now);
         let (job, lane) = if is_late && lane != Some(Lane::Demand) {
             // Somebody waits for it, as for a demand; but nobody has asked for that one even once.
             (Job::Overtake(self.races.pop_first()?.1), Lane::Demand)
@@ -170,12 +208,42 @@ impl Queues {
             let lane = lane?;
             (Job::Fly(self.waiting[lane as usize].pop_front()?), lane)
         };
-        self.flying[lane as usize] += 1;
-        Some((job, lane))
+        self.seats_taken += 1;
+        self.flying.push(Flying { seat: self.seats_taken, lane, fills_until: Some(now + FILLING), beside_max: 0 });
+        let others = self.flying.len() - 1;
+        self.flying.iter_mut().for_each(|flying| flying.beside_max = flying.beside_max.max(others));
+        Some((job, self.seats_taken))
+    }
+
+    fn flying(&mut self, seat: u64) -> Option<&mut Flying> {
+        self.flying.iter_mut().find(|flying| flying.seat == seat)
     }
 }
 
 impl Seat<'_> {
+    /// More bytes have come.
+    pub(super) fn moved(&self, now: Instant) {
+        // Seldom, and long before it is too late: it costs a lock.
+        if self.fills_until.get().is_some_and(|until| until < now + FILLING / 2) {
+            self.fill_until(Some(now + FILLING));
+        }
+    }
+
+    /// What is left is on the wire already: the next request's answer comes behind it.
+    pub(super) fn nearly_done(&self) {
+        if self.fills_until.get().is_some() {
+            self.fill_until(None);
+            self.lanes.changed.notify_one();
+        }
+    }
+
+    fn fill_until(&self, until: Option<Instant>) {
+        self.fills_until.set(until);
+        if let Some(flying) = self.lanes.queues.lock().flying(self.number) {
+            flying.fills_until = until;
+        }
+    }
+
     /// What came over it.
     pub(super) fn landed(mut self, flown: Flown) {
         self.flown = flown;
@@ -185,13 +253,15 @@ impl Seat<'_> {
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
         let mut queues = self.lanes.queues.lock();
-        queues.flying[self.lane as usize] -= 1;
+        let number = self.number;
+        let beside_max = queues.flying(number).map_or(0, |flying| flying.beside_max);
+        queues.flying.retain(|flying| flying.seat != number);
         let is_busy = [Lane::Urgent, Lane::Lookahead].iter().any(|lane| !queues.waiting[*lane as usize].is_empty());
         let before = queues.width.now();
         let Flown { bytes, took } = self.flown;
         if bytes > 0 {
-            let beside = self.beside.min(queues.flying.iter().sum());
-            queues.width.flown(bytes, took, beside);
+            let beside_min = self.beside_before.min(queues.filling());
+            queues.width.flown(bytes, took, beside_min..=beside_max);
             queues.width.landed(bytes, Instant::now(), is_busy);
         }
         // The worker that held this seat looks for the next flight itself; others only if there is more room than that.
@@ -208,15 +278,17 @@ fn guesses_max(connections: usize) -> usize {
 
 /// The lane that a free connection serves next. Guesses have `width` connections among them, and fill one of these;
 /// where that is narrow, one that is demanded takes its part of the link from them. Only one: a demand that hangs must not
-/// end all lookahead.
+/// end all lookahead. Where the link `is_filled`, they wait: what comes first is needed first.
 fn next_lane(
     has_waiting: [bool; LANES.len()],
     flying: [usize; LANES.len()],
-    (width, is_narrow): (usize, bool),
+    width: usize,
+    is_narrow: bool,
+    is_filled: bool,
 ) -> Option<Lane> {
     let [demand, urgent, lookahead, fill] = flying;
     let demanded = if is_narrow { demand.min(1) } else { 0 };
-    let may_guess = urgent + lookahead + fill < width.saturating_sub(demanded).max(1);
+    let may_guess = !is_filled && urgent + lookahead + fill < width.saturating_sub(demanded).max(1);
     LANES.into_iter().find(|lane| {
         has_waiting[*lane as usize]
             && match lane {
@@ -241,18 +313,20 @@ mod tests {
     #[test]
     fn the_highest_lane_that_may_fly_is_next() {
         let all = [true; 4];
-        assert_eq!(next_lane([false; 4], [0; 4], (6, false)), None);
-        assert_eq!(next_lane(all, [0; 4], (6, false)), Some(Lane::Demand));
-        assert_eq!(next_lane(all, [7, 0, 6, 0], (6, false)), Some(Lane::Demand), "guesses never stand in its way");
+        assert_eq!(next_lane([false; 4], [0; 4], 6, false, false), None);
+        assert_eq!(next_lane(all, [0; 4], 6, false, false), Some(Lane::Demand));
+        assert_eq!(next_lane(all, [7, 0, 6, 0], 6, false, false), Some(Lane::Demand), "guesses never stand in its way");
         let guesses = [false, true, true, true];
-        assert_eq!(next_lane(guesses, [0, 0, 5, 0], (6, false)), Some(Lane::Urgent));
-        assert_eq!(next_lane(guesses, [0, 1, 5, 0], (6, false)), None);
-        assert_eq!(next_lane(guesses, [0, 0, 5, 1], (6, false)), None, "fill is a guess, too");
-        assert_eq!(next_lane([false, false, true, true], [0, 2, 3, 0], (6, false)), Some(Lane::Lookahead));
-        assert_eq!(next_lane([false, false, false, true], [0; 4], (6, false)), Some(Lane::Fill));
-        assert_eq!(next_lane([false, false, false, true], [0, 0, 0, 1], (6, false)), None, "one at a time");
-        assert_eq!(next_lane(guesses, [3, 0, 1, 0], (2, true)), None, "a demand has its part of a narrow link");
-        assert_eq!(next_lane(guesses, [3, 0, 0, 0], (2, true)), Some(Lane::Urgent));
-        assert_eq!(next_lane(guesses, [3, 0, 0, 0], (1, true)), Some(Lane::Urgent), "but never all of it");
+        assert_eq!(next_lane(guesses, [0, 0, 5, 0], 6, false, false), Some(Lane::Urgent));
+        assert_eq!(next_lane(guesses, [0, 1, 5, 0], 6, false, false), None);
+        assert_eq!(next_lane(guesses, [0, 0, 5, 1], 6, false, false), None, "fill is a guess, too");
+        assert_eq!(next_lane([false, false, true, true], [0, 2, 3, 0], 6, false, false), Some(Lane::Lookahead));
+        assert_eq!(next_lane([false, false, false, true], [0; 4], 6, false, false), Some(Lane::Fill));
+        assert_eq!(next_lane([false, false, false, true], [0, 0, 0, 1], 6, false, false), None, "one at a time");
+        assert_eq!(next_lane(guesses, [3, 0, 1, 0], 2, true, false), None, "a demand has its part of a narrow link");
+        assert_eq!(next_lane(guesses, [3, 0, 0, 0], 2, true, false), Some(Lane::Urgent));
+        assert_eq!(next_lane(guesses, [3, 0, 0, 0], 1, true, false), Some(Lane::Urgent), "but never all of it");
+        assert_eq!(next_lane(guesses, [1, 0, 0, 0], 2, true, true), None, "one connection fills the link");
+        assert_eq!(next_lane(all, [1, 1, 0, 0], 2, true, true), Some(Lane::Demand), "which stops no demand");
     }
 }

@@ -16,8 +16,9 @@ mod worker;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -39,6 +40,8 @@ pub use lanes::Lane;
 /// Bytes that could not be cached are held this many chunks long, so that a sequential reader of a full disk does
 /// not fetch a chunk once for each of its reads.
 const RESIDENT_CHUNKS: u64 = 8;
+/// Of them, so many may be fetched ahead: the rest are being read, by several readers or out of order.
+const RESIDENT_AHEAD_CHUNKS: u64 = RESIDENT_CHUNKS / 2;
 /// Chunks that may wait for the disk.
 const UNWRITTEN_CHUNKS: u64 = 8;
 
@@ -60,6 +63,8 @@ struct Shared {
     late: Mutex<Late>,
     memory: Memory,
     resident_max_bytes: u64,
+    // Whether the cache took the last bytes it was given.
+    is_kept: AtomicBool,
 }
 
 /// Every live flight, by entry and first byte.
@@ -112,6 +117,7 @@ impl Fetcher {
             late: Mutex::new(Late::new()),
             memory: Memory::new(chunks * chunk_size_bytes),
             resident_max_bytes: RESIDENT_CHUNKS * chunk_size_bytes,
+            is_kept: AtomicBool::new(true),
         });
         let workers = (0..workers)
             .map(|number| {
@@ -121,7 +127,10 @@ impl Fetcher {
                     .spawn(move || {
                         while let Some((job, seat)) = shared.lanes.next() {
                             match job {
-                                Job::Fly(flight) => seat.landed(shared.fly(&flight)),
+                                Job::Fly(flight) => {
+                                    let flown = shared.fly(&flight, &seat);
+                                    seat.landed(flown);
+                                }
                                 Job::Overtake(race) => shared.overtake(&race),
                             }
                         }
@@ -188,9 +197,9 @@ impl Fetcher {
         Ok(Demand::Waiting)
     }
 
-    /// Makes connections ready for the next seek: this one closes those that were fetching ahead.
-    pub fn warm(&self) {
-        self.shared.origin.warm();
+    /// Makes connections ready, unless that was done less than `every` ago.
+    pub fn warm(&self, every: Duration) {
+        self.shared.origin.warm(every);
     }
 
     /// Takes in an answer of `entry`'s version that is under way: whoever asks for its bytes gets them from there.
@@ -240,6 +249,12 @@ impl Fetcher {
             }
         }
         interests
+    }
+
+    /// Chunks that all lookahead together may fetch before they are read: while the cache takes none, more would push each
+    /// other out of memory and be fetched again. `None`: any number.
+    pub fn ahead_max_chunks(&self) -> Option<u64> {
+        (!self.shared.is_kept.load(Ordering::Relaxed)).then_some(RESIDENT_AHEAD_CHUNKS)
     }
 
     /// Whether no reader and no lookahead has anything under way or queued.
@@ -340,6 +355,7 @@ impl Shared {
 
     /// The cache has taken the bytes, or can't: the flight leaves, or stays a while as the only place to have them from.
     fn settle_kept(&self, flight: &Arc<Flight>, taken_bytes: u64, kept: Kept) {
+        self.is_kept.store(kept == Kept::Written, Ordering::Relaxed);
         let mut table = self.table.lock();
         if kept == Kept::Written {
             table.remove(flight);

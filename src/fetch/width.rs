@@ -13,6 +13,7 @@
 //! That takes a copy of some length. Sooner told is how fast one connection was when it had the link for itself, and how
 //! fast all are together: where one carries nearly all, a film's next chunk must not share the link with later ones.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 /// A rate is measured over this many flights for each connection, so that where their ends fall matters little.
@@ -30,12 +31,21 @@ const HOLD_MAX: u32 = 64;
 
 /// A shorter transfer is over before its rate shows.
 const TOLD_BYTES_MIN: u64 = 256 << 10;
-/// What one connection and all of them were seen to carry is believed less with each flight: half of it after some 140.
+/// What all connections were seen to carry is believed less with each flight: half of it after some 140.
 const TOLD_KEPT: f64 = 0.995;
+/// What one was seen to carry when it had the link for itself is believed for longer, as those that share a link can't
+/// prove it anew: half of it after some 700.
+const ALONE_KEPT: f64 = 0.999;
+/// And comes down by this part of the difference with each flight that was slower than sharing explains.
+const DOUBTED: f64 = 0.02;
 /// More connections than the rates ask for, by this factor: between two requests each stands still for a round trip.
 const TOLD_SLACK: f64 = 1.25;
 /// One flies while another is asked for.
 const TOLD_MIN: usize = 2;
+/// One connection fills the link if all together carry less than so many times its rate.
+const FILLED_RATIO: f64 = 1.5;
+/// Above this rate, in bytes a second, processors are the limit and not the link: a gigabit.
+const LINK_RATE_MAX: f64 = 125_000_000.0;
 
 /// What is being tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,15 +107,23 @@ impl Width {
         self.now() < self.most
     }
 
-    /// A flight's bytes came within `took`, while at least `beside` others were under way.
-    pub fn flown(&mut self, bytes: u64, took: Duration, beside: usize) {
+    /// A flight's bytes came within `took`, while others shared the link: how many at least, and how many at most.
+    pub fn flown(&mut self, bytes: u64, took: Duration, beside: RangeInclusive<usize>) {
         if bytes < TOLD_BYTES_MIN || took.is_zero() {
             return;
         }
         #[allow(clippy::cast_precision_loss, reason = "rates are compared, not counted")]
-        let (rate, all) = (bytes as f64 / took.as_secs_f64(), (beside + 1) as f64);
-        self.alone_rate = (self.alone_rate * TOLD_KEPT).max(rate);
-        self.together_rate = (self.together_rate * TOLD_KEPT).max(rate * all);
+        let (rate, least, most) =
+            (bytes as f64 / took.as_secs_f64(), (beside.start() + 1) as f64, (beside.end() + 1) as f64);
+        let (together_min, alone_max) = (rate * least, rate * most);
+        let disproved = (self.alone_rate - alone_max).max(0.0);
+        self.alone_rate = (self.alone_rate * ALONE_KEPT - disproved * DOUBTED).max(rate);
+        self.together_rate = (self.together_rate * TOLD_KEPT).max(together_min);
+    }
+
+    /// Whether one connection fills the link: others beside it would only share its rate.
+    pub fn is_filled_by_one(&self) -> bool {
+        self.alone_rate > 0.0 && self.alone_rate < LINK_RATE_MAX && self.together_rate < self.alone_rate * FILLED_RATIO
     }
 
     /// Connections that carry what all were seen to carry.
@@ -261,18 +279,38 @@ mod tests {
     fn one_connection_that_fills_the_link_is_told_at_once() {
         const SECOND: Duration = Duration::from_secs(1);
         let mut near = Width::new(7);
-        near.flown(1_000, SECOND, 6);
+        near.flown(1_000, SECOND, 6..=6);
         assert!(near.now() == 7 && !near.is_narrow(), "too short to tell");
-        near.flown(12_500_000, SECOND, 0);
-        near.flown(1_800_000, SECOND, 6);
+        near.flown(12_500_000, SECOND, 0..=0);
+        near.flown(1_800_000, SECOND, 6..=6);
         assert!(near.now() == 2 && near.is_narrow(), "{}", near.now());
         let mut far = Width::new(7);
-        far.flown(2_500_000, SECOND, 0);
-        far.flown(1_800_000, SECOND, 6);
+        far.flown(2_500_000, SECOND, 0..=0);
+        far.flown(1_800_000, SECOND, 6..=6);
         assert!(far.now() == 7 && !far.is_narrow(), "{}", far.now());
+        assert!(near.is_filled_by_one() && !far.is_filled_by_one());
         let mut only = Width::new(1);
-        only.flown(2_500_000, SECOND, 0);
+        only.flown(2_500_000, SECOND, 0..=0);
         assert!(only.now() == 1 && !only.is_narrow());
+    }
+
+    #[test]
+    fn what_one_carries_is_not_forgotten_in_a_crowd() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let mut width = Width::new(7);
+        width.flown(12_500_000, SECOND, 0..=0);
+        (0..10_000).for_each(|_| width.flown(10_000_000, SECOND, 0..=2));
+        assert!(width.now() == 2 && width.is_filled_by_one(), "{width:?}");
+        // Each connection is throttled now, and one at a time shows it.
+        (0..200).for_each(|_| width.flown(2_000_000, SECOND, 0..=0));
+        assert!(width.now() > 2 && !width.is_filled_by_one(), "{width:?}");
+    }
+
+    #[test]
+    fn a_link_as_fast_as_the_machine_is_not_filled_by_one() {
+        let mut width = Width::new(7);
+        width.flown(500_000_000, Duration::from_secs(1), 0..=0);
+        assert!(!width.is_filled_by_one());
     }
 
     #[test]

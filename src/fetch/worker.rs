@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::flight::{Flight, Whole};
-use super::lanes::Flown;
+use super::lanes::{Flown, Seat};
 use super::race::Race;
 use crate::cancel::Cancel;
 use crate::config::BLOCK_SIZE_BYTES;
@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(20);
 impl Shared {
     /// Flies one flight to its end, and tells what it brought. Never panics: a panic below is an error for
     /// whoever waits.
-    pub(super) fn fly(self: &Arc<Self>, flight: &Arc<Flight>) -> Flown {
+    pub(super) fn fly(self: &Arc<Self>, flight: &Arc<Flight>, seat: &Seat<'_>) -> Flown {
         if !flight.start() {
             return Flown::default();
         }
@@ -37,11 +37,12 @@ impl Shared {
         if has_memory {
             flight.land_in(self.memory.buffer(asked_bytes));
         }
-        let flown =
-            panic::catch_unwind(AssertUnwindSafe(|| if has_memory { self.fetch(flight) } else { Err(called_off()) }))
-                .unwrap_or_else(|_| {
-                    Err(Error::new(Kind::Local, format!("{}: a fetch failed inside reelfs", flight.entry.path())))
-                });
+        let flown = panic::catch_unwind(AssertUnwindSafe(|| {
+            if has_memory { self.fetch(flight, seat) } else { Err(called_off()) }
+        }))
+        .unwrap_or_else(|_| {
+            Err(Error::new(Kind::Local, format!("{}: a fetch failed inside reelfs", flight.entry.path())))
+        });
         let taken_bytes = if has_memory { asked_bytes } else { 0 };
         let brought = flight.brought();
         match flown {
@@ -77,12 +78,12 @@ impl Shared {
     }
 
     /// Lands every byte, over as many attempts as the retry rules allow.
-    fn fetch(&self, flight: &Arc<Flight>) -> Result<()> {
+    fn fetch(&self, flight: &Arc<Flight>, seat: &Seat<'_>) -> Result<()> {
         let give_up_at = Instant::now() + self.config.chunk_timeout * FLIGHT_TIMEOUTS_MAX;
         let mut attempt = 0;
         loop {
             let before = flight.missing();
-            let error = match self.attempt(flight, give_up_at) {
+            let error = match self.attempt(flight, seat, give_up_at) {
                 Ok(()) => {
                     self.late.lock().ended(false);
                     return Ok(());
@@ -111,7 +112,7 @@ impl Shared {
     }
 
     /// One request for all that is missing.
-    fn attempt(&self, flight: &Arc<Flight>, give_up_at: Instant) -> Result<()> {
+    fn attempt(&self, flight: &Arc<Flight>, seat: &Seat<'_>, give_up_at: Instant) -> Result<()> {
         let missing = flight.missing();
         if missing.is_empty() {
             return Ok(());
@@ -135,7 +136,13 @@ impl Shared {
                 // Cut short: the rest of the answer is not wanted.
                 return Ok(());
             }
-            if Instant::now() >= give_up_at {
+            let now = Instant::now();
+            if flight.is_nearly_here(now) {
+                seat.nearly_done();
+            } else {
+                seat.moved(now);
+            }
+            if now >= give_up_at {
                 return Err(Error::new(Kind::TimedOut, format!("{}: the origin is too slow", entry.path())));
             }
         }

@@ -5,6 +5,8 @@ pub mod object;
 pub mod source;
 pub mod web;
 
+use std::time::Duration;
+
 use crate::error::Result;
 use crate::range::ByteRange;
 pub use crate::store::{Begun, Body, End, LISTING_NAMES_MAX, Listed, ListedKind, Patience, Stat, Version};
@@ -23,8 +25,9 @@ pub trait Origin: Send + Sync {
         Ok(None)
     }
 
-    /// Makes a few connections ready for requests to come. Returns at once; what comes of it is not told.
-    fn warm(&self) {}
+    /// Makes a few connections ready for requests to come, unless that was done less than `_every` ago. Returns at once;
+    /// what comes of it is not told.
+    fn warm(&self, _every: Duration) {}
 
     /// The bytes of `range` of exactly this state of the file. `Changed` when the origin has another one by now,
     /// `Unsupported` when it ignores ranges. `range` is not empty and ends at or before `expected.size_bytes`.

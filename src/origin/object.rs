@@ -1,6 +1,8 @@
 //! An origin over a store in which one object is one file: what it lists is what the drive shows.
 //! Never here: any store by name.
 
+use std::time::Duration;
+
 use super::{Begun, Body, End, Listed, Origin, Patience, Stat};
 use crate::error::Result;
 use crate::range::ByteRange;
@@ -32,8 +34,8 @@ impl<S: List> Origin for Object<S> {
         self.store.begin(path, end, patience)
     }
 
-    fn warm(&self) {
-        self.store.warm();
+    fn warm(&self, every: Duration) {
+        self.store.warm(every);
     }
 
     fn read(&self, path: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {

@@ -22,6 +22,9 @@ const NOTED_MAX: usize = 1_024;
 const FILLING_MAX: usize = 64;
 /// How often the fill thread looks whether the link is free, and gives way if it is not.
 const LOOK: Duration = Duration::from_millis(50);
+/// Connections are made ready after seeks, but not more often than this: whoever seeks again and again finds one each
+/// time, and no server is flooded.
+const WARM_EVERY: Duration = Duration::from_millis(500);
 /// The link counts as free after nothing else used it for this long: a player between two reads is not done.
 const QUIET: Duration = Duration::from_millis(500);
 /// Slots looked at in one go for something to fill in.
@@ -107,12 +110,18 @@ impl Core {
             _ => {}
         }
         let mut kept = std::mem::take(&mut *handle.interests.lock());
+        kept.retain(|(_, interest)| !interest.is_over());
+        let under_way = kept.len();
         kept.retain(|(cursor, interest)| {
             // What lies ahead is kept even if the window is smaller by now: it was begun, and will be read.
             let plan = plans.iter().find(|plan| plan.cursor == *cursor);
             // So is the chunk just passed: the position runs ahead of the reads that are about to wait for its last bytes.
-            plan.is_some_and(|plan| interest.range().end + chunk > plan.range.start) && !interest.is_over()
+            plan.is_some_and(|plan| interest.range().end + chunk > plan.range.start)
         });
+        if kept.len() < under_way {
+            // A seek: what it called off took its connections along, and the next seek wants one.
+            self.fetcher.warm(WARM_EVERY);
+        }
         for plan in &plans {
             let end = plan.range.start.saturating_sub(BEHIND_KEPT_CHUNKS * chunk);
             self.cache.leave_behind(entry, ByteRange::new(end.saturating_sub(BEHIND_LET_GO_CHUNKS * chunk), end));
@@ -152,7 +161,8 @@ impl Core {
     /// Chunks to fetch ahead of one reader: all it may, unless that would evict what others are about to read.
     fn lookahead_chunks(&self, chunk: u64) -> u64 {
         let readers = self.sequential.load(Ordering::Relaxed).max(1) as u64;
-        let share = self.cache.budget_bytes() / BUDGET_SHARE / chunk / readers;
+        let kept = self.cache.budget_bytes() / BUDGET_SHARE / chunk;
+        let share = self.fetcher.ahead_max_chunks().map_or(kept, |most| kept.min(most)) / readers;
         u64::from(self.config.lookahead_chunks).min(share)
     }
 

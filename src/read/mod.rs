@@ -203,9 +203,6 @@ impl Reader {
             Err(error) => read.fail(error),
         }
         self.ahead.note(handle);
-        if access == Access::Jump {
-            core.fetcher.warm();
-        }
     }
 }
 

@@ -553,6 +553,16 @@ fn a_disk_without_room_serves_each_byte_once_to_a_run() {
     assert!(asked.windows(2).all(|pair| pair[0].end == pair[1].start), "{asked:?}");
 }
 
+/// What lookahead fetches must still be in memory when it is read, as it is nowhere else.
+#[test]
+fn a_disk_without_room_serves_each_byte_once_with_lookahead() {
+    let house = House::build(&Plan { min_free_bytes: u64::MAX / 2, lookahead_chunks: 20, ..PLAN });
+    house.sequential(SIZE - SIZE % (128 * KIB));
+    let asked: u64 = house.asked().iter().map(|range| range.len()).sum();
+    // Before the first bytes have come back from the cache, nobody knows that it takes none.
+    assert!(asked <= SIZE + 4 * CHUNK, "{asked} bytes asked for, of {SIZE}");
+}
+
 #[test]
 fn a_file_far_larger_than_the_cache_is_read_right() {
     let house = House::build(&Plan { cache_chunks: 16, lookahead_chunks: 20, fill: Fill::Playing, ..PLAN });

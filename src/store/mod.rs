@@ -159,8 +159,9 @@ pub trait Read: Send + Sync {
         Ok(None)
     }
 
-    /// Makes a few connections ready for requests to come. Returns at once; what comes of it is not told.
-    fn warm(&self) {}
+    /// Makes a few connections ready for requests to come, unless that was done less than `_every` ago. Returns at once;
+    /// what comes of it is not told.
+    fn warm(&self, _every: Duration) {}
 
     /// The bytes of `range` of exactly the state `expected`; `Changed` when there is another one by now.
     /// `range` is not empty and ends at or before `expected.size_bytes`.

@@ -8,6 +8,7 @@ mod json;
 mod xml;
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use log::warn;
 use percent_encoding::percent_decode_str;
@@ -93,8 +94,8 @@ impl Origin for Web {
         }
     }
 
-    fn warm(&self) {
-        self.remote.warm();
+    fn warm(&self, every: Duration) {
+        self.remote.warm(every);
     }
 
     fn read(&self, path: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {

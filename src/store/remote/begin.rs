@@ -19,8 +19,8 @@ use crate::store::{Begun, Body, End, Patience};
 
 /// Connections made ready: for a film's head, its tail, its index and what follows the head.
 const WARM_CONNECTIONS: usize = 4;
-/// Not made ready more often than this; the shortest time for which common servers keep an idle one (Apache) is 5 s.
-const WARM_EVERY: Duration = Duration::from_secs(4);
+/// Requests that are on their way to be sent, of an open or a seek, must find the idle connections free.
+const WARM_AFTER: Duration = Duration::from_millis(15);
 /// Long enough for the slowest handshake that is worth waiting for, on any later use.
 const WARM_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -66,10 +66,10 @@ impl Remote {
 
     /// Asks for nothing, several times at once: each request that is under way beside others has a connection of its
     /// own, and they stay.
-    pub(super) fn make_ready(&self) {
+    pub(super) fn make_ready(&self, every: Duration) {
         {
             let mut warmed = self.warmed.lock();
-            if warmed.is_some_and(|at| at.elapsed() < WARM_EVERY) {
+            if warmed.is_some_and(|at| at.elapsed() < every) {
                 return;
             }
             *warmed = Some(Instant::now());
@@ -77,6 +77,7 @@ impl Remote {
         for _ in 0..WARM_CONNECTIONS {
             let request = self.client.head(self.base.clone()).headers(self.headers.clone()).timeout(WARM_TIMEOUT);
             self.driver.start(async move {
+                tokio::time::sleep(WARM_AFTER).await;
                 if let Err(error) = request.send().await {
                     log::debug!("no connection made ready: {}", error.without_url());
                 }

@@ -227,8 +227,8 @@ impl Read for Remote {
         self.ask_for_end(key, end, patience)
     }
 
-    fn warm(&self) {
-        self.make_ready();
+    fn warm(&self, every: Duration) {
+        self.make_ready(every);
     }
 
     fn read(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
