@@ -68,7 +68,8 @@ pub(super) struct Width {
     hold: u32,
     hold_after_failure: u32,
     period: Option<Period>,
-    // Bytes a second that a connection, and all together, were seen to carry lately; 0 while nothing is known.
+    // Bytes a second that a connection, and several together, were seen to carry lately; 0 while nothing is known: one
+    // that flew alone does not tell what two would have carried.
     alone_rate: f64,
     together_rate: f64,
 }
@@ -118,17 +119,23 @@ impl Width {
         let (together_min, alone_max) = (rate * least, rate * most);
         let disproved = (self.alone_rate - alone_max).max(0.0);
         self.alone_rate = (self.alone_rate * ALONE_KEPT - disproved * DOUBTED).max(rate);
-        self.together_rate = (self.together_rate * TOLD_KEPT).max(together_min);
+        if *beside.start() > 0 {
+            self.together_rate = (self.together_rate * TOLD_KEPT).max(together_min);
+        } else if self.together_rate > 0.0 {
+            self.together_rate = (self.together_rate * TOLD_KEPT).max(self.alone_rate);
+        }
     }
 
     /// Whether one connection fills the link: others beside it would only share its rate.
     pub fn is_filled_by_one(&self) -> bool {
-        self.alone_rate > 0.0 && self.alone_rate < LINK_RATE_MAX && self.together_rate < self.alone_rate * FILLED_RATIO
+        self.together_rate > 0.0
+            && self.alone_rate < LINK_RATE_MAX
+            && self.together_rate < self.alone_rate * FILLED_RATIO
     }
 
     /// Connections that carry what all were seen to carry.
     fn told(&self) -> usize {
-        if self.alone_rate <= 0.0 {
+        if self.together_rate <= 0.0 {
             return self.most;
         }
         #[allow(clippy::cast_sign_loss, reason = "a ratio of positive numbers")]
@@ -289,6 +296,9 @@ mod tests {
         far.flown(1_800_000, SECOND, 6..=6);
         assert!(far.now() == 7 && !far.is_narrow(), "{}", far.now());
         assert!(near.is_filled_by_one() && !far.is_filled_by_one());
+        let mut new = Width::new(7);
+        new.flown(2_500_000, SECOND, 0..=0);
+        assert!(new.now() == 7 && !new.is_filled_by_one(), "one alone does not tell what two would carry");
         let mut only = Width::new(1);
         only.flown(2_500_000, SECOND, 0..=0);
         assert!(only.now() == 1 && !only.is_narrow());
@@ -299,6 +309,7 @@ mod tests {
         const SECOND: Duration = Duration::from_secs(1);
         let mut width = Width::new(7);
         width.flown(12_500_000, SECOND, 0..=0);
+        width.flown(6_200_000, SECOND, 1..=1);
         (0..10_000).for_each(|_| width.flown(10_000_000, SECOND, 0..=2));
         assert!(width.now() == 2 && width.is_filled_by_one(), "{width:?}");
         // Each connection is throttled now, and one at a time shows it.
@@ -310,7 +321,8 @@ mod tests {
     fn a_link_as_fast_as_the_machine_is_not_filled_by_one() {
         let mut width = Width::new(7);
         width.flown(500_000_000, Duration::from_secs(1), 0..=0);
-        assert!(!width.is_filled_by_one());
+        width.flown(250_000_000, Duration::from_secs(1), 1..=1);
+        assert!(width.now() == 2 && !width.is_filled_by_one());
     }
 
     #[test]
