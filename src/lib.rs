@@ -23,7 +23,8 @@
 //! 6. A landed chunk goes to the cache's *writer* (room first, then bytes) and *recorder* (sync first, then rows).
 //! 7. A file that is whole and trusted when it is opened is *lent* to the kernel, pinned: its reads never come here.
 //! 8. Meanwhile the handle's *pattern* says what will be read next and its *pace* how soon, and a thread fetches ahead:
-//!    half a minute of a film, half of that in the *urgent* lane, over as many connections as help.
+//!    half a minute of a film, half of that in the *urgent* lane, over as many connections as help; where one fills the
+//!    link, one behind the other, so that what comes first is there first.
 //!
 //! # The words
 //!

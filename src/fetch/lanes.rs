@@ -303,6 +303,48 @@ fn next_lane(
 mod tests {
     use super::*;
 
+    /// Queues of a link that one connection fills, with three chunks to fetch ahead.
+    fn filled(dir: &std::path::Path) -> (Lanes, Instant) {
+        let entry = crate::fetch::entry_in(dir, 3 << 20);
+        let lanes = Lanes::new(10);
+        for start in [0, 1 << 20, 2 << 20] {
+            let range = crate::range::ByteRange::at(start, 1 << 20);
+            assert!(lanes.push(Lane::Lookahead, &Flight::new(&entry, range, Lane::Lookahead)));
+        }
+        let mut queues = lanes.queues.lock();
+        queues.width.flown(12_500_000, Duration::from_secs(1), 0..=0);
+        queues.width.flown(6_200_000, Duration::from_secs(1), 1..=1);
+        drop(queues);
+        (lanes, Instant::now())
+    }
+
+    #[test]
+    fn on_a_filled_link_the_next_request_follows_when_the_last_is_nearly_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let (lanes, _) = filled(dir.path());
+        let (_, seat) = lanes.next().unwrap();
+        assert!(lanes.queues.lock().next_lane(Instant::now()).is_none(), "the first has the link for itself");
+        seat.nearly_done();
+        let (_, second) = lanes.next().unwrap();
+        assert!(lanes.queues.lock().next_lane(Instant::now()).is_none());
+        drop((seat, second));
+        assert!(lanes.next().is_some());
+    }
+
+    #[test]
+    fn what_hangs_does_not_fill_a_link_for_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let (lanes, now) = filled(dir.path());
+        let mut queues = lanes.queues.lock();
+        let (_, seat) = queues.take(now).unwrap();
+        assert!(queues.next_lane(now).is_none());
+        assert_eq!(queues.look_again_at(now), Some(now + FILLING), "nobody else would tell");
+        assert_eq!(queues.next_lane(now + FILLING), Some(Lane::Lookahead));
+        // One that moves goes on filling it.
+        queues.flying(seat).unwrap().fills_until = Some(now + 2 * FILLING);
+        assert!(queues.next_lane(now + FILLING).is_none());
+    }
+
     #[test]
     fn guesses_leave_a_quarter_to_demand() {
         for (connections, guesses) in [(1, 1), (2, 1), (3, 2), (4, 3), (5, 3), (8, 6), (64, 48)] {

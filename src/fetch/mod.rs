@@ -416,3 +416,17 @@ impl Drop for Fetcher {
 fn unmounting() -> Error {
     Error::new(Kind::Local, "the drive is being unmounted")
 }
+
+/// A film of so many bytes in a cache of its own, for tests that need one to fly.
+#[cfg(test)]
+fn entry_in(dir: &std::path::Path, size_bytes: u64) -> Arc<Entry> {
+    let config = crate::config::CacheConfig {
+        dir: dir.to_owned(),
+        size_bytes: 1 << 30,
+        min_free_bytes: 0,
+        chunk_size_bytes: 1 << 20,
+    };
+    let cache = Cache::open(&config, "test:flights", Arc::default()).unwrap();
+    let version = crate::origin::Version::etag("\"1\"");
+    cache.entry("film", &crate::origin::Stat { size_bytes, modified: None, version }).unwrap()
+}

@@ -93,16 +93,7 @@ mod tests {
 
     fn race() -> (tempfile::TempDir, Arc<Race>) {
         let dir = tempfile::tempdir().unwrap();
-        let config = crate::config::CacheConfig {
-            dir: dir.path().to_owned(),
-            size_bytes: 1 << 30,
-            min_free_bytes: 0,
-            chunk_size_bytes: 1 << 20,
-        };
-        let cache = crate::cache::Cache::open(&config, "test:race", Arc::default()).unwrap();
-        let version = crate::origin::Version::etag("\"1\"");
-        let stat = crate::origin::Stat { size_bytes: 1 << 20, modified: None, version };
-        let entry = cache.entry("film", &stat).unwrap();
+        let entry = crate::fetch::entry_in(dir.path(), 1 << 20);
         let range = ByteRange::at(0, 1 << 20);
         (dir, Race::new(&Flight::new(&entry, range, super::super::Lane::Demand), range))
     }
