@@ -11,6 +11,8 @@ use crate::error::{Error, Kind, Result};
 pub const CHUNK_SIZE_BYTES: u64 = 2 << 20;
 /// Probes are fetched, recorded and evicted in blocks of 64 KiB: half the kernel's usual readahead.
 pub const BLOCK_SIZE_BYTES: u64 = 64 << 10;
+/// What the kernel asks a FUSE drive for at once, unless it was told otherwise (`VM_READAHEAD_PAGES`).
+pub const KERNEL_READAHEAD_BYTES: u64 = 128 << 10;
 /// 10 GiB: two or three films.
 pub const CACHE_SIZE_BYTES: u64 = 10 << 30;
 /// Left free for everyone else on the cache's disk.

@@ -311,17 +311,29 @@ impl Flight {
                 inner.waits.clear();
                 true
             }
-            State::Running => {
+            // With every byte here only the answer's end is awaited, and then its connection is free for the next one.
+            State::Running if !inner.is_whole(self.start) => {
                 inner.state = State::Ending;
                 self.cancel.cancel();
                 false
             }
-            State::Ending | State::Landed | State::Dead => false,
+            State::Running | State::Ending | State::Landed | State::Dead => false,
         }
+    }
+
+    /// Whether it has nothing more to bring: it has ended, or all its bytes are here.
+    pub(super) fn is_over(&self) -> bool {
+        let inner = self.inner.lock();
+        !matches!(inner.state, State::Queued | State::Running) || inner.is_whole(self.start)
     }
 }
 
 impl Inner {
+    /// Whether every byte of a flight from `start` on is here.
+    fn is_whole(&self, start: u64) -> bool {
+        start + self.bytes.len() as u64 == self.end
+    }
+
     /// Bytes that have come, how long they took, and how long the first one took; nothing before it is there.
     fn transfer(&self, now: Instant) -> Option<(u64, Duration, Duration)> {
         let (asked_at, first_at) = (self.asked_at?, self.first_at?);

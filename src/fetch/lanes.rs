@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -65,8 +66,8 @@ struct Flying {
     // It takes its part of the link until then, unless more comes; `None` when the rest is on the wire, and the next
     // request may be sent behind it.
     fills_until: Option<Instant>,
-    // Most others that were under way at one time.
-    beside_max: usize,
+    // How many others filled the link while it did: fewest and most.
+    beside: RangeInclusive<usize>,
 }
 
 /// What a worker does next.
@@ -81,8 +82,6 @@ pub(super) enum Job {
 pub(super) struct Seat<'a> {
     lanes: &'a Lanes,
     number: u64,
-    // Others that filled the link when it was taken.
-    beside_before: usize,
     // As the lanes have it.
     fills_until: Cell<Option<Instant>>,
     flown: Flown,
@@ -148,14 +147,13 @@ impl Lanes {
                 return None;
             }
             let now = Instant::now();
-            let beside_before = queues.filling();
             if let Some((job, number)) = queues.take(now) {
                 if queues.look_again_at(now).is_some() || queues.next_lane(now).is_some() {
                     // Who was woken for it may be us: somebody else has to watch the time, or take what else may fly.
                     self.changed.notify_one();
                 }
                 let fills_until = Cell::new(Some(now + FILLING));
-                return Some((job, Seat { lanes: self, number, beside_before, fills_until, flown: Flown::default() }));
+                return Some((job, Seat { lanes: self, number, fills_until, flown: Flown::default() }));
             }
             match queues.look_again_at(now) {
                 Some(at) => drop(self.changed.wait_until(&mut queues, at)),
@@ -180,7 +178,7 @@ impl Queues {
     fn next_lane(&self, now: Instant) -> Option<Lane> {
         let has = LANES.map(|lane| !self.waiting[lane as usize].is_empty());
         let flying = LANES.map(|lane| self.flying.iter().filter(|flying| flying.lane == lane).count());
-        let is_filled = self.width.is_filled_by_one()
+        let is_filled = self.width.is_serial()
             && self.flying.iter().any(|flying| flying.fills_until.is_some_and(|until| now < until));
         next_lane(has, flying, self.width.now(), self.width.is_narrow(), is_filled)
     }
@@ -209,10 +207,18 @@ impl Queues {
             (Job::Fly(self.waiting[lane as usize].pop_front()?), lane)
         };
         self.seats_taken += 1;
-        self.flying.push(Flying { seat: self.seats_taken, lane, fills_until: Some(now + FILLING), beside_max: 0 });
-        let others = self.flying.len() - 1;
-        self.flying.iter_mut().for_each(|flying| flying.beside_max = flying.beside_max.max(others));
-        Some((job, self.seats_taken))
+        let (seat, others) = (self.seats_taken, self.filling());
+        self.flying.push(Flying { seat, lane, fills_until: Some(now + FILLING), beside: others..=others });
+        self.count_beside();
+        Some((job, seat))
+    }
+
+    /// Tells all that fill the link how many do, now that this has changed.
+    fn count_beside(&mut self) {
+        let others = self.filling().saturating_sub(1);
+        for flying in self.flying.iter_mut().filter(|flying| flying.fills_until.is_some()) {
+            flying.beside = others.min(*flying.beside.start())..=others.max(*flying.beside.end());
+        }
     }
 
     fn flying(&mut self, seat: u64) -> Option<&mut Flying> {
@@ -239,8 +245,10 @@ impl Seat<'_> {
 
     fn fill_until(&self, until: Option<Instant>) {
         self.fills_until.set(until);
-        if let Some(flying) = self.lanes.queues.lock().flying(self.number) {
+        let mut queues = self.lanes.queues.lock();
+        if let Some(flying) = queues.flying(self.number) {
             flying.fills_until = until;
+            queues.count_beside();
         }
     }
 
@@ -254,18 +262,18 @@ impl Drop for Seat<'_> {
     fn drop(&mut self) {
         let mut queues = self.lanes.queues.lock();
         let number = self.number;
-        let beside_max = queues.flying(number).map_or(0, |flying| flying.beside_max);
+        let beside = queues.flying(number).map_or(0..=0, |flying| flying.beside.clone());
         queues.flying.retain(|flying| flying.seat != number);
+        queues.count_beside();
         let is_busy = [Lane::Urgent, Lane::Lookahead].iter().any(|lane| !queues.waiting[*lane as usize].is_empty());
-        let before = queues.width.now();
+        let (width, was_serial) = (queues.width.now(), queues.width.is_serial());
         let Flown { bytes, took } = self.flown;
         if bytes > 0 {
-            let beside_min = self.beside_before.min(queues.filling());
-            queues.width.flown(bytes, took, beside_min..=beside_max);
+            queues.width.flown(bytes, took, beside);
             queues.width.landed(bytes, Instant::now(), is_busy);
         }
         // The worker that held this seat looks for the next flight itself; others only if there is more room than that.
-        if queues.width.now() > before {
+        if queues.width.now() > width || was_serial && !queues.width.is_serial() {
             self.lanes.changed.notify_all();
         }
     }

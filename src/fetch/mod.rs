@@ -291,7 +291,7 @@ impl Interest {
 
     /// Whether there is nothing left to keep going.
     pub fn is_over(&self) -> bool {
-        !matches!(self.flight.inner.lock().state, State::Queued | State::Running)
+        self.flight.is_over()
     }
 }
 

@@ -12,6 +12,8 @@
 //!
 //! That takes a copy of some length. Sooner told is how fast one connection was when it had the link for itself, and how
 //! fast all are together: where one carries nearly all, a film's next chunk must not share the link with later ones.
+//! Of each rate a flight tells a lower and an upper bound, by how many shared the link with it. Only one that flies alone
+//! tells exactly what one carries, so one is let fly alone now and then.
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
@@ -31,13 +33,17 @@ const HOLD_MAX: u32 = 64;
 
 /// A shorter transfer is over before its rate shows.
 const TOLD_BYTES_MIN: u64 = 256 << 10;
-/// What all connections were seen to carry is believed less with each flight: half of it after some 140.
-const TOLD_KEPT: f64 = 0.995;
-/// What one was seen to carry when it had the link for itself is believed for longer, as those that share a link can't
-/// prove it anew: half of it after some 700.
-const ALONE_KEPT: f64 = 0.999;
-/// And comes down by this part of the difference with each flight that was slower than sharing explains.
-const DOUBTED: f64 = 0.02;
+/// A rate comes down by this part of the difference with each flight that was slower than it explains: one may have met
+/// a busy machine.
+const DOUBTED: f64 = 0.125;
+/// What letting one fly alone may cost, as a part of what the link carries.
+const ALONE_COST_SHARE: f64 = 0.02;
+/// Flights that may try to be alone before it is put off: demands come when they come, and small ones tell nothing.
+const ALONE_TRIES_MAX: u32 = 8;
+/// One that has this part of its rate alone does not share the link with those beside it.
+const UNSHARED_SHARE: f64 = 0.9;
+/// And then the link may carry so many times what they carry.
+const ROOM: f64 = 2.0;
 /// More connections than the rates ask for, by this factor: between two requests each stands still for a round trip.
 const TOLD_SLACK: f64 = 1.25;
 /// One flies while another is asked for.
@@ -68,10 +74,15 @@ pub(super) struct Width {
     hold: u32,
     hold_after_failure: u32,
     period: Option<Period>,
-    // Bytes a second that a connection, and several together, were seen to carry lately; 0 while nothing is known: one
-    // that flew alone does not tell what two would have carried.
+    // Bytes a second that a connection with the link for itself, and several together, carry as far as is known; 0 while
+    // nothing is: one that flew alone does not tell what two would have carried.
     alone_rate: f64,
     together_rate: f64,
+    // For so many seconds the link was in use since one flew alone; and what the last flight brought.
+    seconds_since_alone: f64,
+    flown_bytes: f64,
+    // Flights that were to be alone since then, and were not.
+    alone_tries: u32,
 }
 
 #[derive(Debug)]
@@ -95,6 +106,9 @@ impl Width {
             period: None,
             alone_rate: 0.0,
             together_rate: 0.0,
+            seconds_since_alone: 0.0,
+            flown_bytes: 0.0,
+            alone_tries: 0,
         }
     }
 
@@ -110,27 +124,57 @@ impl Width {
 
     /// A flight's bytes came within `took`, while others shared the link: how many at least, and how many at most.
     pub fn flown(&mut self, bytes: u64, took: Duration, beside: RangeInclusive<usize>) {
+        if self.owes_one_alone() {
+            self.alone_tries += 1;
+            if self.alone_tries == ALONE_TRIES_MAX {
+                self.was_alone();
+            }
+        }
         if bytes < TOLD_BYTES_MIN || took.is_zero() {
             return;
         }
         #[allow(clippy::cast_precision_loss, reason = "rates are compared, not counted")]
-        let (rate, least, most) =
-            (bytes as f64 / took.as_secs_f64(), (beside.start() + 1) as f64, (beside.end() + 1) as f64);
-        let (together_min, alone_max) = (rate * least, rate * most);
-        let disproved = (self.alone_rate - alone_max).max(0.0);
-        self.alone_rate = (self.alone_rate * ALONE_KEPT - disproved * DOUBTED).max(rate);
-        if *beside.start() > 0 {
-            self.together_rate = (self.together_rate * TOLD_KEPT).max(together_min);
+        let (bytes, least, most) = (bytes as f64, (beside.start() + 1) as f64, (beside.end() + 1) as f64);
+        let rate = bytes / took.as_secs_f64();
+        self.alone_rate = corrected(self.alone_rate, rate, rate * most);
+        if *beside.start() > 0 && rate > self.alone_rate * UNSHARED_SHARE {
+            // There was room for all of them, and for as many again for all that is known.
+            self.together_rate = self.together_rate.max(rate * least * ROOM);
+        } else if *beside.start() > 0 {
+            self.together_rate = corrected(self.together_rate, rate * least, rate * most);
         } else if self.together_rate > 0.0 {
-            self.together_rate = (self.together_rate * TOLD_KEPT).max(self.alone_rate);
+            self.together_rate = self.together_rate.max(rate);
+        }
+        self.flown_bytes = bytes;
+        self.seconds_since_alone += took.as_secs_f64() / f64::midpoint(least, most);
+        if *beside.end() == 0 {
+            self.was_alone();
         }
     }
 
-    /// Whether one connection fills the link: others beside it would only share its rate.
-    pub fn is_filled_by_one(&self) -> bool {
-        self.together_rate > 0.0
-            && self.alone_rate < LINK_RATE_MAX
-            && self.together_rate < self.alone_rate * FILLED_RATIO
+    fn was_alone(&mut self) {
+        (self.seconds_since_alone, self.alone_tries) = (0.0, 0);
+    }
+
+    /// Whether guesses should fly one behind the other: one connection fills the link, so that others beside it would
+    /// only share its rate; or it is time to see whether it does.
+    pub fn is_serial(&self) -> bool {
+        self.is_filled_by_one() || self.owes_one_alone()
+    }
+
+    fn is_filled_by_one(&self) -> bool {
+        self.is_a_link() && self.together_rate < self.alone_rate * FILLED_RATIO
+    }
+
+    /// Whether what is lost while one flies alone is little beside what was carried since the last did.
+    fn owes_one_alone(&self) -> bool {
+        let lost_seconds = self.flown_bytes / self.alone_rate - self.flown_bytes / self.together_rate;
+        self.is_a_link() && self.seconds_since_alone * ALONE_COST_SHARE > lost_seconds.max(0.0)
+    }
+
+    /// Whether something is known of it, and it is what limits the rate.
+    fn is_a_link(&self) -> bool {
+        self.together_rate > 0.0 && self.together_rate < LINK_RATE_MAX
     }
 
     /// Connections that carry what all were seen to carry.
@@ -214,6 +258,11 @@ impl Width {
             self.hold = self.hold_after_failure;
         }
     }
+}
+
+/// What a rate is taken for once it was seen to lie within these bounds. What was carried once can be carried.
+fn corrected(rate: f64, least: f64, most: f64) -> f64 {
+    (rate - (rate - most).max(0.0) * DOUBTED).max(least)
 }
 
 #[cfg(test)]
@@ -315,6 +364,55 @@ mod tests {
         // Each connection is throttled now, and one at a time shows it.
         (0..200).for_each(|_| width.flown(2_000_000, SECOND, 0..=0));
         assert!(width.now() > 2 && !width.is_filled_by_one(), "{width:?}");
+    }
+
+    /// Flies chunks for `seconds`, as many beside each other as are wanted; tells the part of the time that one flew alone.
+    fn fly(width: &mut Width, seconds: f64, link: Link) -> f64 {
+        let (mut all, mut alone) = (0.0, 0.0);
+        while all < seconds {
+            let count = if width.is_serial() { 1 } else { width.now() };
+            let took = Duration::from_micros(CHUNK * 1_000_000 * count as u64 / link(count));
+            width.flown(CHUNK, took, count - 1..=count - 1);
+            all += took.div_f64(f64::from(u32::try_from(count).unwrap())).as_secs_f64();
+            alone += if count == 1 { took.as_secs_f64() } else { 0.0 };
+        }
+        alone / all
+    }
+
+    #[test]
+    fn one_that_never_flew_alone_is_let_do_so_where_that_costs_little() {
+        let mut width = Width::new(7);
+        fly(&mut width, 100.0, near);
+        assert!(width.is_filled_by_one() && width.now() == 2, "{width:?}");
+        let mut width = Width::new(7);
+        let alone = fly(&mut width, 1_000.0, far);
+        assert!((0.005..0.03).contains(&alone) && width.now() == 7, "{alone} {width:?}");
+    }
+
+    #[test]
+    fn what_is_never_alone_does_not_try_for_ever() {
+        let mut width = Width::new(7);
+        (0..100).for_each(|_| width.flown(6_250_000, Duration::from_secs(1), 1..=1));
+        while !width.is_serial() {
+            width.flown(6_250_000, Duration::from_secs(1), 1..=1);
+        }
+        (0..ALONE_TRIES_MAX).for_each(|_| width.flown(1_000, Duration::from_millis(1), 0..=0));
+        assert!(!width.is_serial(), "small ones tell nothing");
+    }
+
+    #[test]
+    fn two_slow_flights_are_not_believed_and_a_slower_link_is() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let mut width = Width::new(7);
+        width.flown(12_500_000, SECOND, 0..=0);
+        width.flown(6_200_000, SECOND, 1..=1);
+        (0..2).for_each(|_| width.flown(4_000_000, SECOND, 0..=0));
+        assert!(width.is_filled_by_one());
+        // The whole link is slower now: alone it shows as thin at first, then all together are.
+        (0..20).for_each(|_| width.flown(5_000_000, SECOND, 0..=0));
+        assert!(!width.is_filled_by_one() && width.now() > 2);
+        (0..40).for_each(|_| width.flown(2_500_000, SECOND, 1..=1));
+        assert!(width.is_filled_by_one() && width.now() == 2, "{width:?}");
     }
 
     #[test]

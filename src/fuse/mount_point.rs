@@ -153,7 +153,8 @@ fn allows_other(config: &str) -> bool {
     config.lines().any(|line| line.split('#').next().unwrap_or_default().trim() == "user_allow_other")
 }
 
-fn mounted(path: &Path) -> Result<Option<Mount>> {
+/// What is mounted on exactly `path` (absolute, links resolved).
+pub(super) fn mounted(path: &Path) -> Result<Option<Mount>> {
     let table = fs::read(MOUNT_TABLE).map_err(|error| Error::io(MOUNT_TABLE, &error))?;
     Ok(mount_table::topmost(&table, path))
 }

@@ -21,6 +21,8 @@ const FSNAME_BYTES_MAX: usize = 512;
 pub struct Mount {
     /// Unique among the mounts of the moment.
     pub id: u64,
+    /// `major:minor` of its filesystem.
+    pub device: String,
     /// Where it is.
     pub mount_point: PathBuf,
     /// `ext4`, `fuse.sshfs`.
@@ -44,11 +46,13 @@ impl Mount {
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|&byte| byte == b' ');
         let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-        let mount_point = fields.nth(3)?;
+        let device = fields.nth(1)?;
+        let mount_point = fields.nth(1)?;
         fields.by_ref().find(|&field| field == b"-")?;
         let text = |field| String::from_utf8_lossy(&unescape(field)).into_owned();
         Some(Self {
             id,
+            device: text(device),
             mount_point: OsString::from_vec(unescape(mount_point)).into(),
             fs_type: text(fields.next()?),
             source: text(fields.next()?),
@@ -128,6 +132,7 @@ garbage
     #[test]
     fn the_mount_that_is_seen() {
         let films = topmost(TABLE, Path::new("/films")).unwrap();
+        assert_eq!(films.device, "0:52");
         assert_eq!((films.id, films.fs_type.as_str(), films.source.as_str()), (91, "fuse.sshfs", "me@host:"));
         assert!(films.is_fuse() && !films.is_ours());
         let proc = topmost(TABLE, Path::new("/proc")).unwrap();

@@ -11,7 +11,7 @@ use fuser::{BackgroundSession, MountOption, SessionACL};
 use super::adapter::Adapter;
 use super::mount_point;
 use super::mount_table::{SUBTYPE, escape_fsname};
-use super::passthrough;
+use super::{passthrough, readahead};
 use crate::config::{FuseConfig, Passthrough};
 use crate::drive::Drive;
 use crate::error::{Error, Result};
@@ -65,6 +65,7 @@ impl Session {
         // Once: there is one session.
         let _ = notifier.set(session.notifier());
         let background = session.spawn().map_err(cannot)?;
+        readahead::raise(mountpoint);
         Ok(Self { background: Some(background), mountpoint: mountpoint.to_owned() })
     }
 

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::cache::{Cache, Entry};
-use crate::config::{BLOCK_SIZE_BYTES, ReadConfig};
+use crate::config::{BLOCK_SIZE_BYTES, KERNEL_READAHEAD_BYTES, ReadConfig};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::checks::{After, Checks};
 use crate::fetch::{Demand, Fetcher, Interest, Waiter};
@@ -284,8 +284,14 @@ impl Core {
 }
 
 /// What is worth fetching for a read: a probe's own blocks, or, of a run, all to the end of its chunk.
+///
+/// A probe of just what the kernel asks for at once, anywhere but at the start, is mostly the first part of a read that
+/// is longer by a page. The program waits for the second part, too, and the kernel asks for that one when it has the
+/// first: both are had with one request.
 fn span(entry: &Entry, access: Access, range: ByteRange) -> ByteRange {
-    let blocks = range.align(BLOCK_SIZE_BYTES, entry.size_bytes());
+    let is_first_part = range.start > 0 && range.len() == KERNEL_READAHEAD_BYTES;
+    let wanted_bytes = if is_first_part { 2 * KERNEL_READAHEAD_BYTES } else { range.len() };
+    let blocks = ByteRange::at(range.start, wanted_bytes).align(BLOCK_SIZE_BYTES, entry.size_bytes());
     match access {
         Access::Probe => blocks,
         Access::Jump | Access::Sequential => ByteRange::new(blocks.start, entry.slot(blocks.end.max(1) - 1).end),

@@ -278,7 +278,7 @@ fn eventually(condition: impl Fn() -> bool) {
 fn one_flight_however_many_readers() {
     let house = House::build(&PLAN);
     house.gate(true);
-    let range = ByteRange::at(5 * CHUNK, 128 * KIB);
+    let range = ByteRange::at(5 * CHUNK, 64 * KIB);
     let handles: Vec<_> = (0..10).map(|_| house.open()).collect();
     let answers: Vec<_> = handles.iter().map(|handle| house.ask(handle, range)).collect();
     let request = house.request();
@@ -587,6 +587,19 @@ fn only_whole_blocks_are_fetched_wherever_readers_stand() {
     let is_whole = |at: u64| at.is_multiple_of(BLOCK_SIZE_BYTES) || at == SIZE;
     let asked = house.asked();
     assert!(asked.iter().all(|range| is_whole(range.start) && is_whole(range.end)), "{asked:?}");
+}
+
+#[test]
+fn both_parts_of_a_read_that_the_kernel_splits_come_with_one_request() {
+    let house = House::build(&PLAN);
+    let handle = house.open();
+    for (start, len) in [(5 * CHUNK, 128 * KIB), (5 * CHUNK + 128 * KIB, 124 * KIB)] {
+        house.read(&handle, ByteRange::at(start, len));
+    }
+    assert_eq!(house.asked(), [ByteRange::at(5 * CHUNK, 256 * KIB)]);
+    // Nothing lies before a file's start: its readahead is the kernel's guess, and no part of a longer read.
+    house.read(&house.open(), ByteRange::at(0, 128 * KIB));
+    assert_eq!(house.asked(), [ByteRange::at(0, 128 * KIB), ByteRange::at(5 * CHUNK, 256 * KIB)]);
 }
 
 #[test]
