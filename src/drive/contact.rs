@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::bounded;
+
 use super::memo::LoadOnce;
+use super::tail::Tail;
 use super::{Drive, Node, Opened};
 use crate::cache::Entry;
 use crate::config::BLOCK_SIZE_BYTES;
@@ -21,7 +24,9 @@ use crate::read::is_film_name;
 /// Of a file's start: what the kernel's readahead asks for at the first read of any program.
 const HEAD_BYTES: u64 = 128 << 10;
 /// Of a film's start, if it is not one of many: its first pictures. A player decodes them as soon as it knows the index.
-const OPENING_BYTES: u64 = 512 << 10;
+/// Not a power of two: readahead goes in steps of 256 KiB from 128 KiB on, and a step that reaches beyond what is here
+/// waits for the rest.
+const OPENING_BYTES: u64 = 896 << 10;
 /// So many films in `RUN` are opened by a person who looks for one; more, by a scanner.
 const RUN_OPENS_MAX: usize = 3;
 const RUN: Duration = Duration::from_secs(10);
@@ -70,16 +75,7 @@ impl Drive {
                 return drive.ask.of(|origin, patience| origin.stat(path, patience));
             }
             let (is_film, chunk) = (is_film_name(path), drive.cache.chunk_size_bytes());
-            if let Some(tail) = listed_size.filter(|_| is_film).and_then(|size| tail_bytes(size, chunk)) {
-                let (drive, path) = (Arc::clone(&drive), path.to_owned());
-                let asked = Arc::clone(&drive.jobs).run(move || {
-                    thread::sleep(TAIL_AFTER);
-                    drive.begin_tail(&path, tail);
-                });
-                if let Err(error) = asked {
-                    log::debug!("{error}");
-                }
-            }
+            let tail = listed_size.filter(|_| is_film).and_then(|size| drive.ask_for_tail(path, size, chunk));
             let is_lone = is_film && drive.run.lock().is_lone(Instant::now());
             let head = if is_lone { OPENING_BYTES } else { HEAD_BYTES }.min(chunk);
             let first = drive.ask.of(|origin, patience| {
@@ -93,6 +89,10 @@ impl Drive {
                 Contact::Begun(begun) => {
                     let stat = begun.stat.clone();
                     drive.take_in(path, begun);
+                    // At once, though nothing has come of it: who wants the index finds it on its way.
+                    if let Some(tail) = tail.filter(|tail| tail.range.end == stat.size_bytes) {
+                        drive.take_in(path, tail.of(&stat));
+                    }
                     has_begun.store(true, Ordering::Release);
                     stat
                 }
@@ -121,12 +121,22 @@ impl Drive {
         self.reader.peek(&file.handle, head, GIVEN_WAIT, then);
     }
 
-    fn begin_tail(&self, path: &str, bytes: u64) {
-        match self.ask.of(|origin, patience| origin.begin(path, End::Last(bytes), patience)) {
-            Ok(Some(begun)) => self.take_in(path, begun),
-            // Asked for once more when somebody reads there.
-            Ok(None) => {}
-            Err(error) => log::debug!("{path}: {error}"),
+    /// Asks for a film's end, in a moment and on another thread. `None`: its head is most of it, or nobody is free.
+    fn ask_for_tail(self: &Arc<Self>, path: &str, size_bytes: u64, chunk_size_bytes: u64) -> Option<Tail> {
+        let bytes = tail_bytes(size_bytes, chunk_size_bytes)?;
+        let (drive, path) = (Arc::clone(self), path.to_owned());
+        let (tell, answer) = bounded(1);
+        let asked = Arc::clone(&self.jobs).run(move || {
+            thread::sleep(TAIL_AFTER);
+            // Whoever wanted it may have gone.
+            let _ = tell.send(drive.ask.of(|origin, patience| origin.begin(&path, End::Last(bytes), patience)));
+        });
+        match asked {
+            Ok(()) => Some(Tail { range: ByteRange::new(size_bytes - bytes, size_bytes), answer }),
+            Err(error) => {
+                log::debug!("{error}");
+                None
+            }
         }
     }
 

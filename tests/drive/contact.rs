@@ -19,7 +19,7 @@ const BLOCK: u64 = 64 << 10;
 /// What the kernel's readahead asks for.
 const HEAD: u64 = 2 * BLOCK;
 /// A film's, that is not one of many.
-const OPENING: u64 = 8 * BLOCK;
+const OPENING: u64 = 14 * BLOCK;
 const SIZE: u64 = (24 << 20) + 5_000;
 const QUIET: &[&str] = &["--fill", "never", "--lookahead-chunks", "0"];
 
