@@ -9,23 +9,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Sender, bounded};
 
 use super::memo::LoadOnce;
-use super::tail::Tail;
 use super::{Drive, Node, Opened};
 use crate::cache::Entry;
+use crate::cancel::Cancel;
 use crate::config::BLOCK_SIZE_BYTES;
 use crate::error::Result;
-use crate::origin::{Begun, End, Stat};
+use crate::fetch::Expected;
+use crate::origin::{Begun, End, Patience, Stat};
 use crate::range::ByteRange;
 use crate::read::is_film_name;
 
-/// Of a file's start: what the kernel's readahead asks for at the first read of any program.
+/// Of a file's start: what the kernel's own readahead asks for at the first read of any program.
 const HEAD_BYTES: u64 = 128 << 10;
 /// Of a film's start, if it is not one of many: its first pictures. A player decodes them as soon as it knows the index.
-/// Not a power of two: readahead goes in steps of 256 KiB from 128 KiB on, and a step that reaches beyond what is here
-/// waits for the rest.
+/// Not a power of two: readahead goes in steps of 128 or 256 KiB, the longer ones from 128 KiB on, and a step that reaches
+/// beyond what is here waits for the rest.
 const OPENING_BYTES: u64 = 896 << 10;
 /// So many films in `RUN` are opened by a person who looks for one; more, by a scanner.
 const RUN_OPENS_MAX: usize = 3;
@@ -55,6 +56,14 @@ impl Run {
     }
 }
 
+/// A film's end that was asked for before anyone knew its version.
+struct Tail {
+    range: ByteRange,
+    cancel: Cancel,
+    // To whoever asked: who waits for it, once that can be said.
+    expected: Sender<Expected>,
+}
+
 /// What a first question brought.
 enum Contact {
     Begun(Begun),
@@ -63,7 +72,7 @@ enum Contact {
 
 impl Drive {
     /// How to find out what a file is that nobody has asked for yet: by asking for its first bytes, and beside them for
-    /// a film's last ones. They are fetched to their ends whether the open succeeds or not; it is little.
+    /// a film's last ones. They are fetched to their ends even if the file is closed before; it is little.
     ///
     /// `begun` is set when bytes are on their way.
     pub(super) fn first_contact(self: &Arc<Self>, node: &Arc<Node>, begun: &Arc<AtomicBool>) -> LoadOnce<Stat> {
@@ -75,9 +84,9 @@ impl Drive {
                 return drive.ask.of(|origin, patience| origin.stat(path, patience));
             }
             let (is_film, chunk) = (is_film_name(path), drive.cache.chunk_size_bytes());
-            let tail = listed_size.filter(|_| is_film).and_then(|size| drive.ask_for_tail(path, size, chunk));
             let is_lone = is_film && drive.run.lock().is_lone(Instant::now());
             let head = if is_lone { OPENING_BYTES } else { HEAD_BYTES }.min(chunk);
+            let tail = listed_size.filter(|_| is_film).and_then(|size| drive.ask_for_tail(path, size, head));
             let first = drive.ask.of(|origin, patience| {
                 Ok(match origin.begin(path, End::First(head), patience)? {
                     Some(begun) => Contact::Begun(begun),
@@ -88,10 +97,15 @@ impl Drive {
                 Contact::Stat(stat) => stat,
                 Contact::Begun(begun) => {
                     let stat = begun.stat.clone();
-                    drive.take_in(path, begun);
+                    if let Some(expected) = drive.expect(path, &stat, begun.range, &begun.cancel) {
+                        expected.comes(begun);
+                    }
                     // At once, though nothing has come of it: who wants the index finds it on its way.
-                    if let Some(tail) = tail.filter(|tail| tail.range.end == stat.size_bytes) {
-                        drive.take_in(path, tail.of(&stat));
+                    if let Some(tail) = tail.filter(|tail| tail.range.end == stat.size_bytes)
+                        && let Some(expected) = drive.expect(path, &stat, tail.range, &tail.cancel)
+                    {
+                        // Who asked may have ended; what is dropped here is asked for anew.
+                        let _ = tail.expected.send(expected);
                     }
                     has_begun.store(true, Ordering::Release);
                     stat
@@ -121,18 +135,26 @@ impl Drive {
         self.reader.peek(&file.handle, head, GIVEN_WAIT, then);
     }
 
-    /// Asks for a film's end, in a moment and on another thread. `None`: its head is most of it, or nobody is free.
-    fn ask_for_tail(self: &Arc<Self>, path: &str, size_bytes: u64, chunk_size_bytes: u64) -> Option<Tail> {
-        let bytes = tail_bytes(size_bytes, chunk_size_bytes)?;
-        let (drive, path) = (Arc::clone(self), path.to_owned());
-        let (tell, answer) = bounded(1);
-        let asked = Arc::clone(&self.jobs).run(move || {
+    /// Asks for a film's end, in a moment and on another thread. `None`: its head holds it, or nobody is free.
+    fn ask_for_tail(&self, path: &str, size_bytes: u64, head_bytes: u64) -> Option<Tail> {
+        let bytes = tail_bytes(size_bytes, head_bytes, self.cache.chunk_size_bytes())?;
+        let (tell, told) = bounded::<Expected>(1);
+        let cancel = Cancel::new();
+        // Once: whoever waits for it is better served in the usual way if this fails.
+        let patience = Patience { stall: self.ask.timeout / 2, cancel: cancel.clone() };
+        let (origin, path) = (Arc::clone(&self.ask.origin), path.to_owned());
+        let asked = self.jobs.run(move || {
             thread::sleep(TAIL_AFTER);
-            // Whoever wanted it may have gone.
-            let _ = tell.send(drive.ask.of(|origin, patience| origin.begin(&path, End::Last(bytes), patience)));
+            let answer = origin.begin(&path, End::Last(bytes), &patience);
+            // Nobody expects it if the head failed, or was told without a version.
+            match (told.recv(), answer) {
+                (Ok(expected), Ok(Some(begun))) => expected.comes(begun),
+                (_, Ok(_)) => {}
+                (_, Err(error)) => log::debug!("{path}: {error}"),
+            }
         });
         match asked {
-            Ok(()) => Some(Tail { range: ByteRange::new(size_bytes - bytes, size_bytes), answer }),
+            Ok(()) => Some(Tail { range: ByteRange::new(size_bytes - bytes, size_bytes), cancel, expected: tell }),
             Err(error) => {
                 log::debug!("{error}");
                 None
@@ -140,27 +162,27 @@ impl Drive {
         }
     }
 
-    fn take_in(&self, path: &str, begun: Begun) {
-        let range = begun.range;
+    /// Has reads of `range` wait for what is on its way, unless an earlier run has left something there: that is checked
+    /// first.
+    fn expect(&self, path: &str, stat: &Stat, range: ByteRange, cancel: &Cancel) -> Option<Expected> {
         let is_new = |entry: &Entry| Ok(self.cache.coverage(entry, range)?.unchecked.is_empty());
-        let adopted = self.cache.entry(path, &begun.stat).and_then(|entry| {
-            if is_new(&entry)? {
-                self.reader.adopt(&entry, begun);
-            }
-            Ok(())
-        });
-        if let Err(error) = adopted {
+        let expected = self
+            .cache
+            .entry(path, stat)
+            .and_then(|entry| Ok(if is_new(&entry)? { self.reader.expect(&entry, range, cancel) } else { None }));
+        expected.unwrap_or_else(|error| {
             log::warn!("{error}");
-        }
+            None
+        })
     }
 }
 
-/// How many bytes of a file's end are asked for: whole blocks within its last chunk. `None`: the head is most of it.
-fn tail_bytes(size_bytes: u64, chunk_size_bytes: u64) -> Option<u64> {
+/// How many bytes of a file's end are asked for: whole blocks within its last chunk. `None`: the head holds some of them.
+fn tail_bytes(size_bytes: u64, head_bytes: u64, chunk_size_bytes: u64) -> Option<u64> {
     let last = size_bytes.checked_sub(1)?;
     let wanted = size_bytes.saturating_sub(TAIL_BYTES_MIN);
     let start = (wanted - wanted % BLOCK_SIZE_BYTES).max(last - last % chunk_size_bytes);
-    (start >= HEAD_BYTES).then(|| size_bytes - start)
+    (start >= head_bytes).then(|| size_bytes - start)
 }
 
 #[cfg(test)]
@@ -194,7 +216,7 @@ mod tests {
             (10 * MIB + 65 * KIB, Some(65 * KIB)),
             (10 * MIB + 130 * KIB, Some(66 * KIB)),
         ] {
-            assert_eq!(tail_bytes(size, 2 * MIB), tail, "{size}");
+            assert_eq!(tail_bytes(size, HEAD_BYTES, 2 * MIB), tail, "{size}");
         }
     }
 }

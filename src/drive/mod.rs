@@ -9,7 +9,6 @@ mod inodes;
 mod jobs;
 mod memo;
 mod names;
-mod tail;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};

@@ -24,7 +24,7 @@ use crate::cache::Entry;
 use crate::cancel::Cancel;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Kind};
-use crate::origin::{Begun, Body};
+use crate::origin::Body;
 use crate::range::ByteRange;
 
 /// A flight is not cut for less: a request, and maybe a connection, cost more than these bytes do.
@@ -65,9 +65,10 @@ pub struct Flight {
     pub(super) entry: Arc<Entry>,
     pub(super) start: u64,
     pub(super) cancel: Cancel,
-    // Whether its bytes were on their way before it was: then no new request is sooner.
-    was_begun: bool,
-    // Where the first bytes come from, then. Taken alone.
+    // Whether its bytes were asked for before it was: then a new request is hardly sooner, and how fast they came to it
+    // tells nothing, as they may have waited for it.
+    was_expected: bool,
+    // Where the first bytes come from, if they were answered. Taken alone.
     begun: Mutex<Option<UnderWay>>,
     // Taken after the table's lock, never before it; held for copies of memory only.
     pub(super) inner: Mutex<Inner>,
@@ -107,21 +108,21 @@ impl Answered {
 
 impl Flight {
     pub(super) fn new(entry: &Arc<Entry>, range: ByteRange, lane: Lane) -> Arc<Self> {
-        Self::with(entry, range, lane, (Cancel::new(), None))
+        Self::with(entry, range, lane, None)
     }
 
-    /// Someone will ask for these bytes, and they are on their way.
-    pub(super) fn begun(entry: &Arc<Entry>, begun: Begun) -> Arc<Self> {
-        Self::with(entry, begun.range, Lane::Demand, (begun.cancel, Some((begun.body, begun.range.end))))
+    /// Others have asked for these bytes, with this `cancel`.
+    pub(super) fn expected(entry: &Arc<Entry>, range: ByteRange, cancel: &Cancel) -> Arc<Self> {
+        Self::with(entry, range, Lane::Demand, Some(cancel.clone()))
     }
 
-    fn with(entry: &Arc<Entry>, range: ByteRange, lane: Lane, (cancel, body): (Cancel, Option<UnderWay>)) -> Arc<Self> {
+    fn with(entry: &Arc<Entry>, range: ByteRange, lane: Lane, expected: Option<Cancel>) -> Arc<Self> {
         Arc::new(Self {
             entry: Arc::clone(entry),
             start: range.start,
-            cancel,
-            was_begun: body.is_some(),
-            begun: Mutex::new(body),
+            was_expected: expected.is_some(),
+            cancel: expected.unwrap_or_default(),
+            begun: Mutex::default(),
             inner: Mutex::new(Inner {
                 state: State::Queued,
                 lane,
@@ -135,6 +136,11 @@ impl Flight {
                 first_at: None,
             }),
         })
+    }
+
+    /// What was expected has come, up to `end`.
+    pub(super) fn comes(&self, body: Box<dyn Body>, end: u64) {
+        *self.begun.lock() = Some((body, end));
     }
 
     /// The answer that was under way already, and where it ends, once.
@@ -172,7 +178,7 @@ impl Flight {
             answered.push(Arc::clone(&wait.waiter));
             false
         });
-        if inner.is_left && inner.waits.is_empty() && inner.state == State::Running {
+        if inner.is_left && inner.waits.is_empty() && inner.state == State::Running && !inner.is_whole(self.start) {
             inner.state = State::Ending;
             self.cancel.cancel();
         }
@@ -212,8 +218,11 @@ impl Flight {
         })
     }
 
-    /// The bytes that have come, and how long they took.
+    /// The bytes that have come, and how long they took; nothing if that tells nothing.
     pub(super) fn brought(&self) -> Flown {
+        if self.was_expected {
+            return Flown::default();
+        }
         let inner = self.inner.lock();
         let took = inner.transfer(Instant::now()).map_or(Duration::ZERO, |(_, took, _)| took);
         Flown { bytes: inner.bytes.len() as u64, took }
@@ -282,7 +291,7 @@ impl Flight {
             && landed_end < at
             && at < inner.end
             && !is_waited_for
-            && !self.was_begun
+            && !self.was_expected
             && is_far(at - landed_end, inner.transfer(now))
         {
             inner.end = at;

@@ -70,6 +70,12 @@ struct Flying {
     beside: RangeInclusive<usize>,
 }
 
+impl Flying {
+    fn fills(&self, now: Instant) -> bool {
+        self.fills_until.is_some_and(|until| now < until)
+    }
+}
+
 /// What a worker does next.
 pub(super) enum Job {
     /// Fly it.
@@ -178,8 +184,7 @@ impl Queues {
     fn next_lane(&self, now: Instant) -> Option<Lane> {
         let has = LANES.map(|lane| !self.waiting[lane as usize].is_empty());
         let flying = LANES.map(|lane| self.flying.iter().filter(|flying| flying.lane == lane).count());
-        let is_filled = self.width.is_serial()
-            && self.flying.iter().any(|flying| flying.fills_until.is_some_and(|until| now < until));
+        let is_filled = self.width.is_serial() && self.filling(now) > 0;
         next_lane(has, flying, self.width.now(), self.width.is_narrow(), is_filled)
     }
 
@@ -191,9 +196,9 @@ impl Queues {
         late_at.into_iter().chain(free_at.filter(|_| has_guesses)).min()
     }
 
-    /// Connections that have more to bring than what is on the wire.
-    fn filling(&self) -> usize {
-        self.flying.iter().filter(|flying| flying.fills_until.is_some()).count()
+    /// Connections that have more to bring than what is on the wire, and do.
+    fn filling(&self, now: Instant) -> usize {
+        self.flying.iter().filter(|flying| flying.fills(now)).count()
     }
 
     fn take(&mut self, now: Instant) -> Option<(Job, u64)> {
@@ -207,16 +212,16 @@ impl Queues {
             (Job::Fly(self.waiting[lane as usize].pop_front()?), lane)
         };
         self.seats_taken += 1;
-        let (seat, others) = (self.seats_taken, self.filling());
+        let (seat, others) = (self.seats_taken, self.filling(now));
         self.flying.push(Flying { seat, lane, fills_until: Some(now + FILLING), beside: others..=others });
-        self.count_beside();
+        self.count_beside(now);
         Some((job, seat))
     }
 
     /// Tells all that fill the link how many do, now that this has changed.
-    fn count_beside(&mut self) {
-        let others = self.filling().saturating_sub(1);
-        for flying in self.flying.iter_mut().filter(|flying| flying.fills_until.is_some()) {
+    fn count_beside(&mut self, now: Instant) {
+        let others = self.filling(now).saturating_sub(1);
+        for flying in self.flying.iter_mut().filter(|flying| flying.fills(now)) {
             flying.beside = others.min(*flying.beside.start())..=others.max(*flying.beside.end());
         }
     }
@@ -248,7 +253,7 @@ impl Seat<'_> {
         let mut queues = self.lanes.queues.lock();
         if let Some(flying) = queues.flying(self.number) {
             flying.fills_until = until;
-            queues.count_beside();
+            queues.count_beside(Instant::now());
         }
     }
 
@@ -264,13 +269,14 @@ impl Drop for Seat<'_> {
         let number = self.number;
         let beside = queues.flying(number).map_or(0..=0, |flying| flying.beside.clone());
         queues.flying.retain(|flying| flying.seat != number);
-        queues.count_beside();
+        let now = Instant::now();
+        queues.count_beside(now);
         let is_busy = [Lane::Urgent, Lane::Lookahead].iter().any(|lane| !queues.waiting[*lane as usize].is_empty());
         let (width, was_serial) = (queues.width.now(), queues.width.is_serial());
         let Flown { bytes, took } = self.flown;
         if bytes > 0 {
             queues.width.flown(bytes, took, beside);
-            queues.width.landed(bytes, Instant::now(), is_busy);
+            queues.width.landed(bytes, now, is_busy);
         }
         // The worker that held this seat looks for the next flight itself; others only if there is more room than that.
         if queues.width.now() > width || was_serial && !queues.width.is_serial() {

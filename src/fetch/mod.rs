@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::cache::{Cache, Entry, Kept};
+use crate::cancel::Cancel;
 use crate::config::{BLOCK_SIZE_BYTES, FetchConfig};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::Metrics;
@@ -83,6 +84,13 @@ struct Table {
 
 /// Keeps a flight going while it lives, though nobody waits for it yet.
 pub struct Interest {
+    shared: Arc<Shared>,
+    flight: Arc<Flight>,
+}
+
+/// Bytes that others have asked for on their own. They are fetched from there when the answer has come; in the usual way
+/// when this is dropped without one.
+pub struct Expected {
     shared: Arc<Shared>,
     flight: Arc<Flight>,
 }
@@ -174,10 +182,7 @@ impl Fetcher {
             for piece in free.into_iter().filter(|piece| !piece.intersect(need).is_empty()) {
                 let flight = Flight::new(entry, piece, Lane::Demand);
                 if !shared.lanes.push(Lane::Demand, &flight) {
-                    return Err(Error::new(
-                        Kind::Full,
-                        format!("{}: too many reads wait for the origin", entry.path()),
-                    ));
+                    return Err(too_many_wait(entry));
                 }
                 table.insert(&flight);
             }
@@ -202,23 +207,20 @@ impl Fetcher {
         self.shared.origin.warm(every);
     }
 
-    /// Takes in an answer of `entry`'s version that is under way: whoever asks for its bytes gets them from there.
-    /// Left alone if any of them is here or on its way already, or if they are not whole blocks of one slot.
-    pub fn adopt(&self, entry: &Arc<Entry>, begun: Begun) {
-        let (shared, range) = (&self.shared, begun.range);
-        let fits = range == range.align(BLOCK_SIZE_BYTES, entry.size_bytes())
-            && entry.slot(range.start).contains(range)
-            && begun.stat.version == entry.stat().version
-            && begun.stat.size_bytes == entry.size_bytes();
+    /// Whoever asks for bytes of `range` waits for an answer that somebody else has asked for, and that `cancel` calls off.
+    /// `None` if any of them is here or on its way already, or if they are not whole blocks of one slot.
+    pub fn expect(&self, entry: &Arc<Entry>, range: ByteRange, cancel: &Cancel) -> Option<Expected> {
+        let shared = &self.shared;
+        let fits =
+            range == range.align(BLOCK_SIZE_BYTES, entry.size_bytes()) && entry.slot(range.start).contains(range);
         let mut table = shared.table.lock();
         let is_free = || table.free(entry, range) == [range] && shared.cache.trusted(entry, range).is_empty();
         if !fits || table.is_stopped || !is_free() {
-            return;
+            return None;
         }
-        let flight = Flight::begun(entry, begun);
-        if shared.lanes.push(Lane::Demand, &flight) {
-            table.insert(&flight);
-        }
+        let flight = Flight::expected(entry, range, cancel);
+        table.insert(&flight);
+        Some(Expected { shared: Arc::clone(shared), flight })
     }
 
     /// Has `gap`, which lies in one slot and is not in the cache, fetched in a lower lane; each interest keeps one
@@ -278,6 +280,34 @@ impl Fetcher {
     }
 }
 
+impl Expected {
+    /// The answer has come. One of another version, or with other bytes, is let go.
+    pub fn comes(self, begun: Begun) {
+        let Flight { entry, start, .. } = &*self.flight;
+        if begun.range == ByteRange::new(*start, self.flight.inner.lock().end)
+            && begun.stat.version == entry.stat().version
+            && begun.stat.size_bytes == entry.size_bytes()
+        {
+            self.flight.comes(begun.body, begun.range.end);
+        }
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        // Only now, so that no worker waits for others' answers. Without one, it is asked for as any bytes are.
+        if self.shared.lanes.push(Lane::Demand, &self.flight) {
+            return;
+        }
+        let error = too_many_wait(&self.flight.entry);
+        let mut table = self.shared.table.lock();
+        let (_, answered) = self.flight.end_early(&error, BLOCK_SIZE_BYTES);
+        table.remove(&self.flight);
+        drop(table);
+        answered.tell(Err(&error));
+    }
+}
+
 impl Interest {
     /// The bytes it stands for: fewer, when the flight was cut short.
     pub fn range(&self) -> ByteRange {
@@ -289,9 +319,14 @@ impl Interest {
         self.shared.raise(&self.flight, &mut self.flight.inner.lock(), lane);
     }
 
-    /// Whether there is nothing left to keep going.
+    /// Whether there is nothing left to keep going: all its bytes are here, or it has ended without.
     pub fn is_over(&self) -> bool {
         self.flight.is_over()
+    }
+
+    /// Whether it has ended, and the cache has been given what came.
+    pub fn has_ended(&self) -> bool {
+        !matches!(self.flight.inner.lock().state, State::Queued | State::Running)
     }
 }
 
@@ -411,6 +446,10 @@ impl Drop for Fetcher {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn too_many_wait(entry: &Entry) -> Error {
+    Error::new(Kind::Full, format!("{}: too many reads wait for the origin", entry.path()))
 }
 
 fn unmounting() -> Error {

@@ -31,15 +31,16 @@ const HOLD_FIRST: u32 = 8;
 /// And at most: a trial that fails costs a part of the rate for a period, which is then little.
 const HOLD_MAX: u32 = 64;
 
-/// A shorter transfer is over before its rate shows.
-const TOLD_BYTES_MIN: u64 = 256 << 10;
+/// A shorter transfer is over before its rate shows: more than any probe.
+const TOLD_BYTES_MIN: u64 = 512 << 10;
 /// A rate comes down by this part of the difference with each flight that was slower than it explains: one may have met
 /// a busy machine.
 const DOUBTED: f64 = 0.125;
 /// What letting one fly alone may cost, as a part of what the link carries.
 const ALONE_COST_SHARE: f64 = 0.02;
-/// Flights that may try to be alone before it is put off: demands come when they come, and small ones tell nothing.
-const ALONE_TRIES_MAX: u32 = 8;
+/// Flights that may try to be alone before it is put off, beside those that were under way when it was time: demands come
+/// when they come, and small ones tell nothing.
+const ALONE_TRIES_MAX: usize = 8;
 /// One that has this part of its rate alone does not share the link with those beside it.
 const UNSHARED_SHARE: f64 = 0.9;
 /// And then the link may carry so many times what they carry.
@@ -81,8 +82,8 @@ pub(super) struct Width {
     // For so many seconds the link was in use since one flew alone; and what the last flight brought.
     seconds_since_alone: f64,
     flown_bytes: f64,
-    // Flights that were to be alone since then, and were not.
-    alone_tries: u32,
+    // Flights that have landed since it was time that one flies alone, and that did not.
+    alone_tries: usize,
 }
 
 #[derive(Debug)]
@@ -126,7 +127,7 @@ impl Width {
     pub fn flown(&mut self, bytes: u64, took: Duration, beside: RangeInclusive<usize>) {
         if self.owes_one_alone() {
             self.alone_tries += 1;
-            if self.alone_tries == ALONE_TRIES_MAX {
+            if self.alone_tries == self.most + ALONE_TRIES_MAX {
                 self.was_alone();
             }
         }
@@ -396,7 +397,7 @@ mod tests {
         while !width.is_serial() {
             width.flown(6_250_000, Duration::from_secs(1), 1..=1);
         }
-        (0..ALONE_TRIES_MAX).for_each(|_| width.flown(1_000, Duration::from_millis(1), 0..=0));
+        (0..7 + ALONE_TRIES_MAX).for_each(|_| width.flown(1_000, Duration::from_millis(1), 0..=0));
         assert!(!width.is_serial(), "small ones tell nothing");
     }
 

@@ -257,7 +257,7 @@ fn fill_gap(core: &Core, handle: &Handle, gap: ByteRange, inbox: &Receiver<Weak<
     let mut interests = core.fetcher.want(&handle.entry, gap, Lane::Fill);
     while !interests.is_empty() && core.fetcher.is_idle() {
         thread::sleep(LOOK / 10);
-        interests.retain(|interest| !interest.is_over());
+        interests.retain(|interest| !interest.has_ended());
         if is_closed(inbox) {
             return true;
         }

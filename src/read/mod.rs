@@ -21,12 +21,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::cache::{Cache, Entry};
+use crate::cancel::Cancel;
 use crate::config::{BLOCK_SIZE_BYTES, KERNEL_READAHEAD_BYTES, ReadConfig};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::checks::{After, Checks};
-use crate::fetch::{Demand, Fetcher, Interest, Waiter};
+use crate::fetch::{Demand, Expected, Fetcher, Interest, Waiter};
 use crate::metrics::Metrics;
-use crate::origin::Begun;
 use crate::range::ByteRange;
 
 use ahead::Ahead;
@@ -143,9 +143,9 @@ impl Reader {
         handle
     }
 
-    /// Takes in an answer of `entry`'s version that is under way, for the reads that will ask for its bytes.
-    pub fn adopt(&self, entry: &Arc<Entry>, begun: Begun) {
-        self.core.fetcher.adopt(entry, begun);
+    /// Reads of `range` wait for an answer that somebody else has asked for; see [`Fetcher::expect`].
+    pub fn expect(&self, entry: &Arc<Entry>, range: ByteRange, cancel: &Cancel) -> Option<Expected> {
+        self.core.fetcher.expect(entry, range, cancel)
     }
 
     /// Answers `reply` with the bytes of `range` if they come within `wait`. Nobody has asked for them yet: it counts as
@@ -285,11 +285,11 @@ impl Core {
 
 /// What is worth fetching for a read: a probe's own blocks, or, of a run, all to the end of its chunk.
 ///
-/// A probe of just what the kernel asks for at once, anywhere but at the start, is mostly the first part of a read that
-/// is longer by a page. The program waits for the second part, too, and the kernel asks for that one when it has the
-/// first: both are had with one request.
+/// A probe of just what the kernel asks for at once, from anywhere but a block's start, is mostly the first part of a read
+/// that is longer by a page. The program waits for the second part, too, and the kernel asks for that one when it has
+/// the first: both are had with one request.
 fn span(entry: &Entry, access: Access, range: ByteRange) -> ByteRange {
-    let is_first_part = range.start > 0 && range.len() == KERNEL_READAHEAD_BYTES;
+    let is_first_part = !range.start.is_multiple_of(BLOCK_SIZE_BYTES) && range.len() == KERNEL_READAHEAD_BYTES;
     let wanted_bytes = if is_first_part { 2 * KERNEL_READAHEAD_BYTES } else { range.len() };
     let blocks = ByteRange::at(range.start, wanted_bytes).align(BLOCK_SIZE_BYTES, entry.size_bytes());
     match access {

@@ -12,7 +12,7 @@ use crate::range::ByteRange;
 const CURSORS_MAX: usize = 4;
 /// A read this close to a cursor is its own: twice the largest kernel readahead.
 const REORDER_WINDOW_BYTES: u64 = 2 << 20;
-/// Sequential bytes before a reader is believed to go on: more than a scanner's first look, two kernel readaheads.
+/// Sequential bytes before a reader is believed to go on, in two reads at least: more than a scanner's first look.
 const EVIDENCE_BYTES: u64 = 256 << 10;
 /// The window is this many times what was read, from one chunk to all it may be. More was tried over a link of 200 ms and
 /// lost: flights begun together end together, and the link idles while all of them ask anew.
@@ -133,7 +133,8 @@ impl Pattern {
             id: self.reads,
             born: range.start,
             next: range.end,
-            run_bytes: if plays_on { range.len().max(EVIDENCE_BYTES) } else { range.len() },
+            // However long: the kernel may ask for so much on behalf of anyone who touches a page.
+            run_bytes: if plays_on { range.len().max(EVIDENCE_BYTES) } else { range.len().min(EVIDENCE_BYTES - 1) },
             used: self.reads,
             is_left: false,
             went_on: false,
@@ -218,7 +219,9 @@ mod tests {
     #[test]
     fn a_scanner_gets_no_lookahead() {
         let mut pattern = Pattern::default();
-        for (start, len) in [(0, 64 * KIB), (64 * KIB, 128 * KIB), (SIZE - 64 * KIB, 64 * KIB), (SIZE / 2, 64 * KIB)] {
+        for (start, len) in
+            [(0, 64 * KIB), (64 * KIB, 128 * KIB), (SIZE - 64 * KIB, 64 * KIB), (SIZE / 2, 64 * KIB), (SIZE / 4, MIB)]
+        {
             assert_eq!(read(&mut pattern, start, len), Access::Probe);
             assert_eq!(ahead(&pattern), []);
         }
