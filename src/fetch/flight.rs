@@ -65,8 +65,7 @@ pub struct Flight {
     pub(super) entry: Arc<Entry>,
     pub(super) start: u64,
     pub(super) cancel: Cancel,
-    // Whether its bytes were asked for before it was: then a new request is hardly sooner, and how fast they came to it
-    // tells nothing, as they may have waited for it.
+    // Whether its bytes were asked for before it was: then a new request is hardly sooner.
     was_expected: bool,
     // Where the first bytes come from, if they were answered. Taken alone.
     begun: Mutex<Option<UnderWay>>,
@@ -218,11 +217,8 @@ impl Flight {
         })
     }
 
-    /// The bytes that have come, and how long they took; nothing if that tells nothing.
+    /// The bytes that have come, and how long they took.
     pub(super) fn brought(&self) -> Flown {
-        if self.was_expected {
-            return Flown::default();
-        }
         let inner = self.inner.lock();
         let took = inner.transfer(Instant::now()).map_or(Duration::ZERO, |(_, took, _)| took);
         Flown { bytes: inner.bytes.len() as u64, took }

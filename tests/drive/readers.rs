@@ -25,6 +25,7 @@ pub fn tests() -> Vec<Test> {
         Test::new("readers::fio_verifies", &[FUSE, Need::Program("nginx"), Need::Program("fio")], fio_verifies),
         Test::new("readers::ten_of_a_cold_file", &[FUSE], ten_of_a_cold_file),
         Test::new("readers::ten_that_begin_anywhere", &[FUSE], ten_that_begin_anywhere),
+        Test::new("readers::a_seek_asks_once", &[FUSE], a_seek_asks_once),
     ]
 }
 
@@ -156,4 +157,24 @@ fn ten_that_begin_anywhere() {
         }
     });
     assert_fetched_once(&server);
+}
+
+/// Players read 128 KiB at a time, from anywhere: 33 pages, of which the kernel by itself asks for 32 and then, behind
+/// them, for one.
+fn a_seek_asks_once() {
+    const SEED: u64 = 0x5ee;
+    const LEN: u64 = 128 << 10;
+    let server = Server::start(ServerConfig::default().file("film.bin", made(SEED, 100 * MIB))).unwrap();
+    let mount = Mount::new(&server.url(), &["--lookahead-chunks", "0", "--fill", "never"]);
+    let film = File::open(mount.file("film.bin")).unwrap();
+    let mut bytes = vec![0; LEN as usize];
+    film.read_exact_at(&mut bytes, 0).unwrap();
+    for seek in 1..9 {
+        let before = server.counts("film.bin").requests;
+        // Within one chunk, and never at the start of a page.
+        let offset = seek * 10 * MIB + 77_777 + seek * 100_001;
+        film.read_exact_at(&mut bytes, offset).unwrap();
+        check(SEED, offset, &bytes);
+        assert_eq!(server.counts("film.bin").requests - before, 1, "seek to {offset}");
+    }
 }
