@@ -38,6 +38,9 @@ const GIVEN_WAIT: Duration = Duration::from_millis(20);
 /// The end is asked for so much later, so that on a thin line its bytes come behind the head's and not among them:
 /// what the head's bytes take at 100 Mbit/s.
 const TAIL_AFTER: Duration = Duration::from_millis(10);
+/// And waited for no longer than this, or less where reads end sooner: whoever wants it is then served as usual. A new
+/// connection over three satellites takes as long.
+const TAIL_WAIT_MAX: Duration = Duration::from_secs(2);
 /// At least so much of a film's end is asked for beside its head: the index of a short film, and of a long one's index
 /// what a player looks at first.
 const TAIL_BYTES_MIN: u64 = 64 << 10;
@@ -141,7 +144,7 @@ impl Drive {
         let (tell, told) = bounded::<Expected>(1);
         let cancel = Cancel::new();
         // Once: whoever waits for it is better served in the usual way if this fails.
-        let patience = Patience { stall: self.ask.timeout / 2, cancel: cancel.clone() };
+        let patience = Patience { stall: TAIL_WAIT_MAX.min(self.ask.timeout / 4), cancel: cancel.clone() };
         let (origin, path) = (Arc::clone(&self.ask.origin), path.to_owned());
         let asked = self.jobs.run(move || {
             thread::sleep(TAIL_AFTER);

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::mount_point;
+use super::mount_table::Mount;
 use crate::error::{Error, Result};
 
 /// Twice the kernel's own. Players read 128 KiB at a time from anywhere: a page more than fits into the kernel's
@@ -15,14 +16,13 @@ const READAHEAD_KIB: u32 = 256;
 /// Raises the readahead of the drive on `mountpoint`, where that is allowed. Without it the drive is as right, and a seek
 /// takes a little longer.
 pub fn raise(mountpoint: &Path) {
-    match try_raise(mountpoint) {
-        Ok(()) => log::debug!("the kernel reads {READAHEAD_KIB} KiB ahead"),
-        Err(error) => log::debug!("the kernel's readahead stays as it is: {error}"),
+    if let Err(error) = try_raise(mountpoint) {
+        log::debug!("the kernel's readahead stays as it is: {error}");
     }
 }
 
 fn try_raise(mountpoint: &Path) -> Result<()> {
-    let Some(mount) = mount_point::mounted(mountpoint)?.filter(super::mount_table::Mount::is_ours) else {
+    let Some(mount) = mount_point::mounted(mountpoint)?.filter(Mount::is_ours) else {
         // Taken off already, or somebody mounted over it.
         return Ok(());
     };

@@ -4,10 +4,12 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use reelfs::demo::{Link, Server, ServerConfig};
+use reelfs::demo::{Act, Link, RequestInfo, Server, ServerConfig};
 use reelfs::range::ByteRange;
 use reelfs::read::container::{Piece, survey};
 
@@ -36,6 +38,7 @@ pub fn tests() -> Vec<Test> {
         Test::new("contact::what_was_cached_is_not_asked_for_again", &[FUSE], what_was_cached_is_not_asked_for_again),
         Test::new("contact::odd_files_open_too", &[FUSE], odd_files_open_too),
         Test::new("contact::many_at_once_ask_once", &[FUSE], many_at_once_ask_once),
+        Test::new("contact::an_end_that_hangs_is_asked_for_anew", &[FUSE], an_end_that_hangs_is_asked_for_anew),
         Test::new("contact::connections_are_there_before_the_first_read", &[FUSE], connections_are_there),
     ]
 }
@@ -166,6 +169,24 @@ fn many_at_once_ask_once() {
     });
     let counts = server.counts("film.mkv");
     assert_eq!((counts.requests, counts.heads), (2, 0), "one for its head, one for its end");
+}
+
+/// Whoever wants the end waits for the one on its way; but if that does not come, not until the read's own end.
+fn an_end_that_hangs_is_asked_for_anew() {
+    for act in [Act::Hang, Act::StallAfter(0), Act::StallAfter(1_000), Act::Status(503, None)] {
+        let server = Server::start(ServerConfig::default().file("film.mkv", made(7, SIZE))).unwrap();
+        let met = Arc::new(AtomicU64::new(0));
+        let ends = Arc::clone(&met);
+        server.set_weather(move |request: &RequestInfo| {
+            let is_end = request.range.is_some_and(|range| range.end == SIZE);
+            if is_end && ends.fetch_add(1, Ordering::Relaxed) == 0 { act } else { Act::Serve }
+        });
+        let mount = Mount::new(&server.url(), QUIET);
+        let file = open(&mount, "film.mkv");
+        wait_until("the end was asked for", || met.load(Ordering::Relaxed) > 0);
+        read(&file, 7, SIZE - 5_000, 5_000);
+        assert_eq!(met.load(Ordering::Relaxed), 2, "{act:?}: once in vain, and once more");
+    }
 }
 
 fn connections_are_there() {
