@@ -45,12 +45,12 @@ fn fill(path: &Path, rows: u64) {
                 let digest: [u8; 32] = std::array::from_fn(|_| fastrand::u8(..));
                 let (start, end) = ((chunk * CHUNK).cast_signed(), ((chunk + 1) * CHUNK).cast_signed());
                 transaction
-                    .prepare_cached("INSERT INTO cache_chunks VALUES (?1, ?2, ?3, ?4, ?5)")?
+                    .prepare_cached("INSERT INTO cache_chunks VALUES (?1, ?2, ?3, ?4, ?5, 0)")?
                     .execute(params![entry.cast_signed(), start, end, digest, at])?;
             }
         }
         transaction.commit()?;
-        connection.execute_batch("CREATE INDEX cache_chunks_by_age ON cache_chunks (accessed_at)")
+        connection.execute_batch("CREATE INDEX cache_chunks_by_age ON cache_chunks (keep, accessed_at)")
     };
     write(&mut connection).expect("the rows go in");
     drop(connection);
@@ -114,6 +114,7 @@ fn recording(criterion: &mut Criterion) {
                 entry_id,
                 range: ByteRange::at(number * CHUNK, CHUNK),
                 digest: Digest::of(&number.to_le_bytes()),
+                is_opening: false,
             };
             (next - BATCH..next).map(chunk).collect()
         };

@@ -32,7 +32,8 @@
 //! apart. *entry*: one cached version of one file. *chunk*: a byte range of an entry, fetched, hashed, recorded and
 //! evicted as one; a row of the index. *slot*: a multiple of the chunk size; a chunk never crosses one. *block*: 64 KiB,
 //! the grain of a probe. *covering query*: which recorded chunks cover these bytes, and where the gaps are. *flight*: one
-//! fetch under way. *lane*: demand, urgent, lookahead, fill. *probe*: a first, lone or near-the-end read.
+//! fetch under way. *lane*: demand, urgent, lookahead, fill. *probe*: a first, lone or near-the-end read. *opening*: what
+//! players open a film with: its head, its tail, its container's index; it outlives the middle of films.
 //!
 //! # The rooms, lowest floor first
 //!

@@ -1,5 +1,5 @@
 //! Making room: the budget is hard, so room is made before bytes are written, chunk by chunk, least recently used
-//! first, never a chunk being read.
+//! first, never a chunk being read. What players open films with outlives the middle of films, within its share.
 //! Never here: writing chunks.
 
 use std::collections::BTreeSet;
@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::Shared;
 use super::data::disk_cost;
-use super::index::ChunkRow;
+use super::index::{ChunkRow, Part};
 use crate::error::Result;
 use crate::sys;
 
@@ -17,6 +17,16 @@ const PAGE: usize = 64;
 const PASSED_OVER_MAX: usize = 4_096;
 /// Evicted together at least this part of the budget, so that one transaction serves many chunks.
 const BATCH_SHARE: u64 = 128;
+/// Openings may hold this part of the budget before they give way first: with 10 GiB those of some 600 films. A library
+/// that is scanned has thousands, and they must not push out all else.
+const OPENING_SHARE: u64 = 4;
+
+/// Who gives way, one after the other: chunks of which kind, and at most so many bytes of them. Openings only of what is
+/// above their share; then the middle of films; then, `at_last`, all openings.
+fn order(opening_bytes: u64, budget_bytes: u64, at_last: bool) -> [(Part, u64); 3] {
+    let above_share = opening_bytes.saturating_sub(budget_bytes / OPENING_SHARE);
+    [(Part::Opening, above_share), (Part::Middle, u64::MAX), (Part::Opening, if at_last { u64::MAX } else { 0 })]
+}
 
 impl Shared {
     /// Bytes that must go before `cost` more can be written.
@@ -30,31 +40,33 @@ impl Shared {
     }
 
     /// Evicts until `shortage` bytes are free or nothing more can go. Called by the writer thread only, so that no
-    /// new bytes are written to a range between its row's end and its hole. Returns the bytes freed.
-    pub(super) fn evict(&self, shortage: u64) -> Result<u64> {
+    /// new bytes are written to a range between its row's end and its hole. `at_last`: there is nothing to wait for that
+    /// could go before the openings. Returns the bytes freed.
+    pub(super) fn evict(&self, shortage: u64, at_last: bool) -> Result<u64> {
         self.index.touch(&self.hot.take_touches())?;
         let target = shortage.max(self.budget_bytes() / BATCH_SHARE);
         let mut victims: Vec<(ChunkRow, u64)> = Vec::new();
         let mut wanted = 0;
-        let mut passed = 0;
+        let mut passed = [0; 2];
         // Not read through us, they look old: passed over one by one, they would end the search before it finds anything.
         let lent = self.hot.pinned();
-        'search: while passed < PASSED_OVER_MAX {
-            let page = self.index.oldest(passed, PAGE, &lent)?;
-            let is_last = page.len() < PAGE;
-            for (row, slot_size) in page {
-                passed += 1;
-                if !self.hot.release(row.entry_id, slot_size, row.range) {
-                    continue;
+        for (part, bytes_max) in order(self.index.opening_bytes()?, self.budget_bytes(), at_last) {
+            let passed = &mut passed[part as usize];
+            let enough = target.min(bytes_max.saturating_add(wanted));
+            let mut is_last = false;
+            while wanted < enough && *passed < PASSED_OVER_MAX && !is_last {
+                let page = self.index.oldest(part, *passed, PAGE, &lent)?;
+                is_last = page.len() < PAGE;
+                for (row, slot_size) in page {
+                    if wanted >= enough {
+                        break;
+                    }
+                    *passed += 1;
+                    if self.hot.release(row.entry_id, slot_size, row.range) {
+                        wanted += disk_cost(row.range);
+                        victims.push((row, slot_size));
+                    }
                 }
-                wanted += disk_cost(row.range);
-                victims.push((row, slot_size));
-                if wanted >= target {
-                    break 'search;
-                }
-            }
-            if is_last {
-                break;
             }
         }
         let rows: Vec<_> = victims.iter().map(|(row, _)| row.clone()).collect();
@@ -82,5 +94,20 @@ impl Shared {
             }
         }
         Ok(freed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openings_outlive_the_middle_within_their_share() {
+        for (opening_bytes, first) in [(0, 0), (250, 0), (251, 1), (900, 650), (u64::MAX, u64::MAX - 250)] {
+            for (at_last, last) in [(false, 0), (true, u64::MAX)] {
+                let expected = [(Part::Opening, first), (Part::Middle, u64::MAX), (Part::Opening, last)];
+                assert_eq!(order(opening_bytes, 1_000, at_last), expected);
+            }
+        }
     }
 }

@@ -37,6 +37,8 @@ pub(super) enum Job {
     Keep { entry: Arc<Entry>, range: ByteRange, bytes: Arc<Vec<u8>>, digest: Digest, done: Done },
     /// The row is gone: give the bytes back.
     Punch { entry_id: i64, slot_size: u64, range: ByteRange },
+    /// Players open the film with it: what is recorded of it is marked.
+    Opening { entry: Arc<Entry>, range: ByteRange },
     /// An old version: delete it unless it is open.
     Retire { entry_id: i64 },
     /// Answer when all before it is recorded.
@@ -50,6 +52,7 @@ type Batch = BTreeMap<(i64, u64), (Arc<Entry>, NewChunk, u64)>;
 enum Written {
     /// And how many syncs of its file had failed before it was written.
     Chunk(Arc<Entry>, NewChunk, u64),
+    Opening(Arc<Entry>, ByteRange),
     Flush(Sender<()>),
 }
 
@@ -94,7 +97,7 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
                 Kept::Written => {
                     shared.hot.trust(entry.id, entry.chunk_size_bytes, range);
                     shared.metrics.cache_written_bytes.add(range.len());
-                    let chunk = NewChunk { entry_id: entry.id, range, digest };
+                    let chunk = NewChunk { entry_id: entry.id, range, digest, is_opening: entry.is_opening(range) };
                     // The recorder outlives this thread's sender.
                     let _ = written.send(Written::Chunk(entry, chunk, failed_syncs));
                 }
@@ -103,6 +106,9 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
             done(kept);
         }
         Job::Punch { entry_id, slot_size, range } => punch(shared, entry_id, slot_size, range),
+        Job::Opening { entry, range } => {
+            let _ = written.send(Written::Opening(entry, range));
+        }
         Job::Retire { entry_id } => {
             if let Err(error) = shared.retire(entry_id) {
                 log::warn!("cache: cannot drop an old version: {error}");
@@ -157,11 +163,11 @@ fn make_room(shared: &Shared, cost: u64, written: &Sender<Written>) -> Result<bo
         if shortage == 0 {
             return Ok(true);
         }
-        if shared.evict(shortage)? == 0 {
+        if shared.evict(shortage, flushed)? == 0 {
             if flushed {
                 return Ok(false);
             }
-            // What is written but not recorded can't be evicted yet: record it, then look again.
+            // What is written but not recorded can't be evicted yet: record it, then look again, for openings, too.
             let (done, wait) = bounded(1);
             if written.send(Written::Flush(done)).is_ok() {
                 let _ = wait.recv();
@@ -190,6 +196,11 @@ fn record_all(shared: &Shared, inbox: &Receiver<Written>) {
                     if !gathering {
                         gathering = true;
                         gather_until = Instant::now() + GATHER;
+                    }
+                }
+                Ok(Written::Opening(entry, range)) => {
+                    if let Err(error) = shared.index.mark_opening(entry.id, entry.chunk_size_bytes, range) {
+                        log::warn!("cache: {error}");
                     }
                 }
                 Ok(Written::Flush(done)) => flushes.push(done),
@@ -253,7 +264,12 @@ fn record(shared: &Shared, batch: &Batch) -> Result<()> {
     if batch.is_empty() {
         return Ok(());
     }
-    let chunks: Vec<_> = batch.values().map(|(_, chunk, _)| *chunk).collect();
+    // What is known of its film by now, whenever it was written.
+    let now_known = |(entry, chunk, _): &(Arc<Entry>, NewChunk, u64)| {
+        let is_opening = entry.is_opening(chunk.range);
+        NewChunk { is_opening, ..*chunk }
+    };
+    let chunks: Vec<_> = batch.values().map(now_known).collect();
     shared.index.record(&chunks, micros(SystemTime::now()))
 }
 
@@ -288,7 +304,8 @@ fn merge_slot(shared: &Shared, entry: &Entry, slot: ByteRange) -> Result<()> {
         Digest::of(&bytes[from..to]) == part.digest
     };
     if parts.iter().all(is_true) {
-        let merged = NewChunk { entry_id: entry.id, range: slot, digest: Digest::of(&bytes) };
+        let is_opening = entry.is_opening(slot);
+        let merged = NewChunk { entry_id: entry.id, range: slot, digest: Digest::of(&bytes), is_opening };
         shared.index.merge(&parts, &merged, micros(SystemTime::now()))?;
     }
     Ok(())

@@ -100,6 +100,8 @@ pub struct Entry {
     stat: Stat,
     chunk_size_bytes: u64,
     data: DataFile,
+    // What players open it with, as far as it is known. A few ranges: whoever tells bounds them. Taken alone.
+    opening: Mutex<RangeSet>,
 }
 
 /// What the cache holds of a range.
@@ -153,6 +155,11 @@ impl Entry {
     /// Width of a slot: chunks lie within multiples of it.
     pub fn chunk_size_bytes(&self) -> u64 {
         self.chunk_size_bytes
+    }
+
+    /// Whether players open the film with any byte of `range`.
+    fn is_opening(&self, range: ByteRange) -> bool {
+        !self.opening.lock().overlap(range).is_empty()
     }
 
     /// The slot that holds `offset`, cut at the end of the file.
@@ -218,7 +225,8 @@ impl Cache {
             (id, shared.config.chunk_size_bytes, DataFile::nowhere())
         });
         let chunk_size_bytes = chunk_size_bytes.max(1);
-        let entry = Arc::new(Entry { id, path: path.into(), stat: stat.clone(), chunk_size_bytes, data });
+        let opening = Mutex::default();
+        let entry = Arc::new(Entry { id, path: path.into(), stat: stat.clone(), chunk_size_bytes, data, opening });
         open.retain(|_, entry| entry.strong_count() > 0);
         open.insert(id, Arc::downgrade(&entry));
         drop(open);
@@ -330,6 +338,19 @@ impl Cache {
         {
             done(Kept::Skipped);
         }
+    }
+
+    /// Players open the film with `range`: what is and will be kept of it outlives the middle of films.
+    pub fn opens_with(&self, entry: &Arc<Entry>, range: ByteRange) {
+        {
+            let mut opening = entry.opening.lock();
+            if opening.contains(range) {
+                return;
+            }
+            opening.insert(range);
+        }
+        // Best effort: what does not fit the queue now goes a little earlier than it should.
+        let _ = self.jobs().try_send(Job::Opening { entry: Arc::clone(entry), range });
     }
 
     /// Number and bytes of the chunks recorded of `entry`.

@@ -27,7 +27,7 @@ impl Shared {
         self.used_bytes.store(self.index.used_bytes(DISK_BLOCK_BYTES)?, Ordering::Relaxed);
         loop {
             let over = self.used_bytes.load(Ordering::Relaxed).saturating_sub(self.budget_bytes());
-            if over == 0 || self.evict(over)? == 0 {
+            if over == 0 || self.evict(over, true)? == 0 {
                 return Ok(());
             }
         }

@@ -2,6 +2,8 @@
 //! the disk never holds more than it may.
 //! Never here: origins and readers (see `read`'s own tests), SQL (see the index's).
 
+mod keeping;
+
 use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::process::Command;
@@ -465,7 +467,7 @@ fn orphans_of_a_crash_are_swept() {
     fs::write(&stray, "stray").unwrap();
     let foreign = names[0].with_file_name("notes.txt");
     fs::write(&foreign, "mine").unwrap();
-    sql(&dir, "INSERT INTO cache_chunks VALUES (4711, 0, 65536, zeroblob(32), 1)");
+    sql(&dir, "INSERT INTO cache_chunks VALUES (4711, 0, 65536, zeroblob(32), 1, 0)");
     let cache = open(&dir);
     assert!(!stray.exists() && foreign.exists());
     fs::remove_file(foreign).unwrap();
@@ -500,7 +502,7 @@ fn a_smaller_budget_holds_from_the_start() {
     sql(
         &dir,
         "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 6000)
-         INSERT INTO cache_chunks SELECT 1, i * 65536, (i + 1) * 65536, zeroblob(32), i FROM n",
+         INSERT INTO cache_chunks SELECT 1, i * 65536, (i + 1) * 65536, zeroblob(32), i, 0 FROM n",
     );
     let cache = open(&dir);
     assert!(cache.used_bytes() <= BUDGET, "{}", cache.used_bytes());
@@ -669,8 +671,8 @@ fn what_the_disk_refuses_to_sync_is_not_shown_again() {
     let broken = File::options().read(true).write(true).open("/dev/null").unwrap();
     let Entry { id, path, stat, chunk_size_bytes, .. } = &*film;
     let (path, stat) = (Arc::clone(path), stat.clone());
-    let refused =
-        Arc::new(Entry { id: *id, path, stat, chunk_size_bytes: *chunk_size_bytes, data: DataFile::over(broken) });
+    let (chunk_size_bytes, data, opening) = (*chunk_size_bytes, DataFile::over(broken), Mutex::default());
+    let refused = Arc::new(Entry { id: *id, path, stat, chunk_size_bytes, data, opening });
     cache.flush();
     assert_eq!(keep(&cache, &refused, 1, slot(1)), Kept::Written);
     cache.flush();

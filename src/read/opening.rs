@@ -8,10 +8,15 @@ use std::sync::Arc;
 use super::container::{Piece, survey};
 use super::pattern::Access;
 use super::{Core, Handle};
-use crate::config::BLOCK_SIZE_BYTES;
+use crate::config::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
 use crate::error::Result;
 use crate::fetch::Lane;
 use crate::range::ByteRange;
+
+/// Of a film's start: the first chunk, which is longer than any header but an index, and a second or two of pictures.
+const HEAD_BYTES: u64 = CHUNK_SIZE_BYTES;
+/// Of a film's end: what a player looks at first, see `drive/contact.rs`.
+const TAIL_BYTES: u64 = BLOCK_SIZE_BYTES;
 
 /// Blocks of one film that are looked at: its head, the header behind its pictures, a list of places, the index's own
 /// header, and as many again for the strange ones.
@@ -25,6 +30,13 @@ pub fn is_film_name(path: &str) -> bool {
     path.rsplit_once('.').is_some_and(|(_, ending)| FILM_ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
 }
 
+/// What players open any film of this size with: its head and its tail, in whole blocks. They meet in a short one.
+pub(super) fn ends(size_bytes: u64) -> [ByteRange; 2] {
+    let head = ByteRange::new(0, HEAD_BYTES.min(size_bytes));
+    let tail = ByteRange::new(size_bytes.saturating_sub(TAIL_BYTES), size_bytes);
+    [head, tail.align(BLOCK_SIZE_BYTES, size_bytes)]
+}
+
 /// What was looked at so far.
 type Looked = Vec<(u64, Vec<u8>)>;
 
@@ -32,8 +44,14 @@ impl Core {
     /// Looks at a film that was just opened, from its first bytes on.
     pub(super) fn look_into(self: &Arc<Self>, handle: &Arc<Handle>) -> Result<()> {
         let entry = &handle.entry;
+        if !is_film_name(entry.path()) {
+            return Ok(());
+        }
+        for end in ends(entry.size_bytes()) {
+            self.cache.opens_with(entry, end);
+        }
         let is_whole = || Ok(self.cache.held(entry)?.1 == entry.size_bytes());
-        if is_film_name(entry.path()) && entry.size_bytes() > BLOCK_SIZE_BYTES && !is_whole()? {
+        if entry.size_bytes() > BLOCK_SIZE_BYTES && !is_whole()? {
             self.look_at(handle, ByteRange::new(0, BLOCK_SIZE_BYTES), Looked::new());
         }
         Ok(())
@@ -61,6 +79,7 @@ impl Core {
         }
         for part in found.index {
             let blocks = part.align(BLOCK_SIZE_BYTES, entry.size_bytes());
+            self.cache.opens_with(entry, blocks);
             for part in blocks.slots(entry.chunk_size_bytes()) {
                 match self.fetch_slot(entry, part, Lane::Urgent, &[]) {
                     Ok(begun) => handle.opening.lock().extend(begun),
@@ -78,7 +97,21 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
-    use super::is_film_name;
+    use super::*;
+
+    const KIB: u64 = 1 << 10;
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_film_has_two_ends() {
+        for (size, tail_start) in [(10 * MIB, 10 * MIB - 64 * KIB), (10 * MIB + 1, 10 * MIB - 64 * KIB), (64 * KIB, 0)]
+        {
+            let head = ByteRange::new(0, size.min(2 * MIB));
+            assert_eq!(ends(size), [head, ByteRange::new(tail_start, size)], "{size}");
+        }
+        assert_eq!(ends(1), [ByteRange::new(0, 1); 2]);
+        assert!(ends(0).iter().all(|end| end.is_empty()));
+    }
 
     #[test]
     fn films_by_their_names() {

@@ -3,7 +3,7 @@
 
 use rusqlite::{OptionalExtension as _, Row, params};
 
-use super::{ChunkRow, EntryKey, EntryRow, Index, loaded, stored};
+use super::{ChunkRow, EntryKey, EntryRow, Index, Part, loaded, stored};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::range::ByteRange;
@@ -28,7 +28,7 @@ pub(super) const OLDEST: &str = "
     SELECT c.entry_id, c.start_byte, c.end_byte, c.sha256, c.accessed_at, e.chunk_size
     FROM cache_chunks c INDEXED BY cache_chunks_by_age
     JOIN cache_entries e ON e.entry_id = c.entry_id
-    WHERE e.pinned = 0 ORDER BY c.accessed_at LIMIT ?1 OFFSET ?2";
+    WHERE c.keep = ?1 ORDER BY c.accessed_at LIMIT ?2 OFFSET ?3";
 
 const ENTRY_COLUMNS: &str = "entry_id, path, version, size_bytes, chunk_size, accessed_at, pinned";
 
@@ -128,16 +128,25 @@ impl Index {
         })
     }
 
-    /// Up to `limit` chunks with their entry's slot size, least recently used first, after skipping `skip` of them;
-    /// pinned entries' are left out, and those of `lent`.
-    pub fn oldest(&self, skip: usize, limit: usize, lent: &[i64]) -> Result<Vec<(ChunkRow, u64)>> {
+    /// Bytes of all chunks that players open films with, pinned ones aside.
+    pub fn opening_bytes(&self) -> Result<u64> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT opening_bytes FROM cache_totals")?
+                .query_row([], |row| row.get(0).map(loaded))
+        })
+    }
+
+    /// Up to `limit` chunks of one kind with their entry's slot size, least recently used first, after skipping `skip` of
+    /// them; pinned entries' are left out, and those of `lent`.
+    pub fn oldest(&self, part: Part, skip: usize, limit: usize, lent: &[i64]) -> Result<Vec<(ChunkRow, u64)>> {
         // Numbers of our own: nothing to escape. There are a few at most, and mostly the same ones.
         let lent: Vec<_> = lent.iter().map(i64::to_string).collect();
-        let sql = OLDEST.replace("e.pinned = 0", &format!("e.pinned = 0 AND c.entry_id NOT IN ({})", lent.join(", ")));
+        let sql = OLDEST.replace("c.keep = ?1", &format!("c.keep = ?1 AND c.entry_id NOT IN ({})", lent.join(", ")));
         let rows = self.read(|connection| {
             connection
                 .prepare_cached(&sql)?
-                .query_map([stored(limit.min(PAGE_MAX) as u64), stored(skip as u64)], |row| {
+                .query_map([part as i64, stored(limit.min(PAGE_MAX) as u64), stored(skip as u64)], |row| {
                     Ok(chunk_row(row)?.zip(row.get::<_, i64>(5).map(|size| loaded(size).max(1)).ok()))
                 })?
                 .collect::<rusqlite::Result<Vec<_>>>()

@@ -24,7 +24,7 @@ use crate::range::ByteRange;
 pub use recording::{EntryKey, NewChunk, Touch};
 
 /// The newest schema this program knows; `PRAGMA user_version` of a database it wrote.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 /// Idle reading connections kept; more are opened under load and closed after.
 const READERS_MAX: usize = 8;
 /// Pages each of them keeps in memory: the inner ones of an index of ten million rows.
@@ -35,7 +35,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const QUICK_CHECK_BYTES_MAX: u64 = 64 << 20;
 
 /// One migration a line: from schema `n` to `n + 1`.
-const MIGRATIONS: [&str; SCHEMA as usize] = ["
+const MIGRATIONS: [&str; SCHEMA as usize] = [
+    "
     CREATE TABLE cache_entries (
         entry_id    INTEGER PRIMARY KEY AUTOINCREMENT, -- data files and trust go by it: never used twice
         origin      TEXT    NOT NULL,
@@ -57,7 +58,38 @@ const MIGRATIONS: [&str; SCHEMA as usize] = ["
         PRIMARY KEY (entry_id, start_byte)
     ) WITHOUT ROWID;
     CREATE INDEX cache_chunks_by_age ON cache_chunks (accessed_at);
-"];
+",
+    "
+    -- 1: players open the film with it; 2: its entry is pinned; 3: both. Of each kind the oldest are found at once.
+    ALTER TABLE cache_chunks ADD COLUMN keep INTEGER NOT NULL DEFAULT 0;
+    DROP INDEX cache_chunks_by_age;
+    CREATE INDEX cache_chunks_by_age ON cache_chunks (keep, accessed_at);
+    CREATE INDEX cache_entries_pinned ON cache_entries (size_bytes) WHERE pinned = 1;
+    -- Bytes of all chunks whose keep is 1: counted here, in the transactions that change them, and never summed up.
+    CREATE TABLE cache_totals (opening_bytes INTEGER NOT NULL);
+    INSERT INTO cache_totals VALUES (0);
+    CREATE TRIGGER opening_comes AFTER INSERT ON cache_chunks WHEN new.keep = 1 BEGIN
+        UPDATE cache_totals SET opening_bytes = opening_bytes + (new.end_byte - new.start_byte);
+    END;
+    CREATE TRIGGER opening_goes AFTER DELETE ON cache_chunks WHEN old.keep = 1 BEGIN
+        UPDATE cache_totals SET opening_bytes = opening_bytes - (old.end_byte - old.start_byte);
+    END;
+    CREATE TRIGGER opening_changes AFTER UPDATE OF end_byte, keep ON cache_chunks
+    WHEN old.keep = 1 OR new.keep = 1 BEGIN
+        UPDATE cache_totals SET opening_bytes = opening_bytes
+            - (old.keep = 1) * (old.end_byte - old.start_byte) + (new.keep = 1) * (new.end_byte - new.start_byte);
+    END;
+",
+];
+
+/// What an eviction makes of a chunk that is not pinned, as the index stores it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Somewhere in a file.
+    Middle = 0,
+    /// Players open the film with it: its head, its tail, its container's index.
+    Opening = 1,
+}
 
 /// A row of `cache_entries`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -31,6 +31,8 @@ pub struct NewChunk {
     pub range: ByteRange,
     /// Their hash.
     pub digest: Digest,
+    /// Players open the film with some of them.
+    pub is_opening: bool,
 }
 
 /// A slot that was read.
@@ -72,12 +74,23 @@ impl Index {
     pub fn record(&self, chunks: &[NewChunk], now: i64) -> Result<()> {
         self.write(|connection| {
             let mut insert = connection.prepare_cached(
-                "INSERT OR REPLACE INTO cache_chunks (entry_id, start_byte, end_byte, sha256, accessed_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                // Not REPLACE, which tells no trigger of what it takes out.
+                "INSERT INTO cache_chunks (entry_id, start_byte, end_byte, sha256, accessed_at, keep)
+                 VALUES (?1, ?2, ?3, ?4, ?5,
+                         ?6 + 2 * coalesce((SELECT pinned FROM cache_entries WHERE entry_id = ?1), 0))
+                 ON CONFLICT DO UPDATE SET end_byte = excluded.end_byte, sha256 = excluded.sha256,
+                                           accessed_at = excluded.accessed_at, keep = keep | excluded.keep",
             )?;
             for chunk in chunks {
                 let (start, end) = (stored(chunk.range.start), stored(chunk.range.end));
-                insert.execute(params![chunk.entry_id, start, end, chunk.digest.as_bytes(), now])?;
+                insert.execute(params![
+                    chunk.entry_id,
+                    start,
+                    end,
+                    chunk.digest.as_bytes(),
+                    now,
+                    i64::from(chunk.is_opening)
+                ])?;
             }
             Ok(())
         })
@@ -97,20 +110,46 @@ impl Index {
                 }
             }
             let (start, end) = (stored(merged.range.start), stored(merged.range.end));
+            // Of rows of one entry, all are pinned or none is: the greatest says whether any opens the film.
+            let keep: i64 = connection
+                .prepare_cached(
+                    "SELECT max(keep) FROM cache_chunks WHERE entry_id = ?1 AND start_byte >= ?2 AND start_byte < ?3",
+                )?
+                .query_row(params![merged.entry_id, start, end], |row| row.get(0))?;
             connection
                 .prepare_cached(
                     "DELETE FROM cache_chunks WHERE entry_id = ?1 AND start_byte >= ?2 AND start_byte < ?3",
                 )?
                 .execute(params![merged.entry_id, start, end])?;
-            connection.prepare_cached("INSERT INTO cache_chunks VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+            connection.prepare_cached("INSERT INTO cache_chunks VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(params![
                 merged.entry_id,
                 start,
                 end,
                 merged.digest.as_bytes(),
-                now
+                now,
+                keep | i64::from(merged.is_opening)
             ])?;
             Ok(true)
         })
+    }
+
+    /// Players open the film with `range`: what is recorded of it is kept longer from now on.
+    pub fn mark_opening(&self, entry_id: i64, slot_size: u64, range: ByteRange) -> Result<()> {
+        self.write(|connection| {
+            let slot_start = range.start - range.start % slot_size;
+            connection
+                .prepare_cached(
+                    "UPDATE cache_chunks SET keep = keep | 1
+                     WHERE entry_id = ?1 AND start_byte >= ?2 AND start_byte < ?3 AND end_byte > ?4 AND keep & 1 = 0",
+                )?
+                .execute(params![entry_id, stored(slot_start), stored(range.end), stored(range.start)])
+                .map(|_| ())
+        })
+    }
+
+    /// Pins an entry, or takes its pin back: with all its chunks, those of now and those to come.
+    pub fn set_pinned(&self, entry_id: i64, is_pinned: bool) -> Result<()> {
+        self.write(|connection| set_pinned(connection, entry_id, is_pinned))
     }
 
     /// Takes these rows out; rows that are gone already, or are others by now, are left alone.
@@ -196,4 +235,15 @@ impl Index {
         };
         run(&mut connection).map_err(|error| self.failed(&error))
     }
+}
+
+/// In a transaction: a pinned entry's chunks and the entry itself say the same.
+fn set_pinned(connection: &Connection, entry_id: i64, is_pinned: bool) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE cache_entries SET pinned = ?2 WHERE entry_id = ?1")?
+        .execute(params![entry_id, is_pinned])?;
+    connection
+        .prepare_cached("UPDATE cache_chunks SET keep = (keep & 1) + 2 * ?2 WHERE entry_id = ?1")?
+        .execute(params![entry_id, is_pinned])?;
+    Ok(())
 }

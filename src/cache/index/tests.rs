@@ -43,7 +43,12 @@ impl Bench {
 }
 
 fn chunk(entry_id: i64, start: u64, end: u64) -> NewChunk {
-    NewChunk { entry_id, range: ByteRange::new(start, end), digest: Digest::of(&start.to_le_bytes()) }
+    NewChunk {
+        entry_id,
+        range: ByteRange::new(start, end),
+        digest: Digest::of(&start.to_le_bytes()),
+        is_opening: false,
+    }
 }
 
 fn ranges(rows: &[ChunkRow]) -> Vec<(u64, u64)> {
@@ -60,13 +65,13 @@ fn the_schema_is_what_the_design_says() {
             .map(|value| format!("{value:?}"))
             .unwrap()
     };
-    assert_eq!(pragma("user_version"), "Integer(1)");
+    assert_eq!(pragma("user_version"), "Integer(2)");
     assert_eq!(pragma("journal_mode"), "Text(\"wal\")");
     let columns = |table: &str| -> Vec<String> {
         let mut query = connection.prepare(&format!("SELECT name FROM pragma_table_info('{table}')")).unwrap();
         query.query_map([], |row| row.get(0)).unwrap().map(std::result::Result::unwrap).collect()
     };
-    assert_eq!(columns("cache_chunks"), ["entry_id", "start_byte", "end_byte", "sha256", "accessed_at"]);
+    assert_eq!(columns("cache_chunks"), ["entry_id", "start_byte", "end_byte", "sha256", "accessed_at", "keep"]);
     let entries =
         ["entry_id", "origin", "path", "version", "size_bytes", "chunk_size", "created_at", "accessed_at", "pinned"];
     assert_eq!(columns("cache_entries"), entries);
@@ -182,14 +187,68 @@ fn the_least_recently_used_comes_first_and_pinned_entries_never() {
     for (at, start) in [(30, 0), (10, SLOT), (20, 2 * SLOT)] {
         bench.index.record(&[chunk(film, start, start + SLOT), chunk(pinned, start, start + SLOT)], at).unwrap();
     }
-    bench.index.writer().execute("UPDATE cache_entries SET pinned = 1 WHERE entry_id = ?1", [pinned]).unwrap();
+    bench.index.set_pinned(pinned, true).unwrap();
     let oldest = |skip, limit| -> Vec<u64> {
-        bench.index.oldest(skip, limit, &[]).unwrap().iter().map(|(row, _)| row.range.start / SLOT).collect()
+        let rows = bench.index.oldest(Part::Middle, skip, limit, &[]).unwrap();
+        rows.iter().map(|(row, _)| row.range.start / SLOT).collect()
     };
     assert_eq!(oldest(0, 10), [1, 2, 0]);
     assert_eq!(oldest(1, 1), [2]);
     bench.index.touch(&[Touch { entry_id: film, slot: ByteRange::at(SLOT, SLOT), at: 40 }]).unwrap();
     assert_eq!(oldest(0, 10), [2, 0, 1]);
+    bench.index.record(&[chunk(pinned, 5 * SLOT, 6 * SLOT)], 1).unwrap();
+    assert_eq!(oldest(0, 10), [2, 0, 1], "what comes later is pinned, too");
+    bench.index.set_pinned(pinned, false).unwrap();
+    assert_eq!(oldest(0, 10), [5, 1, 2, 2, 0, 0, 1], "and all of it goes with the pin");
+}
+
+#[test]
+fn openings_stand_apart_and_are_counted() {
+    let bench = bench();
+    let film = bench.entry("film");
+    let head = NewChunk { is_opening: true, ..chunk(film, 0, BLOCK) };
+    bench.index.record(&[head, chunk(film, BLOCK, SLOT), chunk(film, SLOT, 2 * SLOT)], 1).unwrap();
+    let kinds = || {
+        let of =
+            |part| bench.index.oldest(part, 0, 10, &[]).unwrap().into_iter().map(|(row, _)| row).collect::<Vec<_>>();
+        (ranges(&of(Part::Opening)), ranges(&of(Part::Middle)), bench.index.opening_bytes().unwrap())
+    };
+    assert_eq!(kinds(), (vec![(0, BLOCK)], vec![(BLOCK, SLOT), (SLOT, 2 * SLOT)], BLOCK));
+    bench.index.record(&[head], 2).unwrap();
+    assert_eq!(kinds().2, BLOCK, "the same once more");
+    let parts = bench.index.covering(film, ByteRange::new(0, SLOT)).unwrap();
+    assert!(bench.index.merge(&parts, &chunk(film, 0, SLOT), 2).unwrap());
+    assert_eq!(kinds(), (vec![(0, SLOT)], vec![(SLOT, 2 * SLOT)], SLOT), "a part of it is an opening");
+    bench.index.mark_opening(film, SLOT, ByteRange::new(SLOT + 5, SLOT + 6)).unwrap();
+    bench.index.mark_opening(film, SLOT, ByteRange::new(SLOT + 7, SLOT + 8)).unwrap();
+    assert_eq!(kinds(), (vec![(SLOT, 2 * SLOT), (0, SLOT)], vec![], 2 * SLOT));
+    bench.index.set_pinned(film, true).unwrap();
+    assert_eq!(kinds(), (vec![], vec![], 0), "pinned ones have no need of it");
+    bench.index.set_pinned(film, false).unwrap();
+    assert_eq!(kinds().2, 2 * SLOT, "an opening as before");
+    bench.index.remove(&bench.index.covering(film, ByteRange::new(0, 1)).unwrap()).unwrap();
+    assert_eq!(kinds().2, SLOT);
+    bench.index.remove_entry(film).unwrap();
+    assert_eq!(kinds().2, 0);
+}
+
+#[test]
+fn an_index_of_the_first_schema_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index.sqlite");
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch(MIGRATIONS[0]).unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    old.execute_batch(
+        "INSERT INTO cache_entries VALUES (1, 'o', 'film', 'v', 100, 50, 1, 1, 0);
+         INSERT INTO cache_chunks VALUES (1, 0, 50, zeroblob(32), 1)",
+    )
+    .unwrap();
+    drop(old);
+    let index = Index::open(&path).unwrap();
+    assert_eq!((index.held(1).unwrap(), index.opening_bytes().unwrap()), ((1, 50), 0));
+    index.mark_opening(1, 50, ByteRange::new(0, 10)).unwrap();
+    assert_eq!(index.opening_bytes().unwrap(), 50, "with its film's next open");
 }
 
 #[test]
@@ -237,7 +296,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
     for opened in [Index::open(&bench.path()), Index::open_to_look(&bench.path())] {
         let error = opened.err().unwrap();
         assert_eq!(error.kind(), Kind::Unsupported);
-        assert!(error.to_string().contains("schema 2"), "{error}");
+        assert!(error.to_string().contains(&format!("schema {}", SCHEMA + 1)), "{error}");
     }
     assert_eq!(bench.names_aside(), 0);
     bench.index.writer().pragma_update(None, "user_version", SCHEMA).unwrap();
