@@ -15,9 +15,11 @@ use crate::fetch::Fetcher;
 use crate::fuse::session::Session;
 use crate::fuse::signals::End;
 use crate::metrics::Metrics;
+use crate::origin::breaker::Breaker;
 use crate::origin::source::Source;
 use crate::origin::{Listed, Origin, Patience};
 use crate::read::Reader;
+use crate::retry::Retry;
 use crate::sys;
 
 /// A drive in its place, served by its own threads. Dropping it unmounts, too, and keeps errors to itself.
@@ -48,6 +50,8 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     sys::raise_open_files_limit();
     sys::keep_allocator_lean();
     let origin = Source::parse(&config.source)?.open()?;
+    let origin: Arc<dyn Origin> =
+        Arc::new(Breaker::start(origin, config.fetch.chunk_timeout / 2, Arc::clone(&metrics))?);
     let top = list_top(&*origin, config.fetch.chunk_timeout)?;
     // While the rest is put together.
     origin.warm(Duration::ZERO);
@@ -65,15 +69,17 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
 /// Everything above the cache and below the kernel.
 fn drive(config: &Config, origin: &Arc<dyn Origin>, cache: &Arc<Cache>, metrics: Arc<Metrics>) -> Result<Drive> {
     let fetch = &config.fetch;
+    let retry = Arc::new(Retry::new(fetch.retries, Arc::clone(&metrics)));
     let fetcher = Fetcher::start(
         Arc::clone(origin),
         Arc::clone(cache),
         fetch,
         config.cache.chunk_size_bytes,
+        Arc::clone(&retry),
         Arc::clone(&metrics),
     )?;
     let reader = Reader::start(Arc::clone(cache), fetcher, &config.read, fetch.chunk_timeout, metrics)?;
-    Drive::start(Arc::clone(origin), Arc::clone(cache), reader, &config.drive, (fetch.chunk_timeout, fetch.retries))
+    Drive::start(Arc::clone(origin), Arc::clone(cache), reader, &config.drive, (fetch.chunk_timeout, retry))
 }
 
 /// A source that can't be listed is a mistake in the command more often than a passing fault: say so before mounting.

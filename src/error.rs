@@ -16,11 +16,14 @@ pub enum Kind {
     Corrupt,
     /// The file is no longer the version this handle was opened on (412, new `ETag`, new mtime).
     Changed,
-    /// No answer from the origin at all: refused, no route, no such host, connection lost.
+    /// No answer from the origin at all: refused, no route, no such host, connection lost; or another's word that it is
+    /// not there (502, 503, 504).
     Unreachable,
+    /// Not asked, as the origin has not answered for a while (see `origin::breaker`).
+    Away,
     /// An answer that came too late.
     TimedOut,
-    /// The origin asks us to slow down or is failing for now (408, 429, 5xx).
+    /// The origin asks us to slow down or is failing for now (408, 429, 500, or any with `Retry-After`).
     Busy,
     /// No room: disk full, or a stated limit is reached.
     Full,
@@ -92,7 +95,7 @@ impl Error {
 
     /// Whether the same request may succeed if simply asked again.
     pub fn may_pass(&self) -> bool {
-        matches!(self.kind, Kind::Unreachable | Kind::TimedOut | Kind::Busy)
+        matches!(self.kind, Kind::Unreachable | Kind::Away | Kind::TimedOut | Kind::Busy)
     }
 }
 

@@ -1,7 +1,11 @@
 //! Counters every room adds to and the command line reads. Plain atomics, shared as one `Arc`.
 //! Never here: formatting, and any decision taken from a count.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Times remembered: enough for a 99th in a hundred to mean something, few enough to tell of now.
+const TIMES_MAX: usize = 256;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -16,6 +20,38 @@ impl Counter {
     /// The sum so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How long something took, the last `TIMES_MAX` times.
+#[derive(Debug)]
+pub struct Times {
+    // In microseconds; 0 where there is none yet.
+    micros: [AtomicU32; TIMES_MAX],
+    next: AtomicUsize,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self { micros: [const { AtomicU32::new(0) }; TIMES_MAX], next: AtomicUsize::new(0) }
+    }
+}
+
+impl Times {
+    /// It took so long once more.
+    pub fn add(&self, time: Duration) {
+        let at = self.next.fetch_add(1, Ordering::Relaxed) % TIMES_MAX;
+        let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX).max(1);
+        self.micros[at].store(micros, Ordering::Relaxed);
+    }
+
+    /// What so many in a hundred did not exceed; `None` while nothing is known.
+    pub fn percentile(&self, percent: usize) -> Option<Duration> {
+        let known = self.micros.iter().map(|micros| micros.load(Ordering::Relaxed)).filter(|micros| *micros > 0);
+        let mut sorted: Vec<_> = known.collect();
+        sorted.sort_unstable();
+        let rank = (sorted.len() * percent.min(100)).div_ceil(100).max(1);
+        sorted.get(rank - 1).map(|micros| Duration::from_micros(u64::from(*micros)))
     }
 }
 
@@ -40,6 +76,12 @@ pub struct Metrics {
     pub origin_bytes: Counter,
     /// Range requests made to the origin.
     pub origin_requests: Counter,
+    /// Questions of any kind that the origin did not answer, or answered with an error that may pass.
+    pub origin_errors: Counter,
+    /// How long its answers took to begin, of whatever kind.
+    pub origin_answer_times: Times,
+    /// Times it was found to be away.
+    pub origin_outages: Counter,
     /// Requests made again after a failure that might pass.
     pub retries: Counter,
     /// Second requests made because the first was late; counted as requests, too.
@@ -56,4 +98,20 @@ pub struct Metrics {
     pub cache_skipped_bytes: Counter,
     /// Recorded chunks whose bytes failed their hash and were dropped.
     pub cache_corrupt_chunks: Counter,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_times_tell() {
+        let times = Times::default();
+        assert_eq!(times.percentile(50), None);
+        (0..TIMES_MAX).for_each(|_| times.add(Duration::from_hours(9)));
+        (1..=TIMES_MAX as u64).for_each(|ms| times.add(Duration::from_millis(ms)));
+        assert_eq!(times.percentile(50), Some(Duration::from_millis(128)));
+        assert_eq!(times.percentile(99), Some(Duration::from_millis(254)));
+        assert_eq!(times.percentile(0), Some(Duration::from_millis(1)));
+    }
 }

@@ -28,6 +28,7 @@ use reelfs::origin::Patience;
 use reelfs::origin::source::Source;
 use reelfs::range::{ByteRange, RangeSet};
 use reelfs::read::{Handle, Reader};
+use reelfs::retry::Retry;
 
 const CHILD: &str = "REELFS_TEST_CRASH_CHILD";
 const KILLS: u32 = 200;
@@ -59,7 +60,8 @@ impl Mount {
             FILES.iter().map(|(name, _)| cache.entry(name, &origin.stat(name, &patience).unwrap()).unwrap()).collect();
         let fetch = FetchConfig { connections: 4, chunk_timeout: PATIENCE, retries: 1 };
         let read = ReadConfig { lookahead_chunks: 4, fill: Fill::Playing, checks_whole: true };
-        let fetcher = Fetcher::start(origin, Arc::clone(&cache), &fetch, CHUNK, Arc::clone(&metrics)).unwrap();
+        let retry = Arc::new(Retry::new(fetch.retries, Arc::clone(&metrics)));
+        let fetcher = Fetcher::start(origin, Arc::clone(&cache), &fetch, CHUNK, retry, Arc::clone(&metrics)).unwrap();
         let reader = Reader::start(Arc::clone(&cache), fetcher, &read, PATIENCE, metrics).unwrap();
         let handles = entries.into_iter().map(|entry| reader.open(entry)).collect();
         Self { reader, cache, handles }

@@ -29,6 +29,7 @@ use reelfs::origin::source::Source;
 use reelfs::origin::{Origin, Patience, Stat};
 use reelfs::range::ByteRange;
 use reelfs::read::{Handle, Reader};
+use reelfs::retry::Retry;
 
 const CHUNK: u64 = 128 << 10;
 /// The least there can be: everything is evicted all the time.
@@ -123,8 +124,9 @@ impl Mount {
         let read = ReadConfig { lookahead_chunks: 4, fill: Fill::Playing, checks_whole: true };
         let origin = Source::parse(url).unwrap().open().unwrap();
         let cache = Arc::new(Cache::open(&cache, origin.describe(), Arc::clone(&metrics)).unwrap());
-        let fetcher =
-            Fetcher::start(Arc::clone(&origin), Arc::clone(&cache), &fetch, CHUNK, Arc::clone(&metrics)).unwrap();
+        let (asked, counted) = (Arc::clone(&origin), Arc::clone(&metrics));
+        let retry = Arc::new(Retry::new(fetch.retries, Arc::clone(&metrics)));
+        let fetcher = Fetcher::start(asked, Arc::clone(&cache), &fetch, CHUNK, retry, counted).unwrap();
         let reader = Reader::start(Arc::clone(&cache), fetcher, &read, TIMEOUT, Arc::clone(&metrics)).unwrap();
         Self { reader, cache, origin, metrics }
     }

@@ -20,7 +20,8 @@ const FLOORS: [&[&str]; 10] = [
 ];
 
 /// Rooms on the lowest floor are single files; these uses among them are by design, and form no circle.
-const AMONG_THE_LOWEST: [(&str, &str); 3] = [("config", "error"), ("retry", "error"), ("sys", "range")];
+const AMONG_THE_LOWEST: [(&str, &str); 4] =
+    [("config", "error"), ("retry", "error"), ("retry", "metrics"), ("sys", "range")];
 
 /// Longest file: past it, two things live in one room.
 const LINES_MAX: usize = 600;

@@ -22,7 +22,7 @@ use crate::error::{Error, Kind, Result};
 use crate::origin::{Listed, ListedKind, Origin, Patience, Stat};
 use crate::range::ByteRange;
 use crate::read::{Handle, Reader};
-use crate::retry;
+use crate::retry::{self, Retry};
 
 use handles::Handles;
 use inodes::Inodes;
@@ -125,19 +125,19 @@ pub struct Capacity {
 }
 
 impl Drive {
-    /// Starts the drive's threads. `timeout` bounds each question about names.
+    /// Starts the drive's threads. `timeout` bounds each question about names; `retry` decides which are asked again.
     pub fn start(
         origin: Arc<dyn Origin>,
         cache: Arc<Cache>,
         reader: Reader,
         config: &DriveConfig,
-        (timeout, retries): (Duration, u32),
+        (timeout, retry): (Duration, Arc<Retry>),
     ) -> Result<Self> {
         let jobs = Arc::new(Jobs::start("names", NAMES_THREADS)?);
         let opens = Jobs::start("open", OPEN_THREADS)?;
         let gives = Jobs::start("give", GIVE_THREADS)?;
         let cancel = Cancel::new();
-        let ask = Ask { origin: Arc::clone(&origin), cancel: cancel.clone(), timeout, retries };
+        let ask = Ask { origin: Arc::clone(&origin), cancel: cancel.clone(), timeout, retry };
         let listings = {
             let ask = ask.clone();
             let weigh: fn(&Listing) -> usize = |listing| listing.len() + 1;
@@ -237,26 +237,25 @@ struct Ask {
     origin: Arc<dyn Origin>,
     cancel: Cancel,
     timeout: Duration,
-    retries: u32,
+    retry: Arc<Retry>,
 }
 
 impl Ask {
     fn of<V>(&self, question: impl Fn(&dyn Origin, &Patience) -> Result<V>) -> Result<V> {
         let deadline = Instant::now() + self.timeout;
+        let left = || deadline.saturating_duration_since(Instant::now());
         let mut attempt = 0;
+        self.retry.asked();
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            // At most half of what is left, so that a lost connection leaves time for another.
-            let patience = Patience { stall: (left / 2).max(self.timeout / 8), cancel: Cancel::new() };
+            let patience = Patience { stall: retry::stall(left(), self.timeout), cancel: Cancel::new() };
             let error = match question(&*self.origin, &patience) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let wait = retry::next_wait(attempt, self.retries, &error, fastrand::f64());
-            match wait.filter(|wait| Instant::now() + *wait < deadline && !self.cancel.is_cancelled()) {
-                Some(wait) => std::thread::sleep(wait),
-                None => return Err(error),
+            if self.cancel.is_cancelled() {
+                return Err(error);
             }
+            std::thread::sleep(self.retry.wait(attempt, &error, left())?);
             attempt += 1;
         }
     }

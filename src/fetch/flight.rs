@@ -45,6 +45,8 @@ pub trait Waiter: Send + Sync {
     fn settle(&self, answer: Result<(), &Error>);
     /// Whether an answer still matters to anyone.
     fn is_waiting(&self) -> bool;
+    /// Until when it does.
+    fn deadline(&self) -> Instant;
 }
 
 /// Where a flight stands.
@@ -260,6 +262,12 @@ impl Flight {
     /// Whether somebody waits for it right now.
     pub(super) fn is_waited_for(&self) -> bool {
         self.inner.lock().waits.iter().any(|wait| wait.waiter.is_waiting())
+    }
+
+    /// Until when somebody waits for it, if anybody does.
+    pub(super) fn waited_for_until(&self) -> Option<Instant> {
+        let inner = self.inner.lock();
+        inner.waits.iter().filter(|wait| wait.waiter.is_waiting()).map(|wait| wait.waiter.deadline()).max()
     }
 
     /// Whether a worker has it, and nothing has ended it.

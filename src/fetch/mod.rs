@@ -27,8 +27,9 @@ use crate::cancel::Cancel;
 use crate::config::{BLOCK_SIZE_BYTES, FetchConfig};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::Metrics;
-use crate::origin::{Begun, Origin};
+use crate::origin::{Begun, Health, Origin};
 use crate::range::{ByteRange, RangeSet};
+use crate::retry::Retry;
 
 use flight::{Answered, Flight, Inner, State};
 use lanes::{Job, Lanes};
@@ -57,6 +58,7 @@ struct Shared {
     origin: Arc<dyn Origin>,
     cache: Arc<Cache>,
     config: FetchConfig,
+    retry: Arc<Retry>,
     metrics: Arc<Metrics>,
     table: Mutex<Table>,
     lanes: Lanes,
@@ -106,11 +108,13 @@ pub enum Demand {
 
 impl Fetcher {
     /// Starts `config.connections` workers; they end when this is dropped, and every waiter is answered.
+    /// `retry` decides which failed requests are made again.
     pub fn start(
         origin: Arc<dyn Origin>,
         cache: Arc<Cache>,
         config: &FetchConfig,
         chunk_size_bytes: u64,
+        retry: Arc<Retry>,
         metrics: Arc<Metrics>,
     ) -> Result<Self> {
         let workers = config.connections.max(1);
@@ -119,6 +123,7 @@ impl Fetcher {
             origin,
             cache,
             config: config.clone(),
+            retry,
             metrics,
             table: Mutex::default(),
             lanes: Lanes::new(workers),
@@ -224,11 +229,13 @@ impl Fetcher {
     }
 
     /// Has `gap`, which lies in one slot and is not in the cache, fetched in a lower lane; each interest keeps one
-    /// flight of it going. What does not fit the lane is left out.
+    /// flight of it going. What does not fit the lane is left out; all of it while the origin is away.
     pub fn want(&self, entry: &Arc<Entry>, gap: ByteRange, lane: Lane) -> Vec<Interest> {
         let shared = &self.shared;
+        // A guess is worth nothing to an origin that is away, and would come back to it all at once.
+        let is_away = shared.origin.health() != Health::Closed;
         let mut table = shared.table.lock();
-        if table.is_stopped {
+        if table.is_stopped || is_away {
             return Vec::new();
         }
         for piece in table.free(entry, gap) {

@@ -17,8 +17,6 @@ use crate::origin::{Body, Patience};
 use crate::range::ByteRange;
 use crate::retry;
 
-/// A silent connection is given up after this part of the timeout, so that a second one can still answer in time.
-const STALL_SHARE: u32 = 2;
 /// A flight that moves is let go on this many timeouts: a chunk over a line of a tenth of a film's rate.
 const FLIGHT_TIMEOUTS_MAX: u32 = 12;
 /// How often a wait before a retry looks whether the flight was called off.
@@ -81,6 +79,7 @@ impl Shared {
     fn fetch(&self, flight: &Arc<Flight>, seat: &Seat<'_>) -> Result<()> {
         let give_up_at = Instant::now() + self.config.chunk_timeout * FLIGHT_TIMEOUTS_MAX;
         let mut attempt = 0;
+        self.retry.asked();
         loop {
             let before = flight.missing();
             let error = match self.attempt(flight, seat, give_up_at) {
@@ -93,22 +92,25 @@ impl Shared {
             if flight.cancel.is_cancelled() {
                 return Err(called_off());
             }
-            self.late.lock().ended(error.may_pass());
+            if error.kind() != Kind::Away {
+                self.late.lock().ended(error.may_pass());
+            }
             if flight.missing() != before {
-                // It moved: what failed was this connection, not the origin.
+                // It moved: what failed was this connection, not the origin. What is left is another request.
                 attempt = 0;
+                self.retry.asked();
             }
-            let Some(wait) = retry::next_wait(attempt, self.config.retries, &error, fastrand::f64()) else {
-                return Err(error);
-            };
-            if Instant::now() + wait >= give_up_at {
-                return Err(error);
-            }
+            let wait = self.retry.wait(attempt, &error, self.time_left(flight).min(give_up_at - Instant::now()))?;
             log::info!("{} {}: {error}; asking again in {wait:.1?}", flight.entry.path(), flight.missing());
-            self.metrics.retries.add(1);
             attempt += 1;
-            sleep_unless_cancelled(wait, flight)?;
+            sleep_before_retry(wait, flight, &error)?;
         }
+    }
+
+    /// For how long an answer is of use: to whoever waits longest, or, to a guess, as long as to a reader who comes now.
+    fn time_left(&self, flight: &Flight) -> Duration {
+        let waited_for_until = flight.waited_for_until();
+        waited_for_until.map_or(self.config.chunk_timeout, |until| until.saturating_duration_since(Instant::now()))
     }
 
     /// One request for all that is missing.
@@ -214,7 +216,8 @@ impl Shared {
 
     fn request(&self, flight: &Flight, range: ByteRange, cancel: &Cancel) -> Result<Box<dyn Body>> {
         let entry = &flight.entry;
-        let patience = Patience { stall: self.config.chunk_timeout / STALL_SHARE, cancel: cancel.clone() };
+        let stall = retry::stall(self.time_left(flight), self.config.chunk_timeout);
+        let patience = Patience { stall, cancel: cancel.clone() };
         self.metrics.origin_requests.add(1);
         self.origin.read(entry.path(), entry.stat(), range, &patience)
     }
@@ -230,11 +233,15 @@ fn called_off() -> Error {
     Error::new(Kind::Cancelled, "nobody wants these bytes any longer")
 }
 
-fn sleep_unless_cancelled(wait: Duration, flight: &Flight) -> Result<()> {
+/// Ends early with `error` when somebody has come meanwhile who can't wait for so long.
+fn sleep_before_retry(wait: Duration, flight: &Flight, error: &Error) -> Result<()> {
     let until = Instant::now() + wait;
     while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
         if flight.cancel.is_cancelled() {
             return Err(called_off());
+        }
+        if flight.waited_for_until().is_some_and(|deadline| deadline <= until) {
+            return Err(error.clone());
         }
         thread::sleep(left.min(LOOK));
     }

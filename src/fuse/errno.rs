@@ -17,6 +17,7 @@ pub fn errno(error: &Error) -> Errno {
         // A player understands "it can't be read"; the log says why.
         Kind::Corrupt
         | Kind::Unreachable
+        | Kind::Away
         | Kind::TimedOut
         | Kind::Busy
         | Kind::Unsupported

@@ -1,12 +1,14 @@
 //! What the drive sees of a source: list a folder, stat a file, read a range of one version of it.
 //! Never here: caching, retries, threads. An origin answers once, or fails once; who asks again is decided above.
 
+pub mod breaker;
 pub mod object;
 pub mod source;
 pub mod web;
 
 use std::time::Duration;
 
+pub use self::breaker::Health;
 use crate::error::Result;
 use crate::range::ByteRange;
 pub use crate::store::{Begun, Body, End, LISTING_NAMES_MAX, Listed, ListedKind, Patience, Stat, Version};
@@ -28,6 +30,16 @@ pub trait Origin: Send + Sync {
     /// Makes a few connections ready for requests to come, unless that was done less than `_every` ago. Returns at once;
     /// what comes of it is not told.
     fn warm(&self, _every: Duration) {}
+
+    /// Whether it answers at all, asked as cheaply as can be. Any answer will do; an error that is one, too.
+    fn probe(&self, patience: &Patience) -> Result<()> {
+        self.list("", patience).map(drop)
+    }
+
+    /// Whether it is asked as usual, as far as is known. Asks nothing.
+    fn health(&self) -> Health {
+        Health::Closed
+    }
 
     /// The bytes of `range` of exactly this state of the file. `Changed` when the origin has another one by now,
     /// `Unsupported` when it ignores ranges. `range` is not empty and ends at or before `expected.size_bytes`.

@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::pending::Pending;
 use crate::error::{Error, Kind, Result};
+use crate::fetch::Waiter as _;
 
 /// Reads that may wait at once; more are refused rather than queued without end.
 const PENDING_MAX: usize = 65_536;
@@ -126,7 +127,6 @@ mod tests {
     use crossbeam_channel::bounded;
 
     use super::*;
-    use crate::fetch::Waiter as _;
     use crate::range::ByteRange;
 
     fn pending(timeout: Duration) -> (Arc<Pending>, crossbeam_channel::Receiver<Option<Kind>>) {

@@ -79,11 +79,6 @@ impl Pending {
         !self.is_peek.load(Ordering::Relaxed)
     }
 
-    /// When it ends at the latest.
-    pub fn deadline(&self) -> Instant {
-        self.deadline
-    }
-
     /// Holds on to its place among the watched reads until it is answered.
     pub fn watched(&self, ticket: Ticket) {
         let mut state = self.state.lock();
@@ -155,6 +150,10 @@ impl Waiter for Pending {
 
     fn is_waiting(&self) -> bool {
         !self.is_answered.load(Ordering::Acquire)
+    }
+
+    fn deadline(&self) -> Instant {
+        self.deadline
     }
 }
 

@@ -17,6 +17,7 @@ use crate::config::{CacheConfig, FetchConfig, Fill};
 use crate::demo::{Server, ServerConfig, generated};
 use crate::origin::source::Source;
 use crate::origin::{Body, Listed, Origin, Patience, Stat, Version};
+use crate::retry::Retry;
 
 const KIB: u64 = 1 << 10;
 const CHUNK: u64 = 1 << 20;
@@ -241,7 +242,8 @@ fn assemble(
     let fetch = FetchConfig { connections: plan.connections, chunk_timeout: plan.timeout, retries: 2 };
     let read = ReadConfig { lookahead_chunks: plan.lookahead_chunks, fill: plan.fill, checks_whole: false };
     let cache = Arc::new(Cache::open(&config, origin.describe(), Arc::clone(metrics)).unwrap());
-    let fetcher = Fetcher::start(origin, Arc::clone(&cache), &fetch, CHUNK, Arc::clone(metrics)).unwrap();
+    let retry = Arc::new(Retry::new(fetch.retries, Arc::clone(metrics)));
+    let fetcher = Fetcher::start(origin, Arc::clone(&cache), &fetch, CHUNK, retry, Arc::clone(metrics)).unwrap();
     let reader = Reader::start(Arc::clone(&cache), fetcher, &read, plan.timeout, Arc::clone(metrics)).unwrap();
     (cache, reader)
 }

@@ -18,6 +18,7 @@ use reelfs::metrics::Metrics;
 use reelfs::origin::source::Source;
 use reelfs::range::ByteRange;
 use reelfs::read::Reader;
+use reelfs::retry::Retry;
 
 use crate::Result;
 use crate::allocations;
@@ -215,8 +216,10 @@ fn assemble(films: &Path, dir: PathBuf, metrics: &Arc<Metrics>) -> Result<(Drive
     let origin = Source::parse(&films.to_string_lossy())?.open()?;
     let chunk = cache.chunk_size_bytes;
     let cache = Arc::new(Cache::open(&cache, origin.describe(), Arc::clone(metrics))?);
-    let fetcher = Fetcher::start(Arc::clone(&origin), Arc::clone(&cache), &fetch, chunk, Arc::clone(metrics))?;
+    let retry = Arc::new(Retry::new(fetch.retries, Arc::clone(metrics)));
+    let (again, counted) = (Arc::clone(&retry), Arc::clone(metrics));
+    let fetcher = Fetcher::start(Arc::clone(&origin), Arc::clone(&cache), &fetch, chunk, again, counted)?;
     let reader = Reader::start(Arc::clone(&cache), fetcher, &read, timeout, Arc::clone(metrics))?;
-    let drive = Drive::start(origin, Arc::clone(&cache), reader, &drive, (timeout, 0))?;
+    let drive = Drive::start(origin, Arc::clone(&cache), reader, &drive, (timeout, retry))?;
     Ok((drive, cache))
 }

@@ -98,6 +98,10 @@ impl Origin for Web {
         self.remote.warm(every);
     }
 
+    fn probe(&self, patience: &Patience) -> Result<()> {
+        self.remote.head("", patience).map(drop)
+    }
+
     fn read(&self, path: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
         match self.root(patience)? {
             Root::Folder(remote) => remote.read(path, expected, range, patience),

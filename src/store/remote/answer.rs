@@ -28,15 +28,18 @@ pub(super) struct Asked {
 
 /// A status that is no success, as the error it means. Success is 200 or 206 and nothing else.
 pub(super) fn check_status(status: StatusCode, headers: &HeaderMap, url: &str, now: SystemTime) -> Result<()> {
+    let wait = retry_after(headers, now);
     let (kind, meaning) = match status.as_u16() {
         200 | 206 => return Ok(()),
         401 | 403 | 407 => (Kind::Denied, ""),
         404 | 410 => (Kind::Missing, ""),
         412 | 416 => (Kind::Changed, " (the file has changed)"),
+        // Somebody answers for a server that is not there; unless it is only told to come back.
+        502..=504 if wait.is_none() => (Kind::Unreachable, ""),
         408 | 429 | 500 | 502..=504 | 506..=599 => (Kind::Busy, ""),
         _ => (Kind::Unsupported, ""),
     };
-    let wait = if kind == Kind::Busy { retry_after(headers, now) } else { None };
+    let wait = wait.filter(|_| kind == Kind::Busy);
     Err(Error::new(kind, format!("{url}: the server answers {status}{meaning}")).with_retry_after(wait))
 }
 
@@ -217,7 +220,7 @@ mod tests {
             (416, Some(Kind::Changed)),
             (429, Some(Kind::Busy)),
             (501, Some(Kind::Unsupported)),
-            (503, Some(Kind::Busy)),
+            (503, Some(Kind::Unreachable)),
         ] {
             let code = StatusCode::from_u16(status).expect("a status");
             assert_eq!(kind(check_status(code, &HeaderMap::new(), "u", now)), expected, "{status}");
@@ -225,7 +228,7 @@ mod tests {
         let wait = |value: &str| {
             let headers = headers(&[(RETRY_AFTER, value)]);
             let answer = check_status(StatusCode::SERVICE_UNAVAILABLE, &headers, "u", now);
-            answer.err().and_then(|error| error.retry_after())
+            answer.err().filter(|error| error.kind() == Kind::Busy).and_then(|error| error.retry_after())
         };
         assert_eq!(wait("7"), Some(Duration::from_secs(7)));
         assert_eq!(wait("Thu, 01 Jan 1970 00:01:30 GMT"), Some(Duration::from_secs(90)));
