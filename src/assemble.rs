@@ -2,13 +2,14 @@
 //! Never here: flags, printing, and any work of the parts themselves.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
 use crate::cache::Cache;
 use crate::cancel::Cancel;
 use crate::config::Config;
+use crate::control::{self, Control};
 use crate::drive::Drive;
 use crate::error::Result;
 use crate::fetch::Fetcher;
@@ -24,6 +25,8 @@ use crate::sys;
 
 /// A drive in its place, served by its own threads. Dropping it unmounts, too, and keeps errors to itself.
 pub struct Mounted {
+    // First, so that nobody is answered any longer when the rest ends.
+    control: Option<Control>,
     session: Session,
     cache: Arc<Cache>,
     source: String,
@@ -37,6 +40,7 @@ impl Mounted {
 
     /// Takes the drive off its mount point, if it is still there, and ends its threads. What was fetched is recorded.
     pub fn unmount(self) -> Result<()> {
+        drop(self.control);
         let unmounted = self.session.unmount();
         self.cache.flush();
         unmounted
@@ -56,14 +60,24 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     // While the rest is put together.
     origin.warm(Duration::ZERO);
     let cache = Arc::new(Cache::open(&config.cache, origin.describe(), Arc::clone(&metrics))?);
-    let drive = Arc::new(drive(config, &origin, &cache, metrics)?);
+    let drive = Arc::new(drive(config, &origin, &cache, Arc::clone(&metrics))?);
     drive.learn_top(top);
     let ended = move || {
         // Full: the mount is ending already.
         let _ = ends.try_send(End::Unmounted);
     };
     let session = Session::mount(&drive, &config.mountpoint, &config.fuse, ended)?;
-    Ok(Mounted { session, cache, source: origin.describe().to_owned() })
+    let control = Control::start(control::Mount {
+        mountpoint: config.mountpoint.clone(),
+        drive,
+        cache: Arc::clone(&cache),
+        metrics,
+        since: Instant::now(),
+    })
+    // The films play without it.
+    .inspect_err(|error| log::warn!("{error}: `reelfs status` will not see this mount"))
+    .ok();
+    Ok(Mounted { control, session, cache, source: origin.describe().to_owned() })
 }
 
 /// Everything above the cache and below the kernel.

@@ -50,6 +50,7 @@
 //! | [`read`] | pending reads, patterns, pace, lookahead, fill |
 //! | [`drive`] | the filesystem without a kernel: names, inodes, handles |
 //! | [`fuse`] | the kernel's adapter, mount points, signals, the reaper |
+//! | [`control`] | the socket of a running mount: what it is asked, and what it says |
 //! | [`assemble`] | config → running parts; names the concrete types |
 //! | [`cli`] | one file for each command |
 //!
@@ -76,6 +77,7 @@ pub mod cache;
 pub mod cancel;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod demo;
 pub mod digest;
 pub mod drive;

@@ -14,7 +14,7 @@ const FLOORS: [&[&str]; 10] = [
     &["fetch"],
     &["read"],
     &["drive"],
-    &["fuse"],
+    &["fuse", "control"],
     &["assemble"],
     &["cli"],
 ];

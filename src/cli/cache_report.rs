@@ -1,7 +1,7 @@
 //! How the `cache` commands print: aligned for people, JSON for programs; both page by page, whatever a cache holds.
 //! Never here: what is asked of a cache, and exit codes.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ use serde::ser::{Error as _, SerializeSeq as _};
 use serde::{Serialize, Serializer};
 
 use super::caches::Caches;
-use super::printable;
+use super::{printable, written};
 use crate::cache::{BadChunk, CacheStatus, EntryStatus, Purged, Verified};
 use crate::config::format_size;
 use crate::error::{Error, Kind, Result};
@@ -63,14 +63,6 @@ pub fn purged(purged: Purged, out: &mut dyn Write) -> Result<()> {
     let Purged { entries, bytes } = purged;
     let files = if entries == 1 { "file" } else { "files" };
     writeln!(out, "{entries} {files} forgotten, {} freed", format_size(bytes)).map_err(|error| written(&error))
-}
-
-/// `reelfs cache status | head` isn't a failure.
-fn written(error: &io::Error) -> Error {
-    if error.kind() == io::ErrorKind::BrokenPipe {
-        return Error::new(Kind::Cancelled, "nobody reads any longer");
-    }
-    Error::io("writing the answer", error)
 }
 
 /// By cursor, so that memory doesn't grow with the cache.
@@ -195,6 +187,8 @@ impl From<EntryStatus> for EntryJson {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
     use crate::cache::Purge;
 

@@ -8,6 +8,7 @@ mod caches;
 mod demo;
 mod mount;
 mod options;
+mod status;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -47,6 +48,7 @@ enum Command {
     Mount(mount::MountArgs),
     Demo(demo::DemoArgs),
     Cache(cache::CacheArgs),
+    Status(status::StatusArgs),
     /// Run by a mount itself, see `fuse::reaper`.
     #[command(name = reaper::COMMAND, hide = true)]
     UnmountWhenOrphaned {
@@ -77,6 +79,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Mount(args) => mount::run(args, cli.talk.quiet).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Cache(args) => cache::run(args, &mut io::stdout().lock()),
+        Command::Status(args) => status::run(&args, &mut io::stdout().lock()).map(|()| ExitCode::SUCCESS),
         Command::UnmountWhenOrphaned { mountpoint } => {
             reaper::unmount_when(io::stdin().lock(), &mountpoint).map(|()| ExitCode::SUCCESS)
         }
@@ -130,6 +133,14 @@ fn printable(text: &str) -> String {
         }
     }
     line
+}
+
+/// The error of an answer that could not be written; `reelfs cache status | head` isn't a failure.
+fn written(error: &io::Error) -> Error {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Error::new(Kind::Cancelled, "nobody reads any longer");
+    }
+    Error::io("writing the answer", error)
 }
 
 /// Flags win over `RUST_LOG`, as the command line wins over the environment everywhere.

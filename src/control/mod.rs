@@ -1,0 +1,98 @@
+//! The way to talk to a running mount: a socket of its own in the runtime directory. One line of JSON asks, one line
+//! answers; a job that takes long answers with several, of which all but the last are [`Answer::Progress`].
+//! Never here: what a request does to a drive's parts beyond calling them (`answers`), and printing.
+//!
+//! ```text
+//! RUNTIME/0123456789abcdef.sock      the mount on the folder with this hash (see `place`)
+//!
+//! → {"request":"status"}
+//! ← {"answer":"status","mountpoint":"/home/me/films",…}
+//! ```
+//!
+//! A new request is a variant of [`Request`], an arm in `answers`, and, if [`Answer::Done`] won't do, a variant of
+//! [`Answer`]. It must not wait for the origin without saying so by progress: whoever asks gives up after a while.
+//!
+//! Only the user who mounted, and root, are answered.
+
+mod answers;
+mod client;
+mod place;
+mod server;
+mod snapshot;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cache::Cache;
+use crate::drive::Drive;
+use crate::error::Kind;
+use crate::metrics::Metrics;
+
+pub use client::{Found, ask, ask_all, find};
+pub use server::Control;
+pub use snapshot::Snapshot;
+
+/// The mount that is talked to.
+pub struct Mount {
+    /// Where it is: absolute, links resolved.
+    pub mountpoint: PathBuf,
+    /// What it serves.
+    pub drive: Arc<Drive>,
+    /// What it holds.
+    pub cache: Arc<Cache>,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
+    /// When it began.
+    pub since: Instant,
+}
+
+/// What can be asked of a running mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// What it does right now. Never asks the origin.
+    Status,
+}
+
+/// What a mount says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// How a long job goes on; more lines follow. Sent at least every few seconds, or whoever asked gives up.
+    Progress(Progress),
+    /// To `Status`.
+    Status(Box<Snapshot>),
+    /// It is done.
+    Done {
+        /// What was done, in one line for a person.
+        message: String,
+    },
+    /// It could not be done.
+    Failed {
+        /// What callers treat apart.
+        kind: Kind,
+        /// Why, in one line for a person.
+        message: String,
+    },
+}
+
+/// How far a long job has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The file that is worked on, relative to the source.
+    pub path: String,
+    /// Bytes done, of all files together.
+    pub done_bytes: u64,
+    /// Bytes to do, those done included; grows while there is more to be found.
+    pub total_bytes: u64,
+}
+
+impl Answer {
+    /// Whether nothing follows it.
+    pub fn is_last(&self) -> bool {
+        !matches!(self, Self::Progress(_))
+    }
+}
