@@ -98,5 +98,5 @@ fn drive(config: &Config, origin: &Arc<dyn Origin>, cache: &Arc<Cache>, metrics:
 
 /// A source that can't be listed is a mistake in the command more often than a passing fault: say so before mounting.
 fn list_top(origin: &dyn Origin, timeout: Duration) -> Result<Vec<Listed>> {
-    origin.list("", &Patience { stall: timeout, cancel: Cancel::new() })
+    origin.list_whole("", &Patience { stall: timeout, cancel: Cancel::new() })
 }

@@ -142,7 +142,7 @@ impl Drive {
             let ask = ask.clone();
             let weigh: fn(&Listing) -> usize = |listing| listing.len() + 1;
             Memo::new((config.dir_ttl, timeout), (weigh, LISTED_NAMES_MAX), &jobs, move |path| {
-                ask.of(|origin, patience| origin.list(path, patience)).map(Arc::new)
+                ask.of(|origin, patience| origin.list_whole(path, patience)).map(Arc::new)
             })?
         };
         let stats_ask = ask.clone();

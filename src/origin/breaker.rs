@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Begun, Body, End, Listed, Origin, Patience, Stat};
+use super::{Begun, Body, End, Origin, Pages, Patience, Stat};
 use crate::cancel::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::metrics::Metrics;
@@ -259,8 +259,8 @@ fn away(described: &str, since: Duration) -> Error {
 }
 
 impl Origin for Breaker {
-    fn list(&self, folder: &str, patience: &Patience) -> Result<Vec<Listed>> {
-        self.shared.ask(|origin| origin.list(folder, patience))
+    fn list(&self, folder: &str, patience: &Patience, pages: &mut Pages<'_>) -> Result<()> {
+        self.shared.ask(|origin| origin.list(folder, patience, pages))
     }
 
     fn stat(&self, path: &str, patience: &Patience) -> Result<Stat> {
@@ -299,7 +299,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::origin::ListedKind;
+    use crate::origin::{Listed, ListedKind};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -405,10 +405,10 @@ mod tests {
     }
 
     impl Origin for Told {
-        fn list(&self, _: &str, _: &Patience) -> Result<Vec<Listed>> {
+        fn list(&self, _: &str, _: &Patience, pages: &mut Pages<'_>) -> Result<()> {
             match *self.probe_error.lock() {
                 Some(kind) => Err(Error::new(kind, "told")),
-                None => Ok(vec![Listed { name: "a".into(), kind: ListedKind::Folder, modified: None }]),
+                None => pages(vec![Listed { name: "a".into(), kind: ListedKind::Folder, modified: None }]),
             }
         }
 

@@ -9,15 +9,22 @@ pub mod web;
 use std::time::Duration;
 
 pub use self::breaker::Health;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
-pub use crate::store::{Begun, Body, End, LISTING_NAMES_MAX, Listed, ListedKind, Patience, Stat, Version};
+use crate::store::whole;
+pub use crate::store::{Begun, Body, End, Listed, ListedKind, Pages, Patience, Stat, Version};
 
 /// Lists, stats and reads one source. Paths are relative to it, `/`-separated, decoded; `""` is the source itself.
 /// Every call may block up to its `Patience`.
 pub trait Origin: Send + Sync {
-    /// All names of a folder, sorted by name, each once, unsafe ones left out (and logged).
-    fn list(&self, folder: &str, patience: &Patience) -> Result<Vec<Listed>>;
+    /// Hands all names of a folder to `pages`, a page at a time: in any order, unsafe ones left out (and logged); of a
+    /// name that comes twice, the first counts. After an error, what was handed over means nothing.
+    fn list(&self, folder: &str, patience: &Patience, pages: &mut Pages<'_>) -> Result<()>;
+
+    /// All names of a folder that is known to be small, sorted by name, each once.
+    fn list_whole(&self, folder: &str, patience: &Patience) -> Result<Vec<Listed>> {
+        whole(|pages| self.list(folder, patience, pages))
+    }
 
     /// A file's exact size, time and version.
     fn stat(&self, path: &str, patience: &Patience) -> Result<Stat>;
@@ -33,7 +40,13 @@ pub trait Origin: Send + Sync {
 
     /// Whether it answers at all, asked as cheaply as can be. Any answer will do; an error that is one, too.
     fn probe(&self, patience: &Patience) -> Result<()> {
-        self.list("", patience).map(drop)
+        let mut has_answered = false;
+        let listed = self.list("", patience, &mut |_| {
+            has_answered = true;
+            // The first page is answer enough.
+            Err(Error::new(Kind::Cancelled, "nobody wants the rest"))
+        });
+        if has_answered { Ok(()) } else { listed }
     }
 
     /// Whether it is asked as usual, as far as is known. Asks nothing.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Begun, Body, End, Listed, Origin, Patience, Stat};
+use super::{Begun, Body, End, Origin, Pages, Patience, Stat};
 use crate::error::Result;
 use crate::range::ByteRange;
 use crate::store::List;
@@ -22,8 +22,8 @@ impl<S: List> Object<S> {
 }
 
 impl<S: List> Origin for Object<S> {
-    fn list(&self, folder: &str, patience: &Patience) -> Result<Vec<Listed>> {
-        self.store.list(folder, patience)
+    fn list(&self, folder: &str, patience: &Patience, pages: &mut Pages<'_>) -> Result<()> {
+        self.store.list(folder, patience, pages)
     }
 
     fn stat(&self, path: &str, patience: &Patience) -> Result<Stat> {

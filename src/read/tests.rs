@@ -16,7 +16,7 @@ use crate::cancel::Cancel;
 use crate::config::{CacheConfig, FetchConfig, Fill};
 use crate::demo::{Server, ServerConfig, generated};
 use crate::origin::source::Source;
-use crate::origin::{Body, Listed, Origin, Patience, Stat, Version};
+use crate::origin::{Body, Origin, Pages, Patience, Stat, Version};
 use crate::retry::Retry;
 
 const KIB: u64 = 1 << 10;
@@ -96,7 +96,7 @@ impl Body for GatedBody {
 }
 
 impl Origin for Double {
-    fn list(&self, _: &str, _: &Patience) -> Result<Vec<Listed>> {
+    fn list(&self, _: &str, _: &Patience, _: &mut Pages<'_>) -> Result<()> {
         unreachable!("reads list nothing")
     }
 

@@ -13,9 +13,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use log::warn;
 
-use super::{
-    Body, LISTING_NAMES_MAX, List, Listed, ListedKind, Patience, Read, Stat, Version, is_safe_name, sort_listing,
-};
+use super::{Body, List, Listed, ListedKind, Pages, Paging, Patience, Read, Stat, Version, is_safe_name};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 
@@ -90,17 +88,18 @@ impl Read for Dir {
 }
 
 impl List for Dir {
-    fn list(&self, folder: &str, patience: &Patience) -> Result<Vec<Listed>> {
+    fn list(&self, folder: &str, patience: &Patience, pages: &mut Pages<'_>) -> Result<()> {
+        let mut paging = Paging::new(pages);
         if let Some(name) = &self.file_name {
             if !folder.is_empty() {
                 return Err(self.missing(folder));
             }
             let metadata = std::fs::metadata(&self.root).map_err(|error| Error::io(self.root.display(), &error))?;
-            return Ok(listed(name, &metadata).into_iter().collect());
+            listed(name, &metadata).map_or(Ok(()), |listed| paging.add(listed))?;
+            return paging.finish();
         }
         let path = self.path(folder)?;
         let failed = |error: &std::io::Error| Error::io(path.display(), error);
-        let mut names = Vec::new();
         let mut skipped = 0_usize;
         for entry in std::fs::read_dir(&path).map_err(|error| failed(&error))? {
             let entry = entry.map_err(|error| failed(&error))?;
@@ -112,17 +111,13 @@ impl List for Dir {
             };
             // Follows links; one that leads nowhere, and a file removed just now, are left out.
             let Ok(metadata) = std::fs::metadata(entry.path()) else { continue };
-            names.extend(listed(name, &metadata));
-            if names.len() > LISTING_NAMES_MAX {
-                let path = path.display();
-                return Err(Error::new(Kind::Full, format!("{path}: more than {LISTING_NAMES_MAX} names")));
-            }
+            let Some(listed) = listed(name, &metadata) else { continue };
+            paging.add(listed).map_err(|error| error.context(path.display()))?;
         }
         if skipped > 0 {
             warn!("{}: {skipped} names left out: not UTF-8", path.display());
         }
-        sort_listing(&mut names);
-        Ok(names)
+        paging.finish()
     }
 }
 
@@ -207,6 +202,10 @@ mod tests {
     use super::*;
     use crate::cancel::Cancel;
 
+    fn list(dir: &Dir, folder: &str) -> Result<Vec<Listed>> {
+        crate::store::whole(|pages| dir.list(folder, &patience(), pages))
+    }
+
     fn patience() -> Patience {
         Patience { stall: Duration::from_secs(5), cancel: Cancel::new() }
     }
@@ -235,15 +234,15 @@ mod tests {
         let _socket = UnixListener::bind(root.join("socket")).unwrap();
 
         let dir = Dir::open(root).unwrap();
-        let listed = dir.list("", &patience()).unwrap();
+        let listed = list(&dir, "").unwrap();
         let file = ListedKind::File { size_bytes: Some(4) };
         let names: Vec<_> = listed.iter().map(|listed| (&*listed.name, listed.kind)).collect();
         let folder = ListedKind::Folder;
         assert_eq!(names, [("a", folder), ("b & ö?.mkv", file), ("link", folder), ("link.mkv", file)]);
         assert!(listed.iter().all(|listed| listed.modified.is_some()));
-        assert_eq!(dir.list("link", &patience()).unwrap().len(), 1);
-        assert_eq!(dir.list("none", &patience()).unwrap_err().kind(), Kind::Missing);
-        assert_eq!(dir.list("link.mkv", &patience()).unwrap_err().kind(), Kind::Missing);
+        assert_eq!(list(&dir, "link").unwrap().len(), 1);
+        assert_eq!(list(&dir, "none").unwrap_err().kind(), Kind::Missing);
+        assert_eq!(list(&dir, "link.mkv").unwrap_err().kind(), Kind::Missing);
         for key in ["..", "a/../..", "/etc", "a//inner", "./a"] {
             assert_eq!(dir.stat(key, &patience()).unwrap_err().kind(), Kind::Invalid, "{key}");
         }
@@ -301,7 +300,7 @@ mod tests {
         let path = temp.path().join("a film.mkv");
         fs::write(&path, "film").unwrap();
         let dir = Dir::open(&path).unwrap();
-        assert_eq!(&*dir.list("", &patience()).unwrap()[0].name, "a film.mkv");
+        assert_eq!(&*list(&dir, "").unwrap()[0].name, "a film.mkv");
         let stat = dir.stat("a film.mkv", &patience()).unwrap();
         assert_eq!(read_all(&dir, "a film.mkv", &stat, ByteRange::new(1, 4)).unwrap(), b"ilm");
         assert_eq!(dir.stat("other", &patience()).unwrap_err().kind(), Kind::Missing);

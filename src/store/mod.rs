@@ -2,6 +2,7 @@
 //! Never here: retries, caching, and any idea of what a drive is.
 
 pub mod dir;
+mod listing;
 pub mod remote;
 
 use std::fmt;
@@ -13,22 +14,8 @@ use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::range::ByteRange;
 
-/// Most names a listing may hold; a longer one is refused with `Full`, never loaded.
-pub const LISTING_NAMES_MAX: usize = 1_000_000;
-
-/// Longest name in bytes; Linux's `NAME_MAX`, beyond which no program could open it.
-pub const NAME_BYTES_MAX: usize = 255;
-
-/// Whether a name from outside may become a name on the drive: one component, that can't climb and can be opened.
-pub fn is_safe_name(name: &str) -> bool {
-    !matches!(name, "" | "." | "..") && name.len() <= NAME_BYTES_MAX && !name.contains(['/', '\0'])
-}
-
-/// Sorts a listing by name and keeps the first of each.
-pub(crate) fn sort_listing(names: &mut Vec<Listed>) {
-    names.sort_by(|a, b| a.name.cmp(&b.name)); // stable: the first stays first
-    names.dedup_by(|later, kept| later.name == kept.name);
-}
+pub(crate) use listing::whole;
+pub use listing::{LISTING_NAMES_MAX, Listed, ListedKind, NAME_BYTES_MAX, PAGE_NAMES_MAX, Pages, Paging, is_safe_name};
 
 /// What tells two states of a file apart: a strong `ETag`, else size and modification time.
 /// Two versions are the same file content exactly when they are equal.
@@ -73,30 +60,6 @@ impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// A name in a folder, as its listing tells it. The name is safe: not empty, not `.` or `..`, no `/`, no NUL,
-/// at most 255 bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    /// The last component, decoded.
-    pub name: Box<str>,
-    /// Folder, or file with what the listing says of its size.
-    pub kind: ListedKind,
-    /// As far as the listing tells; often to the minute only.
-    pub modified: Option<SystemTime>,
-}
-
-/// What a listed name is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListedKind {
-    /// A folder.
-    Folder,
-    /// A file; the size only where the listing is exact.
-    File {
-        /// Exact size, or nothing: then `stat` tells.
-        size_bytes: Option<u64>,
-    },
 }
 
 /// One file as the origin itself describes it.
@@ -170,32 +133,7 @@ pub trait Read: Send + Sync {
 
 /// Lists keys as folders.
 pub trait List: Read {
-    /// All names of a folder, sorted by name, each once, unsafe ones left out (and logged).
-    fn list(&self, folder: &str, patience: &Patience) -> Result<Vec<Listed>>;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_climb_or_cannot_be_opened_are_unsafe() {
-        let long = "x".repeat(NAME_BYTES_MAX);
-        for safe in ["a", "...", "..a", " ", "a\\b", "é", "?#%", long.as_str()] {
-            assert!(is_safe_name(safe), "{safe:?}");
-        }
-        let longer = "x".repeat(NAME_BYTES_MAX + 1);
-        for bad in ["", ".", "..", "a/b", "/", "a\0", longer.as_str()] {
-            assert!(!is_safe_name(bad), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn a_listing_is_sorted_and_keeps_the_first_of_each_name() {
-        let listed = |name: &str, kind| Listed { name: name.into(), kind, modified: None };
-        let file = ListedKind::File { size_bytes: None };
-        let mut names = vec![listed("b", file), listed("a", ListedKind::Folder), listed("a", file)];
-        sort_listing(&mut names);
-        assert_eq!(names, [listed("a", ListedKind::Folder), listed("b", file)]);
-    }
+    /// Hands all names of a folder to `pages`, a page at a time: in any order, unsafe ones left out (and logged); of a
+    /// name that comes twice, the first counts. After an error, what was handed over means nothing.
+    fn list(&self, folder: &str, patience: &Patience, pages: &mut Pages<'_>) -> Result<()>;
 }

@@ -134,7 +134,7 @@ fn check(films: &Films, port: u16, server: Server) {
 }
 
 fn check_names(films: &Films, origin: &dyn Origin, server: Server) {
-    let listed = origin.list("", &patience()).unwrap();
+    let listed = origin.list_whole("", &patience()).unwrap();
     let mut expected: Vec<&str> = films.files.keys().map(String::as_str).chain(["empty", "sub dir"]).collect();
     expected.sort_unstable();
     assert_eq!(listed.iter().map(|one| &*one.name).collect::<Vec<_>>(), expected);
@@ -166,12 +166,12 @@ fn check_bytes(films: &Films, origin: &dyn Origin, server: Server) {
 }
 
 fn check_folders(films: &Films, origin: &dyn Origin) {
-    assert_eq!(origin.list("empty", &patience()).unwrap(), []);
-    assert_eq!(&*origin.list("sub dir", &patience()).unwrap()[0].name, "Ünï & #2");
-    let deep = origin.list("sub dir/Ünï & #2", &patience()).unwrap();
+    assert_eq!(origin.list_whole("empty", &patience()).unwrap(), []);
+    assert_eq!(&*origin.list_whole("sub dir", &patience()).unwrap()[0].name, "Ünï & #2");
+    let deep = origin.list_whole("sub dir/Ünï & #2", &patience()).unwrap();
     assert_eq!((deep.len(), &*deep[0].name), (1, "deep film.mkv"));
     assert_eq!(origin.stat("sub dir/Ünï & #2/deep film.mkv", &patience()).unwrap().size_bytes, 12_345);
-    assert_eq!(origin.list("none", &patience()).unwrap_err().kind(), Kind::Missing);
+    assert_eq!(origin.list_whole("none", &patience()).unwrap_err().kind(), Kind::Missing);
     assert_eq!(origin.stat("none", &patience()).unwrap_err().kind(), Kind::Missing);
     // What is deleted under us is missing; what is replaced has changed.
     let path = Path::new(&films.path()).join("empty/brief.mkv");
@@ -190,13 +190,13 @@ fn check_folders(films: &Films, origin: &dyn Origin) {
 
 /// As typed without the last slash, a single file, and what is not there.
 fn check_sources(films: &Films, port: u16) {
-    assert_eq!(&*open(port, "/sub%20dir").list("", &patience()).unwrap()[0].name, "Ünï & #2");
+    assert_eq!(&*open(port, "/sub%20dir").list_whole("", &patience()).unwrap()[0].name, "Ünï & #2");
     let single = open(port, "/two%20words.mkv");
-    assert_eq!(&*single.list("", &patience()).unwrap()[0].name, "two words.mkv");
+    assert_eq!(&*single.list_whole("", &patience()).unwrap()[0].name, "two words.mkv");
     let size_bytes = single.stat("two words.mkv", &patience()).unwrap().size_bytes;
     assert_eq!(size_bytes, films.files["two words.mkv"].len() as u64);
     for path in ["/none/", "/none"] {
-        assert_eq!(open(port, path).list("", &patience()).unwrap_err().kind(), Kind::Missing, "{path}");
+        assert_eq!(open(port, path).list_whole("", &patience()).unwrap_err().kind(), Kind::Missing, "{path}");
     }
 }
 

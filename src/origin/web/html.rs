@@ -4,13 +4,14 @@
 //! No server's layout is known by name. A row begins at a link into the folder and ends at the next one or where its table
 //! row, list item or block ends; the text in between, outside of links, holds time and size in whatever columns.
 
+use std::io;
 use std::time::SystemTime;
 
 use html5gum::emitters::callback::{CallbackEmitter, CallbackEvent};
-use html5gum::{Span, Tokenizer};
+use html5gum::{IoReader, Span, Tokenizer};
 
 use super::cells;
-use super::index::{Link, Names};
+use super::index::{Link, Names, ours};
 use crate::error::Result;
 use crate::store::ListedKind;
 
@@ -20,20 +21,21 @@ const ROW_TEXT_BYTES_MAX: usize = 256;
 const TITLES: [&str; 3] = ["index of", "directory listing", "directory:"];
 
 /// Adds the names that `body` lists; whether it is an index page at all.
-pub(super) fn read(body: &[u8], names: &mut Names) -> Result<bool> {
+pub(super) fn read(body: impl io::Read, names: &mut Names<'_, '_>) -> Result<bool> {
     let mut page = Page::new(names);
     let mut emitter = CallbackEmitter::new(|event: CallbackEvent<'_>, _: Span<()>| page.event(&event).err());
     emitter.naively_switch_states(true); // a script's text is no markup
-    if let Some(error) = Tokenizer::new_with_emitter(body, emitter).find_map(std::result::Result::ok) {
-        return Err(error);
+    // All that comes out of it are errors.
+    if let Some(met) = Tokenizer::new_with_emitter(IoReader::new(body), emitter).next() {
+        return Err(met.unwrap_or_else(ours));
     }
     page.end_row()?;
     Ok(page.is_index || !page.names.is_empty())
 }
 
 /// A page half read.
-struct Page<'a> {
-    names: &'a mut Names,
+struct Page<'a, 'b, 'c> {
+    names: &'a mut Names<'b, 'c>,
     /// Something only an index page has was seen.
     is_index: bool,
     /// The start tag under way, its attribute under way, and the one value of it that matters.
@@ -98,8 +100,8 @@ impl Tag {
     }
 }
 
-impl<'a> Page<'a> {
-    fn new(names: &'a mut Names) -> Self {
+impl<'a, 'b, 'c> Page<'a, 'b, 'c> {
+    fn new(names: &'a mut Names<'b, 'c>) -> Self {
         Self {
             names,
             is_index: false,

@@ -1,34 +1,48 @@
 //! What a folder's index page lists, as real servers write it: HTML, JSON, XML in; names out. Pure.
 //! Never here: the network, and a server's name; only the shape of what it wrote counts.
 
-use percent_encoding::percent_decode_str;
+use std::io::{self, Read};
 use std::time::SystemTime;
+
+use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::{html, json, xml};
 use crate::error::{Error, Kind, Result};
-use crate::store::{LISTING_NAMES_MAX, Listed, ListedKind, is_safe_name, sort_listing};
+use crate::store::{Listed, ListedKind, Pages, Paging, is_safe_name};
 
-/// A folder as its page tells it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Index {
-    /// Sorted by name, each name once and safe.
-    pub names: Vec<Listed>,
-    /// Names left out because they are unsafe or not UTF-8.
+/// So much of a page tells JSON, XML and HTML apart where its server does not.
+const LOOK_BYTES: u64 = 512;
+
+/// How many names a page told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Handed over.
+    pub names: usize,
+    /// Left out because they are unsafe or not UTF-8.
     pub skipped: usize,
 }
 
-/// Reads the page at `url` (the final one, after redirects). `Unsupported` if it is no listing of a folder, `Full` if it
-/// holds more than `LISTING_NAMES_MAX` names.
-pub fn parse(body: &[u8], content_type: &str, url: &Url) -> Result<Index> {
-    let mut names = Names::new(url);
-    let is_index = match Format::of(body, content_type) {
+/// Reads the page at `url` (the final one, after redirects) as it comes, and hands its names to `pages`. `Unsupported` if
+/// it is no listing of a folder, `Full` if it holds too many names; an error that `body` holds comes out as it is.
+pub fn parse(mut body: impl Read, content_type: &str, url: &Url, pages: &mut Pages<'_>) -> Result<Told> {
+    let mut start = Vec::new();
+    body.by_ref().take(LOOK_BYTES).read_to_end(&mut start).map_err(ours)?;
+    let format = Format::of(&start, content_type);
+    let body = start.chain(body);
+    let mut names = Names::new(url, pages);
+    let is_index = match format {
         Format::Json => json::read(body, &mut names)?,
         Format::Xml => xml::read(body, &mut names)?,
         Format::Html => html::read(body, &mut names)?,
         Format::Other => false,
     };
-    if is_index { Ok(names.finish()) } else { Err(Error::new(Kind::Unsupported, "the page does not list a folder")) }
+    if is_index { names.finish() } else { Err(Error::new(Kind::Unsupported, "the page does not list a folder")) }
+}
+
+/// The error that a body's error holds.
+pub(super) fn ours(error: io::Error) -> Error {
+    error.downcast::<Error>().unwrap_or_else(|error| Error::io("reading a page", &error))
 }
 
 enum Format {
@@ -59,12 +73,12 @@ impl Format {
 }
 
 /// Names as they are found, checked one by one.
-pub(super) struct Names {
+pub(super) struct Names<'a, 'b> {
     /// The folder's URL: links are resolved against it unless the page has a `<base>`.
     folder: Url,
     /// What links are resolved against.
     base: Url,
-    found: Vec<Listed>,
+    found: Paging<'a, 'b>,
     skipped: usize,
 }
 
@@ -86,8 +100,8 @@ pub(super) enum Link {
     Outside,
 }
 
-impl Names {
-    fn new(url: &Url) -> Self {
+impl<'a, 'b> Names<'a, 'b> {
+    fn new(url: &Url, pages: &'a mut Pages<'b>) -> Self {
         let mut folder = url.clone();
         folder.set_query(None);
         folder.set_fragment(None);
@@ -95,7 +109,7 @@ impl Names {
             let path = format!("{}/", folder.path());
             folder.set_path(&path);
         }
-        Self { folder, base: url.clone(), found: Vec::new(), skipped: 0 }
+        Self { folder, base: url.clone(), found: Paging::new(pages), skipped: 0 }
     }
 
     /// The page says `<base href=…>`.
@@ -137,11 +151,7 @@ impl Names {
             self.skip();
             return Ok(());
         }
-        if self.found.len() >= LISTING_NAMES_MAX {
-            return Err(Error::new(Kind::Full, format!("the folder holds more than {LISTING_NAMES_MAX} names")));
-        }
-        self.found.push(Listed { name, kind, modified });
-        Ok(())
+        self.found.add(Listed { name, kind, modified })
     }
 
     /// Counts a name that can't be shown.
@@ -151,11 +161,11 @@ impl Names {
 
     /// Whether nothing was found, not even something to skip.
     pub fn is_empty(&self) -> bool {
-        self.found.is_empty() && self.skipped == 0
+        self.found.count() == 0 && self.skipped == 0
     }
 
-    fn finish(mut self) -> Index {
-        sort_listing(&mut self.found);
-        Index { names: self.found, skipped: self.skipped }
+    fn finish(self) -> Result<Told> {
+        let told = Told { names: self.found.count(), skipped: self.skipped };
+        self.found.finish().map(|()| told)
     }
 }

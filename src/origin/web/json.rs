@@ -2,12 +2,13 @@
 //! Never here: HTML.
 
 use std::fmt;
+use std::io::{self, BufReader};
 
 use serde::Deserialize;
 use serde::de::{Deserializer as _, Error as _, SeqAccess, Visitor};
 
 use super::cells;
-use super::index::Names;
+use super::index::{Names, ours};
 use crate::error::{Error, Result};
 use crate::store::ListedKind;
 use crate::store::remote::http_date;
@@ -15,7 +16,8 @@ use crate::store::remote::http_date;
 /// One name. Servers add more fields; they are ignored.
 #[derive(Deserialize)]
 struct Item {
-    name: String,
+    #[serde(deserialize_with = "any_text")]
+    name: Vec<u8>,
     #[serde(rename = "type")]
     kind: Option<String>,
     #[serde(default)]
@@ -30,26 +32,25 @@ struct Item {
 }
 
 /// Adds the names that `body` lists; whether it is an index page at all.
-pub(super) fn read(body: &[u8], names: &mut Names) -> Result<bool> {
-    // A name that is not UTF-8 is written as it is by some servers; it turns into U+FFFD here and is skipped below.
-    let text = String::from_utf8_lossy(body);
+pub(super) fn read(body: impl io::Read, names: &mut Names<'_, '_>) -> Result<bool> {
     let mut full = None;
     let visitor = Items { names, full: &mut full };
-    let parsed = serde_json::Deserializer::from_str(&text).deserialize_option(visitor);
-    match full {
-        Some(error) => Err(error),
-        None => Ok(parsed.is_ok()),
+    let parsed = serde_json::Deserializer::from_reader(BufReader::new(body)).deserialize_option(visitor);
+    match (full, parsed) {
+        (Some(error), _) => Err(error),
+        (None, Err(error)) if error.is_io() => Err(ours(error.into())),
+        (None, parsed) => Ok(parsed.is_ok()),
     }
 }
 
 /// Takes items in one by one: a listing is never held twice.
-struct Items<'a> {
-    names: &'a mut Names,
+struct Items<'a, 'b, 'c> {
+    names: &'a mut Names<'b, 'c>,
     /// What stopped us, if it was not the syntax.
     full: &'a mut Option<Error>,
 }
 
-impl<'de> Visitor<'de> for Items<'_> {
+impl<'de> Visitor<'de> for Items<'_, '_, '_> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,12 +77,13 @@ impl<'de> Visitor<'de> for Items<'_> {
     }
 }
 
-fn take(item: &Item, names: &mut Names) -> Result<()> {
-    let name = item.name.strip_suffix('/').unwrap_or(&item.name);
-    if name.contains(char::REPLACEMENT_CHARACTER) {
+fn take(item: &Item, names: &mut Names<'_, '_>) -> Result<()> {
+    // Some servers write a name that is not UTF-8 as it is.
+    let Ok(name) = std::str::from_utf8(&item.name) else {
         names.skip();
         return Ok(());
-    }
+    };
+    let name = name.strip_suffix('/').unwrap_or(name);
     let kind = match item.kind.as_deref() {
         Some("directory") => ListedKind::Folder,
         None if item.is_dir => ListedKind::Folder,
@@ -91,6 +93,23 @@ fn take(item: &Item, names: &mut Names) -> Result<()> {
     };
     let modified = item.mtime.as_deref().and_then(http_date);
     names.add(name.into(), kind, modified.or_else(|| item.mod_time.as_deref().and_then(cells::parse_timestamp)))
+}
+
+/// A string as it was written, UTF-8 or not.
+fn any_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<u8>, D::Error> {
+    struct Text;
+    impl Visitor<'_> for Text {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a name")
+        }
+
+        fn visit_bytes<E>(self, text: &[u8]) -> std::result::Result<Vec<u8>, E> {
+            Ok(text.to_vec())
+        }
+    }
+    deserializer.deserialize_bytes(Text)
 }
 
 /// A size that makes no sense (negative, a string) is no size; the name still counts.

@@ -14,8 +14,8 @@ use log::warn;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-pub use self::index::{Index, parse};
-use super::{Begun, Body, End, Listed, ListedKind, Origin, Patience, Stat};
+pub use self::index::{Told, parse};
+use super::{Begun, Body, End, Listed, ListedKind, Origin, Pages, Patience, Stat};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::remote::{Page, Remote, shown};
@@ -49,7 +49,7 @@ impl Web {
     /// The source at `url`, asked for at once: whether it is there, and whether it is a folder or a file.
     pub fn connect(url: &Url, patience: &Patience) -> Result<Self> {
         let web = Self::new(url)?;
-        web.list("", patience)?;
+        web.list("", patience, &mut |_| Ok(()))?;
         Ok(web)
     }
 
@@ -63,16 +63,16 @@ impl Web {
 }
 
 impl Origin for Web {
-    fn list(&self, folder: &str, patience: &Patience) -> Result<Vec<Listed>> {
+    fn list(&self, folder: &str, patience: &Patience, pages: &mut Pages<'_>) -> Result<()> {
         match self.root(patience)? {
             Root::Folder(remote) => {
-                let listed = list_folder(remote, folder, patience);
+                let listed = list_folder(remote, folder, patience, pages);
                 if folder.is_empty() { listed.map_err(|error| with_hint(&error, &self.described)) } else { listed }
             }
             Root::File(remote, name) if folder.is_empty() => {
                 let stat = remote.stat("", patience).map_err(|error| with_hint(&error, &self.described))?;
                 let kind = ListedKind::File { size_bytes: Some(stat.size_bytes) };
-                Ok(vec![Listed { name: name.clone(), kind, modified: stat.modified }])
+                pages(vec![Listed { name: name.clone(), kind, modified: stat.modified }])
             }
             Root::File(..) => Err(missing(&self.described, folder)),
         }
@@ -116,17 +116,18 @@ impl Origin for Web {
 }
 
 /// The names on the index page of one folder.
-fn list_folder(folder: &Remote, path: &str, patience: &Patience) -> Result<Vec<Listed>> {
+fn list_folder(folder: &Remote, path: &str, patience: &Patience, pages: &mut Pages<'_>) -> Result<()> {
     let key = if path.is_empty() { String::new() } else { format!("{path}/") };
     let page = folder.page(&key, patience)?;
-    let index = parse(&page.body, &page.content_type, &page.url).map_err(|error| no_index(&error, &page))?;
-    if index.skipped > 0 {
-        warn!("{}: {} names left out: unsafe, too long, or not UTF-8", shown(&page.url), index.skipped);
+    let url = shown(&page.url);
+    let told = parse(page.body, &page.content_type, &page.url, pages).map_err(|error| no_index(&error, &url))?;
+    if told.skipped > 0 {
+        warn!("{url}: {} names left out: unsafe, too long, or not UTF-8", told.skipped);
     }
-    if index.names.len() + index.skipped == CUT_LISTING_NAMES {
-        warn!("{}: exactly {CUT_LISTING_NAMES} names: the server may have cut its listing short", shown(&page.url));
+    if told.names + told.skipped == CUT_LISTING_NAMES {
+        warn!("{url}: exactly {CUT_LISTING_NAMES} names: the server may have cut its listing short");
     }
-    Ok(index.names)
+    Ok(())
 }
 
 /// Folder or file? A URL that ends in `/` is a folder. Any other is one if the server redirects it to itself and `/`,
@@ -140,7 +141,7 @@ fn find_root(remote: &Remote, patience: &Patience) -> Result<Root> {
     let head = match remote.head("", patience) {
         Err(error) if error.kind() == Kind::Missing => {
             let folder = remote.at(&as_folder);
-            let is_folder = folder.page("", patience).is_ok_and(|page| is_index(&page));
+            let is_folder = folder.page("", patience).and_then(is_index).unwrap_or(false);
             return if is_folder { Ok(Root::Folder(folder)) } else { Err(error) };
         }
         // A server that refuses HEAD: what it says to GET counts, and that is asked for with the file's stat.
@@ -150,14 +151,17 @@ fn find_root(remote: &Remote, patience: &Patience) -> Result<Root> {
     if head.url.path().ends_with('/') {
         return Ok(Root::Folder(remote.at(&head.url)));
     }
-    if head.content_type.to_ascii_lowercase().starts_with("text/html") && is_index(&remote.page("", patience)?) {
+    if head.content_type.to_ascii_lowercase().starts_with("text/html") && is_index(remote.page("", patience)?)? {
         return Ok(Root::Folder(remote.at(&as_folder)));
     }
     file_root(remote, url)
 }
 
-fn is_index(page: &Page) -> bool {
-    parse(&page.body, &page.content_type, &page.url).is_ok()
+fn is_index(page: Page) -> Result<bool> {
+    match parse(page.body, &page.content_type, &page.url, &mut |_| Ok(())) {
+        Err(error) if error.may_pass() => Err(error),
+        told => Ok(told.is_ok()),
+    }
 }
 
 fn file_root(remote: &Remote, url: &Url) -> Result<Root> {
@@ -179,8 +183,10 @@ fn missing(described: &str, path: &str) -> Error {
     Error::new(Kind::Missing, format!("{described} is a single file; it holds no `{}`", path.escape_debug()))
 }
 
-fn no_index(error: &Error, page: &Page) -> Error {
-    let url = shown(&page.url);
+fn no_index(error: &Error, url: &str) -> Error {
+    if error.to_string().starts_with(url) {
+        return error.clone();
+    }
     let hint = if error.kind() == Kind::Unsupported { " (are the server's index pages turned on?)" } else { "" };
     Error::new(error.kind(), format!("{url}: {error}{hint}"))
 }

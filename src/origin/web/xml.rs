@@ -1,19 +1,21 @@
 //! Index pages in XML, as nginx writes them: `<list>` of `<file mtime size>` and `<directory mtime>`.
 //! Never here: XML beyond that. An HTML tokenizer reads it: tags, attributes and references are written alike.
 
-use html5gum::{HtmlString, StartTag, Token, Tokenizer};
+use std::io;
+
+use html5gum::{HtmlString, IoReader, StartTag, Token, Tokenizer};
 
 use super::cells;
-use super::index::Names;
+use super::index::{Names, ours};
 use crate::error::Result;
 use crate::store::ListedKind;
 
 /// Adds the names that `body` lists; whether it is an index page at all.
-pub(super) fn read(body: &[u8], names: &mut Names) -> Result<bool> {
+pub(super) fn read(body: impl io::Read, names: &mut Names<'_, '_>) -> Result<bool> {
     let mut is_index = false;
     let mut open: Option<StartTag<()>> = None;
-    for Ok(token) in Tokenizer::new(body) {
-        match token {
+    for token in Tokenizer::new(IoReader::new(body)) {
+        match token.map_err(ours)? {
             Token::StartTag(tag) => {
                 is_index |= tag.name.as_slice() == b"list";
                 open = Some(tag);
@@ -30,7 +32,7 @@ pub(super) fn read(body: &[u8], names: &mut Names) -> Result<bool> {
     Ok(is_index)
 }
 
-fn add(tag: &StartTag<()>, name: &HtmlString, names: &mut Names) -> Result<()> {
+fn add(tag: &StartTag<()>, name: &HtmlString, names: &mut Names<'_, '_>) -> Result<()> {
     let attribute = |name: &[u8]| {
         let value = tag.attributes.get(name)?;
         std::str::from_utf8(value).ok()

@@ -7,6 +7,7 @@ mod body;
 mod driver;
 mod fault;
 mod guard;
+mod page;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -25,6 +26,7 @@ pub(crate) use self::answer::http_date;
 use self::body::{Missing, RemoteBody};
 use self::driver::Driver;
 use self::guard::Guard;
+pub use self::page::{Page, PageBody};
 use super::{Begun, Body, End, Patience, Read, Stat};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
@@ -37,10 +39,6 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(55);
 const POOL_IDLE_MAX: usize = 64;
 /// More hops than any sane chain of mirrors, fewer than a loop.
 const REDIRECTS_MAX: usize = 8;
-/// A million names of 256 bytes: what `LISTING_NAMES_MAX` can need.
-pub const PAGE_BYTES_MAX: usize = 256 << 20;
-/// Asked for up front for a page that says how long it is; a larger one grows as it really arrives.
-const PAGE_RESERVE_BYTES_MAX: usize = 16 << 20;
 
 /// What `OpenDAL` takes every file for: it would trim and reshape real paths, and the guard sets the URL anyway.
 const PATH: &str = "file";
@@ -61,16 +59,6 @@ pub struct Remote {
     headers: HeaderMap,
     /// When connections were made ready last.
     warmed: Arc<Mutex<Option<Instant>>>,
-}
-
-/// A page as a server sent it.
-pub struct Page {
-    /// Where it came from in the end, after redirects.
-    pub url: Url,
-    /// As announced; empty if it was not.
-    pub content_type: String,
-    /// Not more than `PAGE_BYTES_MAX`.
-    pub body: Vec<u8>,
 }
 
 /// What a place answers before any byte of it is read.
@@ -137,23 +125,13 @@ impl Remote {
         let url = self.url(key)?;
         let shown = shown(&url);
         let accept = HeaderValue::from_static("application/json, text/html;q=0.9, */*;q=0.5");
-        let mut response = self.send(Method::GET, &url, HeaderMap::from_iter([(ACCEPT, accept)]), patience)?;
+        let response = self.send(Method::GET, &url, HeaderMap::from_iter([(ACCEPT, accept)]), patience)?;
         answer::check_status(response.status(), response.headers(), &shown, SystemTime::now())?;
         answer::check_encoding(response.headers(), &shown)?;
-        let too_long = || Error::new(Kind::Full, format!("{shown}: a page of more than {PAGE_BYTES_MAX} bytes"));
-        let announced = answer::whole_size(response.headers()).unwrap_or(0);
-        let announced =
-            usize::try_from(announced).ok().filter(|bytes| *bytes <= PAGE_BYTES_MAX).ok_or_else(too_long)?;
-        let mut body = Vec::with_capacity(announced.min(PAGE_RESERVE_BYTES_MAX));
-        loop {
-            let next = async { response.chunk().await.map_err(|error| fault::from_reqwest(&shown, &error)) };
-            let Some(piece) = self.driver.wait(patience, &shown, next)? else { break };
-            if body.len() + piece.len() > PAGE_BYTES_MAX {
-                return Err(too_long());
-            }
-            body.extend_from_slice(&piece);
-        }
-        Ok(Page { url: response.url().clone(), content_type: content_type(&response), body })
+        let announced_bytes = answer::whole_size(response.headers()).unwrap_or(0);
+        let (url, content_type) = (response.url().clone(), content_type(&response));
+        let body = PageBody::new(&self.driver, patience, shown, response, announced_bytes)?;
+        Ok(Page { url, content_type, body })
     }
 
     /// Sends one request without a body; the answer may have any status.

@@ -1,0 +1,81 @@
+//! A page as a server sends it: read piece by piece, never held whole.
+//! Never here: what it says.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes};
+use url::Url;
+
+use super::driver::Driver;
+use super::fault;
+use crate::error::{Error, Kind, Result};
+use crate::store::Patience;
+
+/// A million names of 256 bytes: what `LISTING_NAMES_MAX` can need.
+const PAGE_BYTES_MAX: u64 = 256 << 20;
+
+/// A page whose head has come.
+pub struct Page {
+    /// Where it came from in the end, after redirects.
+    pub url: Url,
+    /// As announced; empty if it was not.
+    pub content_type: String,
+    /// Its text.
+    pub body: PageBody,
+}
+
+/// The text of a page as it arrives; not more than `PAGE_BYTES_MAX`. An error of `read` holds one of ours.
+pub struct PageBody {
+    driver: Arc<Driver>,
+    patience: Patience,
+    /// Without credentials; for messages.
+    url: String,
+    response: reqwest::Response,
+    piece: Bytes,
+    room_bytes: u64,
+}
+
+impl PageBody {
+    /// The body of `response`, which announces so many bytes (0: it does not tell). `Full` if they are too many.
+    pub(super) fn new(
+        driver: &Arc<Driver>,
+        patience: &Patience,
+        url: String,
+        response: reqwest::Response,
+        announced_bytes: u64,
+    ) -> Result<Self> {
+        if announced_bytes > PAGE_BYTES_MAX {
+            return Err(too_long(&url));
+        }
+        let (driver, patience) = (Arc::clone(driver), patience.clone());
+        Ok(Self { driver, patience, url, response, piece: Bytes::new(), room_bytes: PAGE_BYTES_MAX })
+    }
+
+    fn next(&mut self) -> Result<Option<Bytes>> {
+        let (response, url) = (&mut self.response, &self.url);
+        let next = async { response.chunk().await.map_err(|error| fault::from_reqwest(url, &error)) };
+        let piece = self.driver.wait(&self.patience, url, next)?;
+        let len = piece.as_ref().map_or(0, Bytes::len) as u64;
+        self.room_bytes = self.room_bytes.checked_sub(len).ok_or_else(|| too_long(url))?;
+        Ok(piece)
+    }
+}
+
+impl io::Read for PageBody {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.next().map_err(io::Error::other)? {
+                Some(piece) => self.piece = piece,
+                None => return Ok(0),
+            }
+        }
+        let len = self.piece.len().min(buffer.len());
+        self.piece.copy_to_slice(&mut buffer[..len]);
+        Ok(len)
+    }
+}
+
+fn too_long(url: &str) -> Error {
+    Error::new(Kind::Full, format!("{url}: a page of more than {PAGE_BYTES_MAX} bytes"))
+}
