@@ -26,6 +26,8 @@ pub const CONNECTIONS: u32 = 10;
 pub const CHUNK_TIMEOUT_SECONDS: f64 = 10.0;
 /// Asked again this often after a failure that may pass.
 pub const RETRIES: u32 = 3;
+/// The lowest bandwidth limit: a block a second. A read of the kernel's then takes two of the ten it has.
+pub const BANDWIDTH_LIMIT_MIN: u64 = BLOCK_SIZE_BYTES;
 /// A listing older than this is shown and refreshed behind.
 pub const DIR_TTL_SECONDS: f64 = 60.0;
 /// Threads that take requests from the kernel; none of them waits for the origin.
@@ -73,6 +75,8 @@ pub struct FetchConfig {
     pub chunk_timeout: Duration,
     /// Times a failed request is asked again, if the failure may pass.
     pub retries: u32,
+    /// Bytes a second that may come from the origin, all files together; `None`: any number.
+    pub bandwidth_limit: Option<u64>,
 }
 
 /// How a player's reads are anticipated.
@@ -189,6 +193,30 @@ pub fn parse_size(text: &str) -> Result<u64> {
     Ok(bytes as u64)
 }
 
+/// A rate in bytes a second: `20Mbit/s` (bits, in thousands), `2.5MB/s`, `2MiB/s`, or a bare number of bytes. Without the
+/// `/s` it means the same.
+pub fn parse_rate(text: &str) -> Result<u64> {
+    let bad =
+        || Error::new(Kind::Invalid, format!("`{text}` is not a rate: write one like 20Mbit/s, 2.5MB/s or 2MiB/s"));
+    let lower = text.trim().to_ascii_lowercase();
+    let amount = lower.strip_suffix("/s").unwrap_or(&lower);
+    // kbit, Mbit and Gbit count in thousands, as everyone who sells lines does.
+    let bytes = match amount.strip_suffix("bit") {
+        Some(bits) => {
+            let decimal = if bits.ends_with(|last: char| last.is_ascii_alphabetic()) { "b" } else { "" };
+            parse_size(&format!("{bits}{decimal}")).map_err(|_| bad())? / 8
+        }
+        None => parse_size(amount).map_err(|_| bad())?,
+    };
+    if bytes < BANDWIDTH_LIMIT_MIN {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("`{text}` is too little: below {}/s no read would end in time", format_size(BANDWIDTH_LIMIT_MIN)),
+        ));
+    }
+    Ok(bytes)
+}
+
 /// `1.5 GiB`: for people, in 1024s, one decimal.
 pub fn format_size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -236,6 +264,25 @@ mod tests {
             "9999999.5T",
         ] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_as_people_write_them() {
+        for (text, bytes) in [
+            ("20Mbit/s", 2_500_000),
+            ("2.5MB/s", 2_500_000),
+            ("2MiB/s", 2 << 20),
+            ("2M", 2 << 20),
+            ("100000", 100_000),
+            ("800 kbit/s", 100_000),
+            ("1gbit", 125_000_000),
+            ("524288bit/s", 65_536),
+        ] {
+            assert_eq!(parse_rate(text).map_err(|e| e.to_string()), Ok(bytes), "{text}");
+        }
+        for text in ["", "0", "fast", "20Mbit/h", "-1MB/s", "bit/s", "1kbit/s", "65535", "20Mbps"] {
+            assert!(parse_rate(text).is_err(), "{text}");
         }
     }
 

@@ -20,6 +20,7 @@
 //! 5. [`fetch`] joins the *flights* under way and starts what is missing. A worker asks the [`origin`] for exactly one
 //!    version, lands pieces as they come, hashes them, and answers each reader when its own bytes are there. A request
 //!    that is *late*, as the origin's last answers tell, is overtaken by a second one: 5 % more, and none while it errs.
+//!    One that fails is made again as [`retry`] says; none is made while the origin is away, as its *breaker* knows.
 //! 6. A landed chunk goes to the cache's *writer* (room first, then bytes) and *recorder* (sync first, then rows).
 //! 7. A file that is whole and trusted when it is opened is *lent* to the kernel, pinned: its reads never come here.
 //! 8. Meanwhile the handle's *pattern* says what will be read next and its *pace* how soon, and a thread fetches ahead:
@@ -33,7 +34,8 @@
 //! evicted as one; a row of the index. *slot*: a multiple of the chunk size; a chunk never crosses one. *block*: 64 KiB,
 //! the grain of a probe. *covering query*: which recorded chunks cover these bytes, and where the gaps are. *flight*: one
 //! fetch under way. *lane*: demand, urgent, lookahead, fill. *probe*: a first, lone or near-the-end read. *opening*: what
-//! players open a film with: its head, its tail, its container's index; it outlives the middle of films.
+//! players open a film with: its head, its tail, its container's index; it outlives the middle of films. *scan*: films
+//! opened one behind the other, of each as little as will do.
 //!
 //! # The rooms, lowest floor first
 //!
@@ -60,7 +62,8 @@
 //! 2. **Data before reference**: a row is committed after its bytes are synced. A kill at any point leaves orphans only.
 //! 3. **One flight for each byte**, however many readers; one that fails or panics answers all of them.
 //! 4. **A slow origin slows only who needs it**: no session thread ever waits for it.
-//! 5. **Every wait has an end**: `read::deadlines` for readers, `fetch::worker` for flights, `retry` for asking again.
+//! 5. **Every wait has an end**: `read::deadlines` for readers, `fetch::worker` for flights, `retry` for asking again,
+//!    `origin::breaker` for asking at all.
 //! 6. **The budget is hard**: room is made before bytes are written.
 //! 7. **Memory is bounded**: `fetch::memory` for flights, LRUs for trust, listings and stats; each limit has a name.
 //!

@@ -58,7 +58,7 @@ impl Mount {
         let patience = Patience { stall: PATIENCE, cancel: Cancel::new() };
         let entries: Vec<Arc<Entry>> =
             FILES.iter().map(|(name, _)| cache.entry(name, &origin.stat(name, &patience).unwrap()).unwrap()).collect();
-        let fetch = FetchConfig { connections: 4, chunk_timeout: PATIENCE, retries: 1 };
+        let fetch = FetchConfig { connections: 4, chunk_timeout: PATIENCE, retries: 1, bandwidth_limit: None };
         let read = ReadConfig { lookahead_chunks: 4, fill: Fill::Playing, checks_whole: true };
         let retry = Arc::new(Retry::new(fetch.retries, Arc::clone(&metrics)));
         let fetcher = Fetcher::start(origin, Arc::clone(&cache), &fetch, CHUNK, retry, Arc::clone(&metrics)).unwrap();

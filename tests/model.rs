@@ -120,7 +120,7 @@ impl Mount {
     fn build(dir: &Path, url: &str, budget: u64) -> Self {
         let metrics = Arc::<Metrics>::default();
         let cache = CacheConfig { dir: dir.to_owned(), size_bytes: budget, min_free_bytes: 0, chunk_size_bytes: CHUNK };
-        let fetch = FetchConfig { connections: 3, chunk_timeout: TIMEOUT, retries: 2 };
+        let fetch = FetchConfig { connections: 3, chunk_timeout: TIMEOUT, retries: 2, bandwidth_limit: None };
         let read = ReadConfig { lookahead_chunks: 4, fill: Fill::Playing, checks_whole: true };
         let origin = Source::parse(url).unwrap().open().unwrap();
         let cache = Arc::new(Cache::open(&cache, origin.describe(), Arc::clone(&metrics)).unwrap());

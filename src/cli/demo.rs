@@ -90,6 +90,7 @@ fn config(source: String, mountpoint: PathBuf, cache_dir: PathBuf) -> Config {
             connections: CONNECTIONS as usize,
             chunk_timeout: Duration::from_secs_f64(CHUNK_TIMEOUT_SECONDS),
             retries: RETRIES,
+            bandwidth_limit: None,
         },
         read: ReadConfig { lookahead_chunks: LOOKAHEAD_CHUNKS, fill: Fill::Playing, checks_whole: false },
         drive: DriveConfig { dir_ttl: Duration::from_secs_f64(DIR_TTL_SECONDS), uid, gid, umask: 0o022 },

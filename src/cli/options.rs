@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 
 use super::cache_dir;
 use crate::config::{
-    CacheConfig, Config, DriveConfig, FetchConfig, Fill, FuseConfig, Passthrough, ReadConfig, parse_size,
+    CacheConfig, Config, DriveConfig, FetchConfig, Fill, FuseConfig, Passthrough, ReadConfig, parse_rate, parse_size,
 };
 use crate::error::{Error, Kind, Result};
 use crate::fuse::passthrough::is_privileged;
@@ -121,6 +121,10 @@ struct FetchOptions {
         value_parser = clap::value_parser!(u32).range(0..=RETRIES_MAX),
     )]
     retries: u32,
+    /// Most that may come from the far side, all films together: 20Mbit/s, 2.5MB/s, 2MiB/s, or bytes a second. What is read
+    /// goes before what is only fetched ahead; what is cached is not slowed. Default: no limit.
+    #[arg(long, value_name = "RATE", env = "REELFS_BANDWIDTH_LIMIT", value_parser = parse_rate)]
+    bandwidth_limit: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -194,6 +198,7 @@ impl MountOptions {
                 connections: fetch.connections as usize,
                 chunk_timeout: fetch.chunk_timeout,
                 retries: fetch.retries,
+                bandwidth_limit: fetch.bandwidth_limit,
             },
             read: ReadConfig {
                 lookahead_chunks: read.lookahead_chunks,
@@ -271,7 +276,7 @@ mod tests {
         assert_eq!(config.read.fill, Fill::Playing);
         assert_eq!(config.fetch.connections, config::CONNECTIONS as usize);
         assert_eq!(config.fetch.chunk_timeout, Duration::from_secs_f64(config::CHUNK_TIMEOUT_SECONDS));
-        assert_eq!(config.fetch.retries, config::RETRIES);
+        assert_eq!((config.fetch.retries, config.fetch.bandwidth_limit), (config::RETRIES, None));
         assert_eq!(config.drive.dir_ttl, Duration::from_secs_f64(config::DIR_TTL_SECONDS));
         assert_eq!((config.drive.uid, config.drive.gid), sys::invoking_user());
         assert_eq!(config.drive.umask, 0o022);
@@ -293,6 +298,7 @@ mod tests {
             "--connections=2",
             "--chunk-timeout=0.5",
             "--retries=0",
+            "--bandwidth-limit=20Mbit/s",
             "--dir-ttl=0",
             "--uid=7",
             "--gid=8",
@@ -307,6 +313,7 @@ mod tests {
         assert_eq!(config.cache.chunk_size_bytes, 1 << 20);
         assert_eq!((config.read.lookahead_chunks, config.read.fill), (0, Fill::Never));
         assert_eq!((config.fetch.connections, config.fetch.retries), (2, 0));
+        assert_eq!(config.fetch.bandwidth_limit, Some(2_500_000));
         assert_eq!(config.fetch.chunk_timeout, Duration::from_millis(500));
         assert_eq!(config.drive.dir_ttl, Duration::ZERO);
         assert_eq!((config.drive.uid, config.drive.gid, config.drive.umask), (7, 8, 0o077));
@@ -334,6 +341,8 @@ mod tests {
             "--chunk-timeout=-1",
             "--chunk-timeout=10s",
             "--retries=21",
+            "--bandwidth-limit=0",
+            "--bandwidth-limit=fast",
             "--dir-ttl=-0.1",
             "--uid=root",
             "--gid=-1",

@@ -54,12 +54,13 @@ pub(super) fn answer(request: &Request, found: Found, act: Act) -> Answer {
 }
 
 fn answer_file(request: &Request, file: Opened, act: Act) -> Answer {
-    if act != Act::IgnoreIfMatch && !preconditions_hold(request, &file) {
+    if !matches!(act, Act::IgnoreIfMatch | Act::OtherVersion(_)) && !preconditions_hold(request, &file) {
         return Answer::empty(412, Vec::new());
     }
     let mut headers =
         vec![("Content-Type", content_type(&request.path).to_owned()), ("Accept-Ranges", "bytes".to_owned())];
-    headers.extend(file.etag.clone().map(|etag| ("ETag", etag)));
+    let other = if let Act::OtherVersion(number) = act { Some(format!("\"other-{number}\"")) } else { None };
+    headers.extend(other.or_else(|| file.etag.clone()).map(|etag| ("ETag", etag)));
     headers.extend(file.modified.map(|modified| ("Last-Modified", http::format_date(modified))));
 
     let size_bytes = file.size_bytes;
@@ -221,6 +222,8 @@ mod tests {
         let range = [("Range", "bytes=10-19")];
         let busy = ask("GET /f.mp4", &range, Act::Status(429, Some(3)));
         assert_eq!((busy.status, header(&busy, "Retry-After"), sent(&busy)), (429, Some("3"), None));
+        let other = ask("GET /f.mp4", &[range[0], ("If-Match", "\"this\"")], Act::OtherVersion(7));
+        assert_eq!((other.status, header(&other, "ETag")), (206, Some("\"other-7\"")));
         let ignored = ask("GET /f.mp4", &range, Act::IgnoreRange);
         assert_eq!((ignored.status, sent(&ignored)), (200, Some(ByteRange::new(0, 100))));
         let shifted = ask("GET /f.mp4", &range, Act::ShiftRange(4));

@@ -294,8 +294,12 @@ impl Shared {
             }
             _ => range,
         };
-        let flipped_at = if let Act::FlipByte(offset) = act { Some(offset) } else { None };
-        self.send_body(seat, &info.path, &Body { file, range: cut, flipped_at }, buffer)?;
+        let inverted = match act {
+            Act::FlipByte(offset) => ByteRange::at(offset, 1),
+            Act::OtherVersion(_) => range,
+            _ => ByteRange::new(0, 0),
+        };
+        self.send_body(seat, &info.path, &Body { file, range: cut, inverted }, buffer)?;
         match act {
             Act::StallAfter(_) => Err(seat.hang()),
             Act::ResetAfter(_) => seat.reset_on_close().and(Err(io::ErrorKind::ConnectionReset.into())),
@@ -328,16 +332,17 @@ impl Shared {
 struct Body {
     file: Opened,
     range: ByteRange,
-    /// An offset in the file whose byte is sent wrong.
-    flipped_at: Option<u64>,
+    /// Bytes of the file that are sent wrong.
+    inverted: ByteRange,
 }
 
 impl Body {
     fn fill(&self, piece: ByteRange, bytes: &mut [u8]) -> io::Result<()> {
         self.file.read_at(piece.start, bytes)?;
-        if let Some(flipped) = self.flipped_at.filter(|at| piece.contains(ByteRange::at(*at, 1))) {
-            let byte = &mut bytes[(flipped - piece.start) as usize];
-            *byte = !*byte;
+        let inverted = self.inverted.intersect(piece);
+        if !inverted.is_empty() {
+            let from = (inverted.start - piece.start) as usize;
+            bytes[from..from + inverted.len() as usize].iter_mut().for_each(|byte| *byte = !*byte);
         }
         Ok(())
     }

@@ -44,6 +44,9 @@ pub enum Act {
     ShiftRange(u64),
     /// The byte at this offset of the file is wrong: all its bits are inverted.
     FlipByte(u64),
+    /// Another version is served, whatever `If-Match` wants: its `ETag` is made of this number, and all bits of its bytes
+    /// are inverted.
+    OtherVersion(u64),
     /// The present version is served even if `If-Match` or `If-Unmodified-Since` wants another.
     IgnoreIfMatch,
 }

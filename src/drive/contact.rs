@@ -2,7 +2,7 @@
 //! Never here: opens of files that are known already.
 //!
 //! A person opens one film; a scanner opens thousands, and must not pay for more than it reads. So what is fetched
-//! beyond the first look is fetched for a few opens, and not for a run of them.
+//! beyond the first look is fetched for a few opens, and not for a run of them: a scan.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +28,8 @@ const HEAD_BYTES: u64 = 128 << 10;
 /// Not a power of two: readahead goes in steps of 128 or 256 KiB, the longer ones from 128 KiB on, and a step that reaches
 /// beyond what is here waits for the rest.
 const OPENING_BYTES: u64 = 896 << 10;
+/// And if it is: what a scanner looks at in any case. The rest it asks for itself.
+const SCAN_HEAD_BYTES: u64 = BLOCK_SIZE_BYTES;
 /// So many films in `RUN` are opened by a person who looks for one; more, by a scanner.
 const RUN_OPENS_MAX: usize = 3;
 const RUN: Duration = Duration::from_secs(10);
@@ -45,17 +47,30 @@ const TAIL_WAIT_MAX: Duration = Duration::from_secs(2);
 /// what a player looks at first.
 const TAIL_BYTES_MIN: u64 = 64 << 10;
 
-/// When films were opened for the first time, the last few.
+/// The last few films that were opened, each once.
 #[derive(Debug, Default)]
-pub(super) struct Run([Option<Instant>; RUN_OPENS_MAX]);
+pub(super) struct Run([Option<Film>; RUN_OPENS_MAX]);
+
+/// A film that was opened, and what for.
+#[derive(Clone, Copy, Debug)]
+struct Film {
+    ino: u64,
+    opened_at: Instant,
+    is_scanned: bool,
+}
 
 impl Run {
-    /// One more at `now`; whether it is one of few.
-    fn is_lone(&mut self, now: Instant) -> bool {
-        let is_lone = self.0[0].is_none_or(|first| now.duration_since(first) > RUN);
+    /// A film is opened at `now`; whether as one of many.
+    pub(super) fn is_scan(&mut self, ino: u64, now: Instant) -> bool {
+        let is_recent = |film: &&Film| now.duration_since(film.opened_at) <= RUN;
+        // Players and scanners open one and the same film several times.
+        if let Some(film) = self.0.iter().flatten().filter(is_recent).find(|film| film.ino == ino) {
+            return film.is_scanned;
+        }
+        let is_scanned = self.0[0].as_ref().is_some_and(|first| is_recent(&first));
         self.0.rotate_left(1);
-        self.0[RUN_OPENS_MAX - 1] = Some(now);
-        is_lone
+        self.0[RUN_OPENS_MAX - 1] = Some(Film { ino, opened_at: now, is_scanned });
+        is_scanned
     }
 }
 
@@ -77,8 +92,13 @@ impl Drive {
     /// How to find out what a file is that nobody has asked for yet: by asking for its first bytes, and beside them for
     /// a film's last ones. They are fetched to their ends even if the file is closed before; it is little.
     ///
-    /// `begun` is set when bytes are on their way.
-    pub(super) fn first_contact(self: &Arc<Self>, node: &Arc<Node>, begun: &Arc<AtomicBool>) -> LoadOnce<Stat> {
+    /// `begun` is set when bytes are on their way. For a scan they are few.
+    pub(super) fn first_contact(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        begun: &Arc<AtomicBool>,
+        is_scan: bool,
+    ) -> LoadOnce<Stat> {
         let (drive, listed_size) = (Arc::clone(self), node.size_bytes());
         let has_begun = Arc::clone(begun);
         Box::new(move |path| {
@@ -87,9 +107,14 @@ impl Drive {
                 return drive.ask.of(|origin, patience| origin.stat(path, patience));
             }
             let (is_film, chunk) = (is_film_name(path), drive.cache.chunk_size_bytes());
-            let is_lone = is_film && drive.run.lock().is_lone(Instant::now());
-            let head = if is_lone { OPENING_BYTES } else { HEAD_BYTES }.min(chunk);
-            let tail = listed_size.filter(|_| is_film).and_then(|size| drive.ask_for_tail(path, size, head));
+            let head = match (is_film, is_scan) {
+                (true, false) => OPENING_BYTES,
+                (true, true) => SCAN_HEAD_BYTES,
+                (false, _) => HEAD_BYTES,
+            };
+            let head = head.min(chunk);
+            let tail =
+                listed_size.filter(|_| is_film && !is_scan).and_then(|size| drive.ask_for_tail(path, size, head));
             let first = drive.ask.of(|origin, patience| {
                 Ok(match origin.begin(path, End::First(head), patience)? {
                     Some(begun) => Contact::Begun(begun),
@@ -195,12 +220,14 @@ mod tests {
     #[test]
     fn a_run_of_opens_is_a_scan() {
         let (mut run, start) = (Run::default(), Instant::now());
-        let mut is_lone = |seconds| run.is_lone(start + Duration::from_secs(seconds));
-        assert!(is_lone(0) && is_lone(0) && is_lone(9));
-        assert!(!is_lone(10), "the fourth in ten seconds");
-        assert!(is_lone(11), "the second was longer ago");
-        assert!(!is_lone(12) && !is_lone(12) && !is_lone(12));
-        assert!(is_lone(30));
+        let mut is_scan = |ino, seconds| run.is_scan(ino, start + Duration::from_secs(seconds));
+        assert!(!is_scan(1, 0) && !is_scan(2, 0) && !is_scan(3, 9));
+        assert!(!is_scan(2, 9) && !is_scan(1, 10), "no other film");
+        assert!(is_scan(4, 10), "the fourth in ten seconds");
+        assert!(is_scan(4, 10), "and still");
+        assert!(!is_scan(5, 11), "the second was longer ago");
+        assert!(is_scan(6, 12) && is_scan(7, 12) && is_scan(8, 12));
+        assert!(!is_scan(9, 30));
     }
 
     #[test]

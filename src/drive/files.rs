@@ -14,6 +14,7 @@ use crate::cache::Backing;
 use crate::error::{Error, Kind, Result};
 use crate::origin::Stat;
 use crate::range::ByteRange;
+use crate::read::is_film_name;
 
 /// Longest read answered at once from a buffer that each thread keeps; the kernel's are 1 MiB at most.
 const BUFFER_MAX_BYTES: usize = 1 << 20;
@@ -38,6 +39,8 @@ pub struct Opened {
     pub handle: u64,
     /// The first bytes, where they have only just come: whoever passes the open on may pass them on with it.
     pub head: Option<Vec<u8>>,
+    /// Whether it is one film of many that are being looked at: nothing should be read ahead of it.
+    pub is_scan: bool,
 }
 
 impl Drive {
@@ -52,9 +55,10 @@ impl Drive {
         let drive = Arc::clone(self);
         let path = Arc::clone(&node.path);
         let begun = Arc::<AtomicBool>::default();
+        let is_scan = is_film_name(&path) && self.run.lock().is_scan(ino, Instant::now());
         self.stats.get_by(
             &path,
-            Some(self.first_contact(&node, &begun)),
+            Some(self.first_contact(&node, &begun, is_scan)),
             Box::new(move |stat| {
                 let stat = match stat {
                     Ok(stat) => stat,
@@ -62,8 +66,8 @@ impl Drive {
                 };
                 let opens = Arc::clone(&drive);
                 // A refused job is dropped with its reply, which the kernel's adapter then answers with EIO.
-                let queued = opens.opens.run(move || match drive.opened(&node, &stat) {
-                    Ok(opened) if begun.load(Ordering::Acquire) => drive.give_head(opened, reply),
+                let queued = opens.opens.run(move || match drive.opened(&node, &stat, is_scan) {
+                    Ok(opened) if begun.load(Ordering::Acquire) && !is_scan => drive.give_head(opened, reply),
                     opened => reply(opened),
                 });
                 if let Err(error) = queued {
@@ -73,7 +77,7 @@ impl Drive {
         );
     }
 
-    fn opened(&self, node: &Arc<Node>, stat: &Stat) -> Result<Opened> {
+    fn opened(&self, node: &Arc<Node>, stat: &Stat, is_scan: bool) -> Result<Opened> {
         if !node.bind(stat) {
             // The stat is new; it is the number that is old.
             self.inodes.supersede(node);
@@ -81,8 +85,9 @@ impl Drive {
             return Err(changed(&node.path));
         }
         let entry = self.cache.entry(&node.path, stat)?;
-        let file = OpenFile { node: Arc::clone(node), handle: self.reader.open(entry), late: Mutex::default() };
-        Ok(Opened { handle: self.files.add(Arc::new(file)), head: None })
+        let handle = if is_scan { self.reader.open_to_scan(entry) } else { self.reader.open(entry) };
+        let file = OpenFile { node: Arc::clone(node), handle, late: Mutex::default() };
+        Ok(Opened { handle: self.files.add(Arc::new(file)), head: None, is_scan })
     }
 
     /// All of an open file as one on this disk, if it is wholly here: for whoever can read it without us.

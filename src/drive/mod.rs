@@ -68,7 +68,7 @@ pub struct Drive {
     config: DriveConfig,
     // Set at the end: questions under way are called off.
     cancel: Cancel,
-    // Films opened for the first time lately. Taken alone.
+    // Films opened lately. Taken alone.
     run: Mutex<contact::Run>,
     // The last name whose size had to be asked for, to ask for the next ones ahead. Taken alone.
     stat_run: Mutex<names::StatRun>,

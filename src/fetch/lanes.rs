@@ -90,6 +90,8 @@ pub(super) struct Seat<'a> {
     number: u64,
     // As the lanes have it.
     fills_until: Cell<Option<Instant>>,
+    // Its bytes came as slowly as they were asked for: they tell nothing of the link.
+    is_held_back: Cell<bool>,
     flown: Flown,
 }
 
@@ -159,7 +161,8 @@ impl Lanes {
                     self.changed.notify_one();
                 }
                 let fills_until = Cell::new(Some(now + FILLING));
-                return Some((job, Seat { lanes: self, number, fills_until, flown: Flown::default() }));
+                let (is_held_back, flown) = (Cell::default(), Flown::default());
+                return Some((job, Seat { lanes: self, number, fills_until, is_held_back, flown }));
             }
             match queues.look_again_at(now) {
                 Some(at) => drop(self.changed.wait_until(&mut queues, at)),
@@ -257,9 +260,16 @@ impl Seat<'_> {
         }
     }
 
+    /// What comes over it waits for us.
+    pub(super) fn held_back(&self) {
+        self.is_held_back.set(true);
+    }
+
     /// What came over it.
     pub(super) fn landed(mut self, flown: Flown) {
-        self.flown = flown;
+        if !self.is_held_back.get() {
+            self.flown = flown;
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //! Never here: what to fetch ahead, and what a read is.
 //!
 //! Locks, in order: `table` → a flight's `inner` → `lanes`, `memory`, the cache's `hot`. None is held while the origin is
-//! asked, and waiters are answered with none held. `late` and a race's `lead` are taken alone.
+//! asked, and waiters are answered with none held. `late`, the throttle's bucket and a race's `lead` are taken
+//! alone.
 
 pub mod checks;
 mod flight;
@@ -11,6 +12,7 @@ mod lanes;
 mod late;
 mod memory;
 mod race;
+mod throttle;
 mod width;
 mod worker;
 
@@ -35,6 +37,7 @@ use flight::{Answered, Flight, Inner, State};
 use lanes::{Job, Lanes};
 use late::Late;
 use memory::Memory;
+use throttle::Throttle;
 
 pub use flight::Waiter;
 pub use lanes::Lane;
@@ -59,6 +62,7 @@ struct Shared {
     cache: Arc<Cache>,
     config: FetchConfig,
     retry: Arc<Retry>,
+    throttle: Throttle,
     metrics: Arc<Metrics>,
     table: Mutex<Table>,
     lanes: Lanes,
@@ -124,6 +128,7 @@ impl Fetcher {
             cache,
             config: config.clone(),
             retry,
+            throttle: Throttle::new(config.bandwidth_limit),
             metrics,
             table: Mutex::default(),
             lanes: Lanes::new(workers),

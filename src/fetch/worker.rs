@@ -77,12 +77,12 @@ impl Shared {
 
     /// Lands every byte, over as many attempts as the retry rules allow.
     fn fetch(&self, flight: &Arc<Flight>, seat: &Seat<'_>) -> Result<()> {
-        let give_up_at = Instant::now() + self.config.chunk_timeout * FLIGHT_TIMEOUTS_MAX;
+        let mut give_up_at = Instant::now() + self.config.chunk_timeout * FLIGHT_TIMEOUTS_MAX;
         let mut attempt = 0;
         self.retry.asked();
         loop {
             let before = flight.missing();
-            let error = match self.attempt(flight, seat, give_up_at) {
+            let error = match self.attempt(flight, seat, &mut give_up_at) {
                 Ok(()) => {
                     self.late.lock().ended(false);
                     return Ok(());
@@ -100,7 +100,8 @@ impl Shared {
                 attempt = 0;
                 self.retry.asked();
             }
-            let wait = self.retry.wait(attempt, &error, self.time_left(flight).min(give_up_at - Instant::now()))?;
+            let left = self.time_left(flight).min(give_up_at.saturating_duration_since(Instant::now()));
+            let wait = self.retry.wait(attempt, &error, left)?;
             log::info!("{} {}: {error}; asking again in {wait:.1?}", flight.entry.path(), flight.missing());
             attempt += 1;
             sleep_before_retry(wait, flight, &error)?;
@@ -113,19 +114,28 @@ impl Shared {
         waited_for_until.map_or(self.config.chunk_timeout, |until| until.saturating_duration_since(Instant::now()))
     }
 
-    /// One request for all that is missing.
-    fn attempt(&self, flight: &Arc<Flight>, seat: &Seat<'_>, give_up_at: Instant) -> Result<()> {
-        let missing = flight.missing();
-        if missing.is_empty() {
-            return Ok(());
+    /// One request for all that is missing; under a bandwidth limit, as many as it takes.
+    fn attempt(&self, flight: &Arc<Flight>, seat: &Seat<'_>, give_up_at: &mut Instant) -> Result<()> {
+        while !flight.missing().is_empty() {
+            self.land(flight, seat, give_up_at)?;
         }
+        Ok(())
+    }
+
+    /// One request, from the first missing byte on, or what is under way already.
+    fn land(&self, flight: &Arc<Flight>, seat: &Seat<'_>, give_up_at: &mut Instant) -> Result<()> {
         let entry = &flight.entry;
-        let (mut body, body_end) = match flight.take_begun() {
-            Some(begun) => {
-                self.metrics.origin_requests.add(1);
-                begun
+        let (mut body, body_end) = if let Some((body, body_end)) = flight.take_begun() {
+            self.metrics.origin_requests.add(1);
+            self.throttle.came_unasked(body_end.saturating_sub(flight.missing().start));
+            (body, body_end)
+        } else {
+            let asked = self.wait_to_ask(flight, seat, give_up_at)?;
+            if asked.is_empty() {
+                // Cut short meanwhile.
+                return Ok(());
             }
-            None => (self.ask(flight, missing)?, missing.end),
+            (self.ask(flight, asked)?, asked.end)
         };
         while let Some(piece) = body.next()? {
             self.metrics.origin_bytes.add(piece.len() as u64);
@@ -144,11 +154,12 @@ impl Shared {
             } else {
                 seat.moved(now);
             }
-            if now >= give_up_at {
+            if now >= *give_up_at {
                 return Err(Error::new(Kind::TimedOut, format!("{}: the origin is too slow", entry.path())));
             }
         }
-        if flight.missing().is_empty() {
+        let left = flight.missing();
+        if left.is_empty() || left.start >= body_end {
             return Ok(());
         }
         Err(Error::new(Kind::Unreachable, format!("{}: the origin sent less than it promised", entry.path())))
@@ -156,6 +167,21 @@ impl Shared {
 }
 
 impl Shared {
+    /// What may be asked for next: under a bandwidth limit a part of what is missing, and not at once. That is no fault of
+    /// the origin's, and shortens no time it has.
+    fn wait_to_ask(&self, flight: &Flight, seat: &Seat<'_>, give_up_at: &mut Instant) -> Result<ByteRange> {
+        let begun = Instant::now();
+        let bytes_max = self.throttle.wait_to_ask(flight);
+        if flight.cancel.is_cancelled() {
+            return Err(called_off());
+        }
+        let missing = flight.missing();
+        let Some(bytes_max) = bytes_max else { return Ok(missing) };
+        seat.held_back();
+        *give_up_at += begun.elapsed();
+        Ok(missing.intersect(ByteRange::at(missing.start, bytes_max)))
+    }
+
     /// Asks for `range`, and returns when an answer begins: to this request, or to one that overtook it.
     fn ask(&self, flight: &Arc<Flight>, range: ByteRange) -> Result<Box<dyn Body>> {
         let late_after = {
@@ -199,6 +225,7 @@ impl Shared {
             }
         }
         self.metrics.hedges.add(1);
+        self.throttle.came_unasked(race.range.len());
         let asked_at = Instant::now();
         let asked = AssertUnwindSafe(|| self.request(&race.flight, race.range, &race.second));
         // A panic below is the first request's to tell of, if it meets it, too.

@@ -124,6 +124,9 @@ impl Filesystem for Adapter {
                 log::debug!("this kernel's FUSE lacks {missing:?}");
             }
         }
+        if config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok() {
+            self.passthrough.may_go_past();
+        }
         // Each setter answers with the nearest value that is allowed.
         if let Err(most) = config.set_max_write(REQUEST_MAX_BYTES) {
             let _ = config.set_max_write(most);
@@ -222,7 +225,7 @@ impl Filesystem for Adapter {
                     log::debug!("the kernel does not take a file's first bytes: {error}");
                 }
                 let backing = if passthrough.is_on() { drive.backing(opened.handle) } else { None };
-                passthrough.reply(ino.0, opened.handle, is_direct, backing, reply);
+                passthrough.reply(ino.0, opened.handle, (is_direct, opened.is_scan), backing, reply);
             }
             Err(error) => reply.error(errno(&error)),
         });

@@ -1,4 +1,5 @@
-//! How each open file is served: by requests to the drive, or by the kernel itself from a cached file it was lent.
+//! How each open file is served: by requests to the drive, through the kernel's page cache or past it, or by the kernel
+//! itself from a cached file it was lent.
 //! Never here: which files may be lent (the cache knows), and what a request means.
 //!
 //! The kernel's rule (fs/fuse/iomode.c, Linux 6.9): opens of one inode that overlap in time are all of one way, and all
@@ -23,6 +24,8 @@ const CAP_SYS_ADMIN: u32 = 21;
 pub(super) struct Passthrough {
     // Goes off, never on again, when the kernel refuses.
     is_on: AtomicBool,
+    // Whether a file can be read past the page cache, and mapped all the same.
+    can_go_past: AtomicBool,
     // Guards the map, and that no two opens of one inode are decided at once. The kernel is told within it.
     ways: Mutex<Ways<Lent>>,
 }
@@ -55,7 +58,11 @@ impl<L> Ways<L> {
 impl Passthrough {
     /// Nothing is open. Off until the kernel has agreed.
     pub(super) fn new() -> Self {
-        Self { is_on: AtomicBool::new(false), ways: Mutex::new(Ways(HashMap::new())) }
+        Self {
+            is_on: AtomicBool::new(false),
+            can_go_past: AtomicBool::new(false),
+            ways: Mutex::new(Ways(HashMap::new())),
+        }
     }
 
     /// The kernel has agreed to it for this mount.
@@ -63,13 +70,26 @@ impl Passthrough {
         self.is_on.store(true, Ordering::Relaxed);
     }
 
+    /// The kernel maps files that are read past its page cache (Linux 6.6).
+    pub(super) fn may_go_past(&self) {
+        self.can_go_past.store(true, Ordering::Relaxed);
+    }
+
     /// Whether files are lent.
     pub(super) fn is_on(&self) -> bool {
         self.is_on.load(Ordering::Relaxed)
     }
 
-    /// Answers an open of `ino`; `is_direct` as the program asked for `O_DIRECT`.
-    pub(super) fn reply(&self, ino: u64, handle: u64, is_direct: bool, backing: Option<Backing>, reply: ReplyOpen) {
+    /// Answers an open of `ino`; `is_direct` as the program asked for `O_DIRECT`. `is_scan`: nothing should be read ahead
+    /// of it, not by the kernel either.
+    pub(super) fn reply(
+        &self,
+        ino: u64,
+        handle: u64,
+        (is_direct, is_scan): (bool, bool),
+        backing: Option<Backing>,
+        reply: ReplyOpen,
+    ) {
         let lent = self.ways.lock().open(ino, || {
             // Through the drive, such reads need no alignment; the disk's own would.
             let backing = backing.filter(|_| !is_direct)?;
@@ -92,6 +112,9 @@ impl Passthrough {
                 reply.opened_passthrough(FileHandle(handle), flags, &lent.id);
             }
             // An inode number is one version: what the kernel kept of it is what it would read again.
+            None if is_scan && self.can_go_past.load(Ordering::Relaxed) => {
+                reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_DIRECT_IO);
+            }
             None => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
         }
     }

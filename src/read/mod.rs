@@ -125,10 +125,23 @@ impl Reader {
 
     /// A handle on one version of a file.
     pub fn open(&self, entry: Arc<Entry>) -> Arc<Handle> {
-        let handle = Arc::new(Handle {
+        let handle = self.handle(entry, Pattern::default());
+        if let Err(error) = self.core.look_into(&handle) {
+            log::warn!("{}: {error}", handle.entry.path());
+        }
+        handle
+    }
+
+    /// The same for a program that looks at many files: it gets what it asks for, and hardly more.
+    pub fn open_to_scan(&self, entry: Arc<Entry>) -> Arc<Handle> {
+        self.handle(entry, Pattern::scanned())
+    }
+
+    fn handle(&self, entry: Arc<Entry>, pattern: Pattern) -> Arc<Handle> {
+        Arc::new(Handle {
             entry,
             core: Arc::clone(&self.core),
-            pattern: Mutex::default(),
+            pattern: Mutex::new(pattern),
             pace: Mutex::default(),
             waited_micros: AtomicU64::new(0),
             duration: OnceLock::new(),
@@ -136,11 +149,7 @@ impl Reader {
             interests: Mutex::default(),
             is_noted: AtomicBool::new(false),
             is_sequential: AtomicBool::new(false),
-        });
-        if let Err(error) = self.core.look_into(&handle) {
-            log::warn!("{}: {error}", handle.entry.path());
-        }
-        handle
+        })
     }
 
     /// Reads of `range` wait for an answer that somebody else has asked for; see [`Fetcher::expect`].
@@ -291,9 +300,10 @@ impl Core {
 fn span(entry: &Entry, access: Access, range: ByteRange) -> ByteRange {
     let is_first_part = !range.start.is_multiple_of(BLOCK_SIZE_BYTES) && range.len() == KERNEL_READAHEAD_BYTES;
     let wanted_bytes = if is_first_part { 2 * KERNEL_READAHEAD_BYTES } else { range.len() };
+    let wanted_bytes = if let Access::Step(more) = access { range.len() + more } else { wanted_bytes };
     let blocks = ByteRange::at(range.start, wanted_bytes).align(BLOCK_SIZE_BYTES, entry.size_bytes());
     match access {
-        Access::Probe => blocks,
+        Access::Probe | Access::Step(_) => blocks,
         Access::Jump | Access::Sequential => ByteRange::new(blocks.start, entry.slot(blocks.end.max(1) - 1).end),
     }
 }

@@ -14,6 +14,11 @@ const CURSORS_MAX: usize = 4;
 const REORDER_WINDOW_BYTES: u64 = 2 << 20;
 /// Sequential bytes before a reader is believed to go on, in two reads at least: more than a scanner's first look.
 const EVIDENCE_BYTES: u64 = 256 << 10;
+/// The same for a scanner, who reads on until it knows what is in the film: ffprobe reads 5 MB at most.
+const SCAN_EVIDENCE_BYTES: u64 = 6 << 20;
+/// Until then it gets this part of what it has read in a run with its next read: a scan of whatever length costs little
+/// more than it reads, and few round trips.
+const SCAN_STEP_SHARE: u64 = 4;
 /// The window is this many times what was read, from one chunk to all it may be. More was tried over a link of 200 ms and
 /// lost: flights begun together end together, and the link idles while all of them ask anew.
 const GROWTH: u64 = 2;
@@ -30,6 +35,8 @@ const PLAYED_BYTES: u64 = 16 << 20;
 pub enum Access {
     /// A first, lone or near-the-end read: it gets what it asks for.
     Probe,
+    /// The same of a scanner that reads on: with so many bytes behind it, as it will probably want them.
+    Step(u64),
     /// Begins a run elsewhere: what follows it will be read soon, and nothing before it is waited for.
     Jump,
     /// Part of a run: the rest of its chunk, and more, will be read soon.
@@ -76,13 +83,35 @@ pub struct Pattern {
     read_bytes: u64,
     // Something happened that lookahead has not heard of.
     has_news: bool,
+    purpose: Purpose,
+}
+
+/// What a film was opened for, as far as that is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Purpose {
+    #[default]
+    Unknown,
+    /// One of many that are looked at.
+    Scan,
 }
 
 impl Pattern {
+    /// Of a reader that looks at many films, of each as little as will do.
+    pub fn scanned() -> Self {
+        Self { purpose: Purpose::Scan, ..Self::default() }
+    }
+
+    fn evidence_bytes(&self) -> u64 {
+        match self.purpose {
+            Purpose::Unknown => EVIDENCE_BYTES,
+            Purpose::Scan => SCAN_EVIDENCE_BYTES,
+        }
+    }
+
     /// Takes a read in. `size` is the file's.
     pub fn observe(&mut self, range: ByteRange, size: u64) -> Access {
         self.reads += 1;
-        let reads = self.reads;
+        let (reads, evidence) = (self.reads, self.evidence_bytes());
         let last_used = self.cursors.iter().max_by_key(|cursor| cursor.used).map(|cursor| cursor.id);
         let near = |cursor: &&mut Cursor| {
             let window = ByteRange::new(
@@ -98,17 +127,18 @@ impl Pattern {
             }
             // Only progress is evidence: reading the same bytes again is not a run.
             let progress = range.end.saturating_sub(cursor.next.max(range.start));
-            let (before, was) = (cursor.next, cursor.access(size));
+            let (before, was) = (cursor.next, cursor.access(size, evidence));
             cursor.run_bytes += progress;
             cursor.next = cursor.next.max(range.end);
             cursor.used = reads;
-            let access = cursor.access(size);
+            let access = cursor.access(size, evidence);
+            let step = Access::Step(cursor.run_bytes / SCAN_STEP_SHARE);
             self.read_bytes += progress;
             self.has_news |= cursor.is_left || access != was || before / NEWS_BYTES != cursor.next / NEWS_BYTES;
             cursor.is_left = false;
             cursor.went_on |= progress > 0;
             self.was_played |= cursor.run_bytes >= played_bytes(size);
-            access
+            if self.purpose == Purpose::Scan && access == Access::Probe { step } else { access }
         } else {
             let plays_on =
                 self.was_played && self.cursors.iter().any(|cursor| Some(cursor.id) == last_used && cursor.went_on);
@@ -129,18 +159,19 @@ impl Pattern {
         {
             self.cursors.swap_remove(oldest);
         }
+        let evidence = self.evidence_bytes();
         let cursor = Cursor {
             id: self.reads,
             born: range.start,
             next: range.end,
             // However long: the kernel may ask for so much on behalf of anyone who touches a page.
-            run_bytes: if plays_on { range.len().max(EVIDENCE_BYTES) } else { range.len().min(EVIDENCE_BYTES - 1) },
+            run_bytes: if plays_on { range.len().max(evidence) } else { range.len().min(EVIDENCE_BYTES - 1) },
             used: self.reads,
             is_left: false,
             went_on: false,
         };
         // A large first read is evidence for the next one only.
-        let goes_on = plays_on && cursor.access(size) == Access::Sequential;
+        let goes_on = plays_on && cursor.access(size, evidence) == Access::Sequential;
         let access = if goes_on { Access::Jump } else { Access::Probe };
         self.cursors.push(cursor);
         access
@@ -151,7 +182,7 @@ impl Pattern {
     pub fn ahead(&self, size: u64, chunk: u64, chunks_max: u64, rate: Option<u64>) -> Vec<Ahead> {
         self.cursors
             .iter()
-            .filter(|cursor| !cursor.is_left && cursor.access(size) == Access::Sequential)
+            .filter(|cursor| !cursor.is_left && cursor.access(size, self.evidence_bytes()) == Access::Sequential)
             .map(|cursor| {
                 let chunks = (cursor.run_bytes.saturating_mul(GROWTH) / chunk).max(1).min(chunks_max);
                 let window = pace::window(cursor.next, rate, chunk, chunks);
@@ -182,8 +213,8 @@ impl Pattern {
 }
 
 impl Cursor {
-    fn access(&self, size: u64) -> Access {
-        if self.run_bytes < EVIDENCE_BYTES || is_near_end(self.born, size) { Access::Probe } else { Access::Sequential }
+    fn access(&self, size: u64, evidence: u64) -> Access {
+        if self.run_bytes < evidence || is_near_end(self.born, size) { Access::Probe } else { Access::Sequential }
     }
 }
 
@@ -225,6 +256,30 @@ mod tests {
             assert_eq!(read(&mut pattern, start, len), Access::Probe);
             assert_eq!(ahead(&pattern), []);
         }
+    }
+
+    #[test]
+    fn a_scan_costs_little_more_than_it_reads() {
+        for total in [100 * KIB, 230 * KIB, MIB, 5 * MIB] {
+            let mut pattern = Pattern::scanned();
+            let (mut here, mut requests) = (0, 0);
+            for at in (0..total).step_by(32 << 10) {
+                let access = read(&mut pattern, at, 32 * KIB);
+                assert!(ahead(&pattern).is_empty() && !matches!(access, Access::Sequential | Access::Jump), "{at}");
+                if at + 32 * KIB > here {
+                    let step = if let Access::Step(bytes) = access { bytes } else { 0 };
+                    here = (at + 32 * KIB + step).next_multiple_of(64 * KIB);
+                    requests += 1;
+                }
+            }
+            assert!(here <= total + total / 4 + 128 * KIB && requests <= 20, "{here} for {total}, {requests} requests");
+        }
+        // Who reads on for longer plays it.
+        let mut pattern = Pattern::scanned();
+        for at in 0..200 {
+            read(&mut pattern, at * 32 * KIB, 32 * KIB);
+        }
+        assert_eq!(ahead(&pattern).len(), 1);
     }
 
     #[test]

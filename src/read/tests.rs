@@ -239,7 +239,8 @@ fn assemble(
         min_free_bytes: plan.min_free_bytes,
         chunk_size_bytes: CHUNK,
     };
-    let fetch = FetchConfig { connections: plan.connections, chunk_timeout: plan.timeout, retries: 2 };
+    let fetch =
+        FetchConfig { connections: plan.connections, chunk_timeout: plan.timeout, retries: 2, bandwidth_limit: None };
     let read = ReadConfig { lookahead_chunks: plan.lookahead_chunks, fill: plan.fill, checks_whole: false };
     let cache = Arc::new(Cache::open(&config, origin.describe(), Arc::clone(metrics)).unwrap());
     let retry = Arc::new(Retry::new(fetch.retries, Arc::clone(metrics)));

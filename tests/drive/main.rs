@@ -19,15 +19,19 @@ mod folders;
 mod hanging;
 mod kills;
 mod lifecycle;
+mod limit;
 mod listings;
 mod memory;
 mod mount;
 mod needs;
+mod outage;
 mod passthrough;
 mod readers;
 mod readonly;
 mod replaced;
+mod scan;
 mod shown;
+mod storm;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -66,13 +70,17 @@ fn main() {
         hanging::tests(),
         kills::tests(),
         lifecycle::tests(),
+        limit::tests(),
         listings::tests(),
         memory::tests(),
+        outage::tests(),
         passthrough::tests(),
         readers::tests(),
         readonly::tests(),
         replaced::tests(),
+        scan::tests(),
         shown::tests(),
+        storm::tests(),
     ];
     let trials = all.into_iter().flatten().map(Test::into_trial).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();

@@ -15,6 +15,8 @@ pub enum Need {
     Fuse,
     /// A kernel that reads cached files by itself, for a process that may let it.
     Passthrough,
+    /// A kernel that maps files which are read past its page cache: only then the drive may have nothing read ahead.
+    MappedDirect,
     /// A program of this name.
     Program(&'static str),
 }
@@ -76,6 +78,7 @@ impl Need {
                 Some("only root may have the kernel read cached files".into())
             }
             Self::Passthrough => (kernel() < (6, 9)).then(|| "this kernel does not read cached files".into()),
+            Self::MappedDirect => (kernel() < (6, 6)).then(|| "this kernel reads ahead of scanners".into()),
             Self::Program(name) => found(name).is_none().then(|| format!("{name} is not installed")),
         }
     }

@@ -210,7 +210,7 @@ fn read(drive: &Arc<Drive>, handle: u64, offset: u64) -> Result<()> {
 fn assemble(films: &Path, dir: PathBuf, metrics: &Arc<Metrics>) -> Result<(Drive, Arc<Cache>)> {
     let timeout = ANSWER_MAX;
     let cache = CacheConfig { dir, size_bytes: 1 << 30, min_free_bytes: 0, chunk_size_bytes: 2 << 20 };
-    let fetch = FetchConfig { connections: 2, chunk_timeout: timeout, retries: 0 };
+    let fetch = FetchConfig { connections: 2, chunk_timeout: timeout, retries: 0, bandwidth_limit: None };
     let read = ReadConfig { lookahead_chunks: 0, fill: Fill::Never, checks_whole: false };
     let drive = DriveConfig { dir_ttl: timeout, uid: 0, gid: 0, umask: 0 };
     let origin = Source::parse(&films.to_string_lossy())?.open()?;
