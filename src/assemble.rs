@@ -53,7 +53,7 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     // Each file that is open on the drive is open in the cache, too.
     sys::raise_open_files_limit();
     sys::keep_allocator_lean();
-    let origin = Source::parse(&config.source)?.open()?;
+    let origin = Source::parse(&config.source)?.open(&config.s3)?;
     let origin: Arc<dyn Origin> =
         Arc::new(Breaker::start(origin, config.fetch.chunk_timeout / 2, Arc::clone(&metrics))?);
     let top = list_top(&*origin, config.fetch.chunk_timeout)?;

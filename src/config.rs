@@ -115,11 +115,24 @@ pub struct FuseConfig {
     pub passthrough: Passthrough,
 }
 
+/// Where buckets are, if not at Amazon.
+#[derive(Clone, Debug, Default)]
+pub struct S3Config {
+    /// The server's URL, without a slash at its end; `None`: Amazon's.
+    pub endpoint: Option<String>,
+    /// What requests are signed for; `None`: what most servers take.
+    pub region: Option<String>,
+    /// At Amazon: the bucket in the path and not in the host's name. Other servers always have it there.
+    pub path_style: bool,
+}
+
 /// One mount, wholly described.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// As the user typed it: a path or a URL.
     pub source: String,
+    /// For sources that are buckets.
+    pub s3: S3Config,
     /// The folder the drive appears in.
     pub mountpoint: PathBuf,
     /// The kernel's side.

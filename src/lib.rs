@@ -44,7 +44,7 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`error`] [`range`] [`digest`] [`config`] [`metrics`] [`retry`] [`cancel`] [`sys`] | pure or tiny; used by all |
-//! | [`store`] | keyed bytes: a folder on a disk, a web server through `OpenDAL` (whose runtime stays in `store/remote`) |
+//! | [`store`] | keyed bytes: on a disk; on the web, in buckets, over `WebDAV` (`OpenDAL`, whose runtime stays in `store/remote`) |
 //! | [`demo`] | a film and a far server to show it from; also the tests' origin, with any weather |
 //! | [`cache`] | the index, the bytes, trust, room |
 //! | [`origin`] | list, stat, read: what the drive sees of a source |

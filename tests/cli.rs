@@ -65,6 +65,16 @@ impl Place {
 }
 
 #[test]
+fn every_kind_of_source_is_listed() {
+    let output = Place::new().run(&["sources"]);
+    let listed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    for kind in ["/mnt/nas/films", "http://", "s3://", "webdav://", "gs://", "--features azblob"] {
+        assert!(listed.contains(kind), "{kind} is missing: {listed}");
+    }
+}
+
+#[test]
 fn nonsense_options_are_named_with_what_would_do() {
     let place = Place::new();
     let mount = |option: &'static str| vec!["mount", "@films", "@mnt", option];
@@ -127,9 +137,9 @@ fn a_mount_point_that_would_wait_for_itself() {
 #[test]
 fn sources_that_cannot_be_used() {
     let place = Place::new();
-    for source in ["ftp://host/films", "s3://bucket/films"] {
-        place.refuses(&["mount", source, "@mnt"], &["file://", "http://", "https://"]);
-    }
+    place.refuses(&["mount", "gopher://host/films", "@mnt"], &["gopher://", "reelfs sources"]);
+    place.refuses(&["mount", "gs://films", "@mnt"], &["not built in", "--features gcs"]);
+    place.refuses(&["mount", "s3://key:secret@films/", "@mnt"], &["AWS_ACCESS_KEY_ID"]);
     place.refuses(&["mount", "", "@mnt"], &["source is empty"]);
     place.refuses(&["mount", "@no/such", "@mnt"], &["no/such", "No such file"]);
     // Nobody listens on the discard port.
@@ -139,7 +149,7 @@ fn sources_that_cannot_be_used() {
 #[test]
 fn passwords_are_not_repeated() {
     let place = Place::new();
-    for source in ["http://u:secret@127.0.0.1:9/", "http://u:secret@[/", "ftp://u:secret@host/"] {
+    for source in ["http://u:secret@127.0.0.1:9/", "http://u:secret@[/", "webdav://u:secret@127.0.0.1:9/"] {
         let line = place.refusal(&["mount", source, "@mnt", "--retries=0"]);
         assert!(!line.contains("secret"), "{line}");
     }
@@ -164,7 +174,7 @@ fn caches_that_are_not_there() {
     for command in ["status", "verify"] {
         place.refuses(&["cache", command, "--cache-dir", "@home/none"], &["home/none", "no cache"]);
         place.refuses(&["cache", command, "--source", "@films"], &[".cache/reelfs/films-", "no cache"]);
-        place.refuses(&["cache", command, "--source", "ftp://host/"], &["http://"]);
+        place.refuses(&["cache", command, "--source", "gopher://host/"], &["reelfs sources"]);
     }
     place.refuses(&["cache", "purge"], &["<PATH>"]);
     place.refuses(&["cache", "purge", "a.mkv"], &["--source"]);

@@ -9,9 +9,10 @@ use std::time::SystemTime;
 use clap::{Args, Subcommand};
 
 use super::caches::{self, Caches, OnDisk};
-use super::options::{CacheDirOption, Env};
+use super::options::{CacheDirOption, Env, S3EndpointOption};
 use super::{cache_dir, cache_report, complain, misuse};
 use crate::cache::{BadChunk, Purge, Purged};
+use crate::config::S3Config;
 use crate::error::{Error, Result};
 use crate::origin::source::Source;
 
@@ -59,13 +60,18 @@ struct Which {
     /// either: all caches.
     #[arg(long, help_heading = "Cache")]
     source: Option<String>,
+    #[command(flatten)]
+    s3: S3EndpointOption,
 }
 
 impl Which {
     fn dirs(self, env: Env) -> Result<Vec<PathBuf>> {
         match (self.dir.cache_dir, self.source) {
             (Some(dir), _) => caches::one(dir),
-            (None, Some(source)) => caches::one(cache_dir::of_source(&Source::parse(&source)?, env)?),
+            (None, Some(source)) => {
+                let s3 = S3Config { endpoint: self.s3.endpoint(env)?, ..S3Config::default() };
+                caches::one(cache_dir::of_source(&Source::parse(&source)?, &s3, env)?)
+            }
             (None, None) => caches::all_below(&cache_dir::base(env)?),
         }
     }

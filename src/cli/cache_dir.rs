@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use percent_encoding::percent_decode_str;
 
 use super::options::Env;
+use crate::config::S3Config;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::origin::source::Source;
@@ -33,18 +34,18 @@ pub fn base(env: Env) -> Result<PathBuf> {
 }
 
 /// The cache of `source`, below the base.
-pub fn of_source(source: &Source, env: Env) -> Result<PathBuf> {
-    Ok(base(env)?.join(folder_name(source)))
+pub fn of_source(source: &Source, s3: &S3Config, env: Env) -> Result<PathBuf> {
+    Ok(base(env)?.join(folder_name(source, s3)))
 }
 
 /// A readable name and a short hash: `host-films-0123456789ab`.
-fn folder_name(source: &Source) -> String {
-    let mut hash = Digest::of(identity(source).as_bytes()).to_string();
+fn folder_name(source: &Source, s3: &S3Config) -> String {
+    let mut hash = Digest::of(identity(source, s3).as_bytes()).to_string();
     hash.truncate(HASH_DIGITS);
     let readable = match source {
         // By its last folder, which people know it by.
         Source::Folder(path) => readable(&path.file_name().unwrap_or_default().to_string_lossy()),
-        Source::Web(_) => {
+        Source::Web(_) | Source::Place(_) => {
             let shown = source.to_string();
             let (_, from_host) = shown.split_once("://").unwrap_or_default();
             readable(&percent_decode_str(from_host).decode_utf8_lossy())
@@ -55,7 +56,7 @@ fn folder_name(source: &Source) -> String {
 
 /// What a source is, however it was typed: a local path absolute, a URL normalized. Passwords are left out: a new one
 /// doesn't make it another source, and a hash of one could be tried against a dictionary.
-fn identity(source: &Source) -> String {
+fn identity(source: &Source, s3: &S3Config) -> String {
     match source {
         Source::Folder(path) => {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
@@ -69,6 +70,7 @@ fn identity(source: &Source) -> String {
             let _ = url.set_password(None);
             url.into()
         }
+        Source::Place(address) => address.located(s3),
     }
 }
 
@@ -98,6 +100,10 @@ mod tests {
         base(&find).ok()
     }
 
+    fn name(source: &str) -> String {
+        folder_name(&Source::parse(source).unwrap(), &S3Config::default())
+    }
+
     #[test]
     fn below_what_the_environment_names() {
         let home = ("HOME", "/home/me");
@@ -116,10 +122,12 @@ mod tests {
 
     #[test]
     fn a_name_people_recognize() {
-        for (source, name) in [
+        for (source, expected) in [
             ("http://films.example:8080/Sci-Fi%20&%20more/", "films.example-8080-Sci-Fi-more"),
             ("http://alice:secret@host/films/?token=secret#secret", "host-films"),
             ("https://host", "host"),
+            ("s3://films/sci-fi", "films-sci-fi"),
+            ("webdavs://alice:secret@cloud/dav/", "cloud-dav"),
             ("/srv/my films/", "my-films"),
             ("file:///srv/my%20films", "my-films"),
             ("/srv/.hidden", "hidden"),
@@ -128,17 +136,16 @@ mod tests {
             ("films", "films"),
             (".", "source"),
         ] {
-            let folder = folder_name(&Source::parse(source).unwrap());
+            let folder = name(source);
             let (readable, hash) = folder.rsplit_once('-').unwrap();
-            assert_eq!((readable, hash.len()), (name, HASH_DIGITS), "{source}");
+            assert_eq!((readable, hash.len()), (expected, HASH_DIGITS), "{source}");
         }
-        let long = folder_name(&Source::parse(&format!("http://host/{}", "ф".repeat(500))).unwrap());
+        let long = name(&format!("http://host/{}", "ф".repeat(500)));
         assert!(long.len() <= NAME_BYTES_MAX + 1 + HASH_DIGITS && long.starts_with("host-ф"));
     }
 
     #[test]
     fn one_source_one_folder() {
-        let name = |source: &str| folder_name(&Source::parse(source).unwrap());
         assert_eq!(name("/srv/films"), name("file:///srv/films/"));
         assert_eq!(name("films"), name("./films/"));
         assert_eq!(name("HTTP://Host:80/a"), name("http://host/a"));
@@ -147,5 +154,7 @@ mod tests {
         assert_ne!(name("http://host/?dir=a"), name("http://host/?dir=b"));
         assert_ne!(name("http://host/a"), name("https://host/a"));
         assert_ne!(name("/srv/a/films"), name("/srv/b/films"));
+        let nearby = S3Config { endpoint: Some("http://nas:9000".into()), ..S3Config::default() };
+        assert_ne!(name("s3://films"), folder_name(&Source::parse("s3://films").unwrap(), &nearby));
     }
 }

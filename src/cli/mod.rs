@@ -8,6 +8,7 @@ mod caches;
 mod demo;
 mod mount;
 mod options;
+mod sources;
 mod status;
 
 use std::fmt::Write as _;
@@ -49,6 +50,8 @@ enum Command {
     Demo(demo::DemoArgs),
     Cache(cache::CacheArgs),
     Status(status::StatusArgs),
+    /// List what can be mounted, and how it is written.
+    Sources,
     /// Run by a mount itself, see `fuse::reaper`.
     #[command(name = reaper::COMMAND, hide = true)]
     UnmountWhenOrphaned {
@@ -80,6 +83,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Cache(args) => cache::run(args, &mut io::stdout().lock()),
         Command::Status(args) => status::run(&args, &mut io::stdout().lock()).map(|()| ExitCode::SUCCESS),
+        Command::Sources => sources::run(&mut io::stdout().lock()).map(|()| ExitCode::SUCCESS),
         Command::UnmountWhenOrphaned { mountpoint } => {
             reaper::unmount_when(io::stdin().lock(), &mountpoint).map(|()| ExitCode::SUCCESS)
         }

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
+use url::Url;
 
 use super::cache_dir;
 use crate::config::{
-    CacheConfig, Config, DriveConfig, FetchConfig, Fill, FuseConfig, Passthrough, ReadConfig, parse_rate, parse_size,
+    CacheConfig, Config, DriveConfig, FetchConfig, Fill, FuseConfig, Passthrough, ReadConfig, S3Config, parse_rate,
+    parse_size,
 };
 use crate::error::{Error, Kind, Result};
 use crate::fuse::passthrough::is_privileged;
@@ -35,6 +37,10 @@ const SECONDS_MAX: f64 = 86_400.0;
 /// All permission bits there are for a umask.
 const UMASK_MAX: u32 = 0o777;
 
+/// Where AWS's own programs look for a server that is not Amazon's, and for a region, in this order.
+const S3_ENDPOINT_VARIABLES: [&str; 2] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
+const S3_REGION_VARIABLES: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
+
 /// Asks for a variable of the environment.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
@@ -47,6 +53,8 @@ pub struct MountOptions {
     read: ReadOptions,
     #[command(flatten)]
     fetch: FetchOptions,
+    #[command(flatten)]
+    s3: S3Options,
     #[command(flatten)]
     drive: DriveOptions,
 }
@@ -127,6 +135,40 @@ struct FetchOptions {
     bandwidth_limit: Option<u64>,
 }
 
+/// Which server a bucket is at. Shared with the `cache` commands: buckets of one name at two servers have two caches.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Buckets (s3://)")]
+pub struct S3EndpointOption {
+    /// Where buckets are, if not at Amazon: the URL of a server that speaks S3. Default: `AWS_ENDPOINT_URL_S3` or
+    /// `AWS_ENDPOINT_URL`.
+    #[arg(long, value_name = "URL", env = "REELFS_S3_ENDPOINT", value_parser = parse_endpoint)]
+    s3_endpoint: Option<String>,
+}
+
+impl S3EndpointOption {
+    /// The server's URL; `None` for Amazon's.
+    pub fn endpoint(self, env: Env) -> Result<Option<String>> {
+        if self.s3_endpoint.is_some() {
+            return Ok(self.s3_endpoint);
+        }
+        let set = S3_ENDPOINT_VARIABLES.iter().find_map(|name| env(name).filter(|value| !value.is_empty()));
+        set.map(|url| parse_endpoint(&url.to_string_lossy())).transpose()
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Buckets (s3://)")]
+struct S3Options {
+    #[command(flatten)]
+    endpoint: S3EndpointOption,
+    /// The region requests are signed for. Default: `AWS_REGION`, else us-east-1.
+    #[arg(id = "s3_region", long = "s3-region", value_name = "REGION", env = "REELFS_S3_REGION")]
+    region: Option<String>,
+    /// At Amazon: put the bucket's name in the path and not in the host's name. Other servers get it so anyway.
+    #[arg(id = "s3_path_style", long = "s3-path-style", env = "REELFS_S3_PATH_STYLE", value_parser = BoolishValueParser::new())]
+    path_style: bool,
+}
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "The drive")]
 struct DriveOptions {
@@ -168,12 +210,13 @@ enum PassthroughOption {
 impl MountOptions {
     /// What was typed, as it is meant; `env` tells where caches live by default.
     pub fn into_config(self, source: String, mountpoint: PathBuf, env: Env) -> Result<Config> {
-        let Self { cache, read, fetch, drive } = self;
+        let Self { cache, read, fetch, s3, drive } = self;
         let (uid, gid) = sys::invoking_user();
         let parsed = Source::parse(&source)?;
+        let s3 = s3.into_config(env)?;
         let dir = match cache.dir.cache_dir {
             Some(dir) => dir,
-            None => cache_dir::of_source(&parsed, env)?,
+            None => cache_dir::of_source(&parsed, &s3, env)?,
         };
         let cache = CacheConfig {
             dir,
@@ -184,6 +227,7 @@ impl MountOptions {
         cache.check()?;
         Ok(Config {
             source,
+            s3,
             mountpoint,
             fuse: FuseConfig {
                 allow_other: drive.allow_other,
@@ -216,6 +260,27 @@ impl MountOptions {
             },
         })
     }
+}
+
+impl S3Options {
+    fn into_config(self, env: Env) -> Result<S3Config> {
+        let set = |name: &&str| env(name).map(|value| value.to_string_lossy().into_owned());
+        let region = self.region.or_else(|| S3_REGION_VARIABLES.iter().find_map(set)).filter(|name| !name.is_empty());
+        Ok(S3Config { endpoint: self.endpoint.endpoint(env)?, region, path_style: self.path_style })
+    }
+}
+
+/// `http://host:9000`, without a slash at its end: one server, one text.
+fn parse_endpoint(text: &str) -> Result<String> {
+    let bad = |why: &str| Error::new(Kind::Invalid, format!("{why}: give the server's URL, like http://host:9000"));
+    let url = Url::parse(text).map_err(|error| bad(&format!("the S3 endpoint can't be read ({error})")))?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err(bad("the S3 endpoint is no http:// or https:// URL"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(bad("the S3 endpoint takes no keys"));
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
 /// `10`, `0.5`; 0 to a day.
@@ -284,6 +349,7 @@ mod tests {
         assert!(!config.fuse.allow_other);
         assert_eq!((config.fuse.passthrough, config.read.checks_whole), (Passthrough::Auto, is_privileged()));
         assert!(config.cache.dir.starts_with("/home/me/.cache/reelfs"));
+        assert_eq!((config.s3.endpoint, config.s3.region, config.s3.path_style), (None, None, false));
     }
 
     #[test]
@@ -306,6 +372,9 @@ mod tests {
             "--allow-other",
             "--threads=1",
             "--passthrough=off",
+            "--s3-endpoint=http://host:9000/",
+            "--s3-region=here",
+            "--s3-path-style",
         ])
         .unwrap();
         assert_eq!(config.cache.dir, PathBuf::from("c"));
@@ -320,6 +389,29 @@ mod tests {
         assert!(config.fuse.allow_other);
         assert_eq!(config.fuse.threads, 1);
         assert_eq!((config.fuse.passthrough, config.read.checks_whole), (Passthrough::Off, false));
+        assert_eq!(config.s3.endpoint.as_deref(), Some("http://host:9000"));
+        assert_eq!((config.s3.region.as_deref(), config.s3.path_style), (Some("here"), true));
+    }
+
+    #[test]
+    fn buckets_are_where_the_environment_says_unless_told() {
+        let set = |name: &str| {
+            let value = match name {
+                "AWS_ENDPOINT_URL" => "http://both/",
+                "AWS_ENDPOINT_URL_S3" => "http://buckets/",
+                "AWS_DEFAULT_REGION" => "there",
+                _ => return None,
+            };
+            Some(value.into())
+        };
+        let meant = |typed: &[&str]| {
+            let line = Line::try_parse_from([&["mount", "--cache-dir=c"], typed].concat()).unwrap();
+            line.options.into_config("s3://films".into(), "/mnt".into(), &set).unwrap().s3
+        };
+        let found = meant(&[]);
+        assert_eq!((found.endpoint.as_deref(), found.region.as_deref()), (Some("http://buckets"), Some("there")));
+        let told = meant(&["--s3-endpoint=http://told", "--s3-region=here"]);
+        assert_eq!((told.endpoint.as_deref(), told.region.as_deref()), (Some("http://told"), Some("here")));
     }
 
     #[test]
@@ -352,6 +444,9 @@ mod tests {
             "--umask=",
             "--threads=0",
             "--passthrough=on",
+            "--s3-endpoint=host:9000",
+            "--s3-endpoint=ftp://host",
+            "--s3-endpoint=http://key:secret@host",
         ] {
             assert!(meant(&[typed]).is_err(), "{typed}");
         }

@@ -11,9 +11,49 @@ use url::Url;
 use super::Origin;
 use super::object::Object;
 use super::web::Web;
+use crate::config::S3Config;
 use crate::error::{Error, Kind, Result};
 use crate::store::dir::Dir;
+use crate::store::remote::place::Place;
+use crate::store::remote::service::Address;
 use crate::store::remote::shown;
+
+/// One kind of source, for people.
+pub struct SourceKind {
+    /// How it is written.
+    pub example: &'static str,
+    /// What it names, and what is asked for it.
+    pub what: &'static str,
+    /// The Cargo feature that this program was built without, but needs for it.
+    pub missing_feature: Option<&'static str>,
+}
+
+/// Every kind of source there is.
+pub const SOURCE_KINDS: [SourceKind; 7] = [
+    built_in("/mnt/nas/films, file:///mnt/nas/films", "a folder or file of this machine, or of a share it has mounted"),
+    built_in("http://host/films/, https://…", "a web server's folder, read from its index page, or one file"),
+    built_in("http://user:password@host/films/", "the same, for those who may"),
+    built_in(
+        "s3://bucket/films/",
+        "a bucket: Amazon's, or with --s3-endpoint URL any server's; keys as AWS's tools take them",
+    ),
+    built_in("webdav://host/films/, webdavs://user:password@host/…", "a WebDAV folder: Nextcloud, Apache, rclone"),
+    by_feature("gs://bucket/films/", "a bucket at Google; keys as gcloud takes them", "gcs", cfg!(feature = "gcs")),
+    by_feature(
+        "azblob://container/films/",
+        "a container at Azure, of AZURE_STORAGE_ACCOUNT, with AZURE_STORAGE_KEY",
+        "azblob",
+        cfg!(feature = "azblob"),
+    ),
+];
+
+const fn built_in(example: &'static str, what: &'static str) -> SourceKind {
+    SourceKind { example, what, missing_feature: None }
+}
+
+const fn by_feature(example: &'static str, what: &'static str, feature: &'static str, is_built: bool) -> SourceKind {
+    SourceKind { example, what, missing_feature: if is_built { None } else { Some(feature) } }
+}
 
 /// What a user asked to mount. Shown without credentials, by `Debug` too: it ends up in logs.
 #[derive(Clone, PartialEq, Eq)]
@@ -22,11 +62,12 @@ pub enum Source {
     Folder(PathBuf),
     /// An HTTP(S) folder or a single file; may hold a user and a password.
     Web(Url),
+    /// A bucket, or a `WebDAV` folder; may hold a user and a password.
+    Place(Address),
 }
 
 impl Source {
-    /// Reads SOURCE: a path, `file://…`, `http://…` or `https://…`. Pure: nothing is looked up. Anything else is `Invalid`,
-    /// and the error lists the schemes that are known.
+    /// Reads SOURCE: a path, or a URL. Pure: nothing is looked up. What is none of the `SOURCE_KINDS` is `Invalid`.
     pub fn parse(text: &str) -> Result<Self> {
         if text.is_empty() {
             return Err(invalid("the source is empty: give a folder, or a URL like http://host/films/"));
@@ -42,15 +83,13 @@ impl Source {
                 .map(Self::Folder)
                 .map_err(|()| invalid("a file:// URL names a path of this machine, like file:///srv/films")),
             "http" | "https" => Ok(Self::Web(parse()?)),
-            _ => Err(invalid(&format!(
-                "no source is read over {scheme}:// yet: give a path, file://, http:// or https://"
-            ))),
+            scheme => Address::new(parse()?).map(Self::Place).ok_or_else(|| unknown(scheme)),
         }
     }
 
     /// The origin that reads it. A local path must exist; a far server is asked nothing yet, so that a drive can start
     /// without it: whether it is there shows at the first `list("")`. It describes itself by the absolute path or the URL.
-    pub fn open(&self) -> Result<Arc<dyn Origin>> {
+    pub fn open(&self, s3: &S3Config) -> Result<Arc<dyn Origin>> {
         match self {
             Self::Folder(path) => {
                 let dir = Dir::open(path)?;
@@ -58,7 +97,22 @@ impl Source {
                 Ok(Arc::new(Object::new(dir, described)))
             }
             Self::Web(url) => Ok(Arc::new(Web::new(url)?)),
+            Self::Place(address) => {
+                let place = Place::new(address, s3)?;
+                let described = place.describe().to_owned();
+                Ok(Arc::new(Object::new(place, described)))
+            }
         }
+    }
+}
+
+fn unknown(scheme: &str) -> Error {
+    let start = format!("{scheme}://");
+    let feature =
+        SOURCE_KINDS.iter().filter(|kind| kind.example.starts_with(&start)).find_map(|kind| kind.missing_feature);
+    match feature {
+        Some(feature) => invalid(&format!("{start} is not built in: build reelfs with --features {feature}")),
+        None => invalid(&format!("no source is read over {start}: see `reelfs sources`")),
     }
 }
 
@@ -75,6 +129,7 @@ impl fmt::Display for Source {
         match self {
             Self::Folder(path) => fmt::Display::fmt(&Path::display(path), f),
             Self::Web(url) => f.write_str(&shown(url)),
+            Self::Place(address) => f.write_str(&address.shown()),
         }
     }
 }
@@ -129,7 +184,7 @@ mod tests {
     #[test]
     fn what_names_nothing_is_refused_in_one_line() {
         for text in
-            ["", "ftp://host/x", "s3://bucket/x", "http://", "http://a b/", "file://host/x", "http://u:secret@[/"]
+            ["", "ftp://host/x", "gopher://host/", "http://", "http://a b/", "file://host/x", "http://u:secret@[/"]
         {
             let error = Source::parse(text).unwrap_err();
             assert_eq!(error.kind(), Kind::Invalid, "{text}");
@@ -141,12 +196,13 @@ mod tests {
 
     #[test]
     fn a_missing_folder_is_said_at_once_and_a_missing_server_later() {
-        let error = Source::parse("/no/such/folder").unwrap().open().err().unwrap();
+        let error = Source::parse("/no/such/folder").unwrap().open(&S3Config::default()).err().unwrap();
         assert_eq!(error.kind(), Kind::Missing);
         assert!(error.to_string().starts_with("/no/such/folder: "), "{error}");
-        let here = Source::parse("src/").unwrap().open().unwrap();
+        let here = Source::parse("src/").unwrap().open(&S3Config::default()).unwrap();
         assert!(here.describe().starts_with('/') && here.describe().ends_with("/src"), "{}", here.describe());
-        let origin = Source::parse("http://alice@no-such-host.invalid/films/").unwrap().open().unwrap();
+        let origin =
+            Source::parse("http://alice@no-such-host.invalid/films/").unwrap().open(&S3Config::default()).unwrap();
         assert_eq!(origin.describe(), "http://no-such-host.invalid/films/");
     }
 }

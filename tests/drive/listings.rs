@@ -1,5 +1,5 @@
-//! Web folders as the servers people run really serve them: each one that is installed is started on a folder with awkward
-//! names, and everything in it is listed, described and read.
+//! Web folders, buckets and `WebDAV` as the servers people run really serve them: each one that is installed is started on a
+//! folder with awkward names, and everything in it is listed, described and read.
 //! Never here: mounts.
 
 use std::collections::BTreeMap;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reelfs::cancel::Cancel;
+use reelfs::config::S3Config;
 use reelfs::error::{Kind, Result};
 use reelfs::origin::source::Source;
 use reelfs::origin::{ListedKind, Origin, Patience};
@@ -34,6 +35,9 @@ pub fn tests() -> Vec<Test> {
         Test::new("listings::caddy", &[Need::Program("caddy")], caddy),
         Test::new("listings::rclone", &[Need::Program("rclone")], rclone),
         Test::new("listings::python", &[Need::Program("python3")], python),
+        Test::new("listings::rclone_s3", &[Need::Program("rclone")], rclone_s3),
+        Test::new("listings::rclone_webdav", &[Need::Program("rclone")], rclone_webdav),
+        Test::new("listings::apache_webdav", APACHE, apache_webdav),
     ]
 }
 
@@ -102,8 +106,18 @@ fn patience() -> Patience {
     Patience { stall: Duration::from_secs(20), cancel: Cancel::new() }
 }
 
-fn open(port: u16, path: &str) -> Arc<dyn Origin> {
-    Source::parse(&format!("http://127.0.0.1:{port}{path}")).unwrap().open().unwrap()
+fn open_web(port: u16, path: &str) -> Arc<dyn Origin> {
+    Source::parse(&format!("http://127.0.0.1:{port}{path}")).unwrap().open(&S3Config::default()).unwrap()
+}
+
+/// The bucket is the folder of films.
+fn open_bucket(port: u16, path: &str) -> Arc<dyn Origin> {
+    let s3 = S3Config { endpoint: Some(format!("http://127.0.0.1:{port}")), ..S3Config::default() };
+    Source::parse(&format!("s3://films{path}")).unwrap().open(&s3).unwrap()
+}
+
+fn open_webdav(port: u16, path: &str) -> Arc<dyn Origin> {
+    Source::parse(&format!("webdav://127.0.0.1:{port}{path}")).unwrap().open(&S3Config::default()).unwrap()
 }
 
 fn read(origin: &dyn Origin, path: &str, range: ByteRange) -> Result<Vec<u8>> {
@@ -117,25 +131,44 @@ fn read(origin: &dyn Origin, path: &str, range: ByteRange) -> Result<Vec<u8>> {
 }
 
 /// What a server is known to do.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy)]
 struct Server {
+    open: fn(u16, &str) -> Arc<dyn Origin>,
     /// Every size in its listings is exact.
     exact_sizes: bool,
     /// It heeds Range.
     ranges: bool,
+    /// Names with spaces at their ends can be asked for.
+    has_spaced_names: bool,
+    /// A folder may be empty; in a bucket there is none then.
+    has_empty_folders: bool,
+}
+
+/// A server of web folders.
+const WEB: Server =
+    Server { open: open_web, exact_sizes: true, ranges: true, has_spaced_names: true, has_empty_folders: true };
+const WEBDAV: Server = Server { open: open_webdav, has_spaced_names: false, ..WEB };
+const BUCKET: Server = Server { open: open_bucket, has_empty_folders: false, ..WEBDAV };
+
+impl Server {
+    /// Of the films, those that can be had.
+    fn names(self, films: &Films) -> impl Iterator<Item = &str> {
+        films.files.keys().map(String::as_str).filter(move |name| self.has_spaced_names || name.trim() == *name)
+    }
 }
 
 fn check(films: &Films, port: u16, server: Server) {
-    let origin = open(port, "/");
+    let origin = (server.open)(port, "/");
     check_names(films, &*origin, server);
     check_bytes(films, &*origin, server);
-    check_folders(films, &*origin);
-    check_sources(films, port);
+    check_folders(films, &*origin, server);
+    check_sources(films, port, server);
 }
 
 fn check_names(films: &Films, origin: &dyn Origin, server: Server) {
     let listed = origin.list_whole("", &patience()).unwrap();
-    let mut expected: Vec<&str> = films.files.keys().map(String::as_str).chain(["empty", "sub dir"]).collect();
+    let mut expected: Vec<&str> = server.names(films).chain(["empty", "sub dir"]).collect();
     expected.sort_unstable();
     assert_eq!(listed.iter().map(|one| &*one.name).collect::<Vec<_>>(), expected);
     for one in &listed {
@@ -151,7 +184,8 @@ fn check_names(films: &Films, origin: &dyn Origin, server: Server) {
 }
 
 fn check_bytes(films: &Films, origin: &dyn Origin, server: Server) {
-    for (name, content) in &films.files {
+    for name in server.names(films) {
+        let content = &films.files[name];
         let size = content.len() as u64;
         let stat = origin.stat(name, &patience()).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(stat.size_bytes, size, "{name}");
@@ -165,8 +199,10 @@ fn check_bytes(films: &Films, origin: &dyn Origin, server: Server) {
     }
 }
 
-fn check_folders(films: &Films, origin: &dyn Origin) {
-    assert_eq!(origin.list_whole("empty", &patience()).unwrap(), []);
+fn check_folders(films: &Films, origin: &dyn Origin, server: Server) {
+    if server.has_empty_folders {
+        assert_eq!(origin.list_whole("empty", &patience()).unwrap(), []);
+    }
     assert_eq!(&*origin.list_whole("sub dir", &patience()).unwrap()[0].name, "Ünï & #2");
     let deep = origin.list_whole("sub dir/Ünï & #2", &patience()).unwrap();
     assert_eq!((deep.len(), &*deep[0].name), (1, "deep film.mkv"));
@@ -189,7 +225,8 @@ fn check_folders(films: &Films, origin: &dyn Origin) {
 }
 
 /// As typed without the last slash, a single file, and what is not there.
-fn check_sources(films: &Films, port: u16) {
+fn check_sources(films: &Films, port: u16, server: Server) {
+    let open = server.open;
     assert_eq!(&*open(port, "/sub%20dir").list_whole("", &patience()).unwrap()[0].name, "Ünï & #2");
     let single = open(port, "/two%20words.mkv");
     assert_eq!(&*single.list_whole("", &patience()).unwrap()[0].name, "two words.mkv");
@@ -203,7 +240,7 @@ fn check_sources(films: &Films, port: u16) {
 fn nginx(directives: &str, exact_sizes: bool) {
     let (films, port) = (Films::make(), free_port());
     let _daemon = Daemon::nginx(Path::new(&films.path()), films.temp.path(), directives, port);
-    check(&films, port, Server { exact_sizes, ranges: true });
+    check(&films, port, Server { exact_sizes, ..WEB });
 }
 
 fn nginx_html() {
@@ -222,22 +259,28 @@ fn nginx_xml() {
     nginx("autoindex_format xml;", true);
 }
 
-fn apache(options: &str) {
-    let modules = "/usr/lib/apache2/modules";
-    let is_there = |name: &&str| Path::new(&format!("{modules}/mod_{name}.so")).exists();
-    let names = ["mpm_event", "unixd", "authz_core", "dir", "mime", "autoindex"].into_iter().filter(is_there);
+/// Apache on the films, with further modules, and directives for their folder and for all.
+fn start_apache(films: &Films, port: u16, modules: &[&str], options: &str, more: &str) -> Daemon {
+    let folder = "/usr/lib/apache2/modules";
+    let is_there = |name: &&str| Path::new(&format!("{folder}/mod_{name}.so")).exists();
+    let common = ["mpm_event", "unixd", "authz_core", "dir", "mime", "autoindex"];
+    let names = common.iter().chain(modules).copied().filter(is_there);
     let load =
-        names.map(|name| format!("LoadModule {name}_module {modules}/mod_{name}.so\n")).collect::<Vec<_>>().concat();
-    let (films, port) = (Films::make(), free_port());
+        names.map(|name| format!("LoadModule {name}_module {folder}/mod_{name}.so\n")).collect::<Vec<_>>().concat();
     let (home, root) = (films.temp.path(), films.path());
     let shown = home.display();
     let config = format!(
         "ServerRoot {shown}\nDefaultRuntimeDir {shown}\nServerName localhost\nPidFile {shown}/pid\n\
          ErrorLog {shown}/error.log\nListen 127.0.0.1:{port}\n{load}TypesConfig /dev/null\nUser daemon\nGroup daemon\n\
-         DocumentRoot {root}\n<Directory {root}>\nOptions +Indexes\nRequire all granted\n{options}\n</Directory>\n"
+         {more}DocumentRoot {root}\n<Directory {root}>\nOptions +Indexes\nRequire all granted\n{options}\n</Directory>\n"
     );
-    let _daemon = Daemon::start_on(&config, "apache2", &["-f", "CONFIG", "-DFOREGROUND"], home, port);
-    check(&films, port, Server { exact_sizes: false, ranges: true });
+    Daemon::start_on(&config, "apache2", &["-f", "CONFIG", "-DFOREGROUND"], home, port)
+}
+
+fn apache(options: &str) {
+    let (films, port) = (Films::make(), free_port());
+    let _daemon = start_apache(&films, port, &[], options, "");
+    check(&films, port, Server { exact_sizes: false, ..WEB });
 }
 
 fn apache_plain() {
@@ -262,7 +305,7 @@ fn lighttpd() {
         films.path()
     );
     let _daemon = Daemon::start_on(&config, "lighttpd", &["-D", "-f", "CONFIG"], films.temp.path(), port);
-    check(&films, port, Server { exact_sizes: false, ranges: true });
+    check(&films, port, Server { exact_sizes: false, ..WEB });
 }
 
 fn caddy() {
@@ -275,28 +318,38 @@ fn caddy() {
     );
     let arguments = ["run", "--adapter", "caddyfile", "--config", "CONFIG"];
     let _daemon = Daemon::start_on(&config, "caddy", &arguments, home, port);
-    check(&films, port, Server { exact_sizes: true, ranges: true });
+    check(&films, port, WEB);
+}
+
+/// Without a cache of listings: the test changes the folder under it.
+fn rclone_serve(protocol: &str, root: &Path, home: &Path, port: u16) -> Daemon {
+    let (root, address) = (root.to_str().unwrap(), format!("127.0.0.1:{port}"));
+    let options = ["--addr", &address, "--config", "/dev/null", "--dir-cache-time", "0", "--poll-interval", "0"];
+    Daemon::start("rclone", &[&["serve", protocol, root], &options[..]].concat(), home, port)
 }
 
 fn rclone() {
     let (films, port) = (Films::make(), free_port());
-    let (root, address) = (films.path(), format!("127.0.0.1:{port}"));
-    // Without a cache of listings: the test changes the folder under it.
-    let arguments = [
-        "serve",
-        "http",
-        &root,
-        "--addr",
-        &address,
-        "--config",
-        "/dev/null",
-        "--dir-cache-time",
-        "0",
-        "--poll-interval",
-        "0",
-    ];
-    let _daemon = Daemon::start("rclone", &arguments, films.temp.path(), port);
-    check(&films, port, Server { exact_sizes: true, ranges: true });
+    let _daemon = rclone_serve("http", Path::new(&films.path()), films.temp.path(), port);
+    check(&films, port, WEB);
+}
+
+fn rclone_webdav() {
+    let (films, port) = (Films::make(), free_port());
+    let _daemon = rclone_serve("webdav", Path::new(&films.path()), films.temp.path(), port);
+    check(&films, port, WEBDAV);
+}
+
+fn rclone_s3() {
+    let (films, port) = (Films::make(), free_port());
+    let _daemon = rclone_serve("s3", films.temp.path(), films.temp.path(), port);
+    check(&films, port, BUCKET);
+}
+
+fn apache_webdav() {
+    let (films, port) = (Films::make(), free_port());
+    let _daemon = start_apache(&films, port, &["dav", "dav_fs"], "Dav On\n", "DavLockDB dav.lock\n");
+    check(&films, port, WEBDAV);
 }
 
 /// It ignores Range: listed, described, and read whole or not at all.
@@ -305,5 +358,5 @@ fn python() {
     let (root, port_text) = (films.path(), port.to_string());
     let arguments = ["-m", "http.server", "--bind", "127.0.0.1", "--directory", &root, &port_text];
     let _daemon = Daemon::start("python3", &arguments, films.temp.path(), port);
-    check(&films, port, Server { exact_sizes: false, ranges: false });
+    check(&films, port, Server { exact_sizes: false, ranges: false, ..WEB });
 }

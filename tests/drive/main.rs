@@ -26,6 +26,7 @@ mod mount;
 mod needs;
 mod outage;
 mod passthrough;
+mod places;
 mod readers;
 mod readonly;
 mod replaced;
@@ -75,6 +76,7 @@ fn main() {
         memory::tests(),
         outage::tests(),
         passthrough::tests(),
+        places::tests(),
         readers::tests(),
         readonly::tests(),
         replaced::tests(),

@@ -73,11 +73,17 @@ impl Mount {
 
     /// `source` in a place that may have seen a mount before.
     pub fn on(place: &Arc<Place>, source: &str, options: &[&str]) -> Self {
+        Self::with(place, source, options, &[])
+    }
+
+    /// The same, with more variables in its environment.
+    pub fn with(place: &Arc<Place>, source: &str, options: &[&str], variables: &[(&str, &str)]) -> Self {
         let log = File::create(place.path("log")).unwrap();
         let process = reelfs()
             .arg("mount")
             .args([source.as_ref(), place.point().as_os_str(), "--cache-dir".as_ref(), place.cache().as_os_str()])
             .args(options)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use opendal::{Buffer, BufferStream};
+use opendal::{Buffer, BufferStream, Operator};
 
+use super::answer::Asked;
 use super::driver::Driver;
 use super::fault;
 use crate::error::{Error, Kind, Result};
@@ -35,14 +36,41 @@ impl Missing {
 
 /// Invariant: bytes handed out + held in `piece` + `missing` = bytes asked for.
 pub(super) struct RemoteBody {
-    pub driver: Arc<Driver>,
-    pub patience: Patience,
+    driver: Arc<Driver>,
+    patience: Patience,
     /// Without credentials; for messages.
-    pub url: String,
-    pub stream: BufferStream,
+    url: String,
+    stream: BufferStream,
     /// What came last and may be in several parts.
-    pub piece: Buffer,
-    pub missing: Missing,
+    piece: Buffer,
+    missing: Missing,
+}
+
+impl RemoteBody {
+    /// Sends the request that `operator` makes of it, and waits for the answer's head: what is wrong with that is known
+    /// before any byte.
+    pub fn open(
+        driver: &Arc<Driver>,
+        operator: &Operator,
+        path: &str,
+        asked: Asked,
+        patience: &Patience,
+    ) -> Result<Box<dyn Body>> {
+        let Asked { url, range, expected } = asked;
+        let open = async {
+            let mut reader = operator.reader_with(path);
+            if let Some(etag) = expected.version.as_etag() {
+                reader = reader.if_match(etag);
+            }
+            let mut stream = reader.await?.into_stream(range.start..range.end).await?;
+            stream.metadata().await?;
+            Ok(stream)
+        };
+        let open = async { open.await.map_err(|error: opendal::Error| fault::from_opendal(&url, &error)) };
+        let stream = driver.wait(patience, &url, open)?;
+        let (driver, patience) = (Arc::clone(driver), patience.clone());
+        Ok(Box::new(Self { driver, patience, url, stream, piece: Buffer::new(), missing: Missing(range.len()) }))
+    }
 }
 
 impl Body for RemoteBody {

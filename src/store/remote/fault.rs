@@ -4,20 +4,47 @@
 use std::error::Error as StdError;
 use std::iter::successors;
 
+use opendal::ErrorKind;
+
 use crate::error::{Error, Kind};
 
 /// `OpenDAL`'s error. Ours, if the guard put one in; else what the client below it met.
 pub(super) fn from_opendal(url: &str, error: &opendal::Error) -> Error {
-    for cause in causes(error) {
-        if let Some(ours) = cause.downcast_ref::<Error>() {
-            return ours.clone();
-        }
-        if let Some(client) = cause.downcast_ref::<reqwest::Error>() {
-            return from_reqwest(url, client);
-        }
-    }
     // What is left is OpenDAL's own count of the body against Content-Length: too little or too much came.
-    Error::new(Kind::Unreachable, format!("{url}: the transfer broke off ({})", one_line(error.message())))
+    from_below(url, error).unwrap_or_else(|| {
+        Error::new(Kind::Unreachable, format!("{url}: the transfer broke off ({})", one_line(error.message())))
+    })
+}
+
+/// `OpenDAL`'s error where it has read a service's answer itself: of a listing, or a stat.
+pub(super) fn from_service(place: &str, error: &opendal::Error) -> Error {
+    if let Some(error) = from_below(place, error) {
+        return error;
+    }
+    let kind = match error.kind() {
+        ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory => Kind::Missing,
+        ErrorKind::PermissionDenied => Kind::Denied,
+        ErrorKind::ConditionNotMatch => Kind::Changed,
+        ErrorKind::RateLimited => Kind::Busy,
+        ErrorKind::ConfigInvalid => Kind::Invalid,
+        _ if error.is_temporary() => Kind::Busy,
+        _ => Kind::Unsupported,
+    };
+    let what = match kind {
+        // Services say it in a page of XML.
+        Kind::Missing => "not there".to_owned(),
+        Kind::Denied => "access denied: are user and password, or the keys, right?".to_owned(),
+        _ => one_line(error.message()),
+    };
+    Error::new(kind, format!("{place}: {what}"))
+}
+
+/// The error that ours, or the client's, was wrapped in.
+fn from_below(url: &str, error: &opendal::Error) -> Option<Error> {
+    causes(error).find_map(|cause| {
+        let ours = cause.downcast_ref::<Error>().cloned();
+        ours.or_else(|| cause.downcast_ref::<reqwest::Error>().map(|client| from_reqwest(url, client)))
+    })
 }
 
 /// Our error, packed so that it comes out of `OpenDAL` unchanged.

@@ -4,7 +4,7 @@
 
 use std::time::SystemTime;
 
-use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::header::{CONTENT_LENGTH, HeaderValue, RANGE};
 use http::{HeaderMap, Request, Response, Uri};
 use opendal::{Buffer, HttpBody, HttpTransport};
 use opendal_http_transport_reqwest::ReqwestTransport;
@@ -15,8 +15,8 @@ use super::fault;
 /// A transport for one read.
 pub(super) struct Guard {
     pub transport: ReqwestTransport,
-    /// The exact target; the URL that `OpenDAL` made up is not used.
-    pub target: Uri,
+    /// The exact target, where the URL that `OpenDAL` made up is not used; a signed one must stay as it is.
+    pub target: Option<Uri>,
     /// `Authorization` and what every request carries.
     pub headers: HeaderMap,
     pub asked: Asked,
@@ -24,7 +24,13 @@ pub(super) struct Guard {
 
 impl HttpTransport for Guard {
     async fn fetch(&self, mut request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
-        *request.uri_mut() = self.target.clone();
+        if !request.headers().contains_key(RANGE) {
+            // A service that asks for its own ends: credentials, or a session.
+            return self.transport.fetch(request).await;
+        }
+        if let Some(target) = &self.target {
+            *request.uri_mut() = target.clone();
+        }
         request.headers_mut().extend(self.headers.clone());
         let mut response = self.transport.fetch(request).await?;
         let (status, headers) = (response.status(), response.headers());

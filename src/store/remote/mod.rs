@@ -4,18 +4,23 @@
 mod answer;
 mod begin;
 mod body;
+#[cfg(any(feature = "gcs", feature = "azblob"))]
+mod clouds;
 mod driver;
 mod fault;
 mod guard;
 mod page;
+pub mod place;
+pub mod service;
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
 use http::status::StatusCode;
 use http::{Method, Uri};
-use opendal::{Buffer, HttpTransporter, OperationContext, Operator};
+use opendal::{HttpTransporter, OperationContext, Operator};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -23,7 +28,7 @@ use url::Url;
 
 use self::answer::Asked;
 pub(crate) use self::answer::http_date;
-use self::body::{Missing, RemoteBody};
+use self::body::RemoteBody;
 use self::driver::Driver;
 use self::guard::Guard;
 pub use self::page::{Page, PageBody};
@@ -77,15 +82,7 @@ impl Remote {
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(Error::new(Kind::Invalid, format!("{shown} is not an http:// or https:// URL")));
         }
-        let client = reqwest::Client::builder()
-            .user_agent(concat!("reelfs/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .pool_max_idle_per_host(POOL_IDLE_MAX)
-            .tcp_nodelay(true)
-            .redirect(reqwest::redirect::Policy::limited(REDIRECTS_MAX))
-            .build()
-            .map_err(|error| fault::from_reqwest(&shown, &error))?;
+        let client = client(&shown)?;
         let mut headers = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))]);
         if let Some(authorization) = authorization(&client, url)? {
             headers.insert(AUTHORIZATION, authorization);
@@ -167,10 +164,7 @@ impl Remote {
         if key.is_empty() {
             return Ok(self.base.clone());
         }
-        let climbs = |component: &str| matches!(component, "." | "..") || component.contains('\0');
-        if key.starts_with('/') || key.split('/').any(climbs) {
-            return Err(Error::new(Kind::Invalid, format!("`{}` is not a path in {}", key.escape_debug(), self.base)));
-        }
+        checked_key(key, &self.base)?;
         let encoded: Vec<_> =
             key.split('/').map(|component| utf8_percent_encode(component, &SEGMENT).to_string()).collect();
         let mut url = self.base.clone();
@@ -211,36 +205,38 @@ impl Read for Remote {
 
     fn read(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
         let url = self.url(key)?;
-        let shown = shown(&url);
+        let asked = Asked { url: shown(&url), range, expected: expected.clone() };
         let guard = Guard {
             transport: ReqwestTransport::new(self.client.clone()),
-            target: uri(&url)?,
+            target: Some(uri(&url)?),
             headers: self.headers.clone(),
-            asked: Asked { url: shown.clone(), range, expected: expected.clone() },
+            asked: asked.clone(),
         };
         let context = OperationContext::new().with_http_transport(HttpTransporter::new(guard));
-        let operator = self.operator.clone().with_context(context);
-        let open = async {
-            let mut reader = operator.reader_with(PATH);
-            if let Some(etag) = expected.version.as_etag() {
-                reader = reader.if_match(etag);
-            }
-            let mut stream = reader.await?.into_stream(range.start..range.end).await?;
-            // Sends the request and waits for the answer's head: what is wrong with it is known before any byte.
-            stream.metadata().await?;
-            Ok(stream)
-        };
-        let open = async { open.await.map_err(|error: opendal::Error| fault::from_opendal(&shown, &error)) };
-        let stream = self.driver.wait(patience, &shown, open)?;
-        Ok(Box::new(RemoteBody {
-            driver: Arc::clone(&self.driver),
-            patience: patience.clone(),
-            url: shown,
-            stream,
-            piece: Buffer::new(),
-            missing: Missing(range.len()),
-        }))
+        RemoteBody::open(&self.driver, &self.operator.clone().with_context(context), PATH, asked, patience)
     }
+}
+
+/// The client that asks `place`: its connections, and how long they are waited for and kept.
+fn client(place: &str) -> Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .user_agent(concat!("reelfs/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .pool_max_idle_per_host(POOL_IDLE_MAX)
+        .tcp_nodelay(true)
+        .redirect(reqwest::redirect::Policy::limited(REDIRECTS_MAX))
+        .build()
+        .map_err(|error| fault::from_reqwest(place, &error))
+}
+
+/// Refuses a key that would lead out of its place.
+fn checked_key(key: &str, place: impl Display) -> Result<()> {
+    let climbs = |component: &str| matches!(component, "." | "..") || component.contains('\0');
+    if key.starts_with('/') || key.split('/').any(climbs) {
+        return Err(Error::new(Kind::Invalid, format!("`{}` is not a path in {place}", key.escape_debug())));
+    }
+    Ok(())
 }
 
 /// A URL as it may be shown and logged: without user, password, query (it may hold a signature) and fragment.
