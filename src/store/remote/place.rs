@@ -2,7 +2,7 @@
 //! Never here: which service it is (see `service`), and retries.
 
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
 use http::header::HeaderMap;
@@ -14,12 +14,13 @@ use super::body::RemoteBody;
 use super::driver::Driver;
 use super::guard::Guard;
 use super::service::Address;
-use super::{checked_key, client, fault};
+use super::{Remote, checked_key, client, fault};
 use crate::config::S3Config;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::{
-    Body, List, Listed, ListedKind, PAGE_NAMES_MAX, Pages, Paging, Patience, Read, Stat, Version, is_safe_name,
+    Begun, Body, End, List, Listed, ListedKind, PAGE_NAMES_MAX, Pages, Paging, Patience, Read, Stat, Version,
+    is_safe_name,
 };
 
 /// A place below one prefix of a service.
@@ -27,6 +28,8 @@ pub struct Place {
     driver: Arc<Driver>,
     client: reqwest::Client,
     operator: Operator,
+    /// Where each file has a plain URL: there it is read as any on the web, first bytes and version in one answer.
+    web: Option<Remote>,
     /// In front of every key; without slashes at its ends. The service's own root is not used: it is trimmed of spaces.
     prefix: String,
     says_folder: bool,
@@ -51,7 +54,8 @@ impl Place {
         let transport = HttpTransporter::new(ReqwestTransport::new(client.clone()));
         let operator = operator.with_context(OperationContext::new().with_http_transport(transport));
         let driver = Arc::new(Driver::new()?);
-        Ok(Self { driver, client, operator, prefix, says_folder, root: OnceLock::new(), described })
+        let web = address.web().map(|url| Remote::new(&url)).transpose()?;
+        Ok(Self { driver, client, operator, web, prefix, says_folder, root: OnceLock::new(), described })
     }
 
     /// The place as it may be shown, and told from others.
@@ -77,6 +81,16 @@ impl Place {
             }
         };
         Ok(self.root.get_or_init(|| root))
+    }
+
+    /// The web's own key of a key, where there is one.
+    fn on_web<'a>(&self, key: &'a str, patience: &Patience) -> Result<Option<(&Remote, &'a str)>> {
+        let Some(web) = &self.web else { return Ok(None) };
+        match self.root(patience)? {
+            Root::Folder => Ok(Some((web, key))),
+            Root::File(name) if *key == **name => Ok(Some((web, ""))),
+            Root::File(_) => Err(self.missing(key)),
+        }
     }
 
     /// The service's own path of a key.
@@ -110,6 +124,9 @@ impl Place {
 
 impl Read for Place {
     fn stat(&self, key: &str, patience: &Patience) -> Result<Stat> {
+        if let Some((web, key)) = self.on_web(key, patience)? {
+            return web.stat(key, patience);
+        }
         let metadata = self.metadata(&self.path(key, patience)?, patience)?;
         if metadata.mode() == EntryMode::DIR {
             return Err(Error::new(Kind::Missing, format!("{} is a folder, not a file", self.shown(key))));
@@ -117,7 +134,23 @@ impl Read for Place {
         Ok(stat(&metadata))
     }
 
+    fn begin(&self, key: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
+        match self.on_web(key, patience)? {
+            Some((web, key)) => web.begin(key, end, patience),
+            None => Ok(None),
+        }
+    }
+
+    fn warm(&self, every: Duration) {
+        if let Some(web) = &self.web {
+            web.warm(every);
+        }
+    }
+
     fn read(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
+        if let Some((web, key)) = self.on_web(key, patience)? {
+            return web.read(key, expected, range, patience);
+        }
         let path = self.path(key, patience)?;
         let asked = Asked { url: self.shown(&path), range, expected: expected.clone() };
         let transport = ReqwestTransport::new(self.client.clone());

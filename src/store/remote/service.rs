@@ -11,7 +11,7 @@ use url::Url;
 
 #[cfg(any(feature = "gcs", feature = "azblob"))]
 use super::clouds;
-use super::{fault, shown, without_credentials};
+use super::{fault, shown};
 use crate::config::S3Config;
 use crate::error::{Error, Kind, Result};
 
@@ -79,6 +79,16 @@ impl Address {
         }
     }
 
+    /// The same place as the web has it, credentials included, where each file there has a plain URL.
+    pub(super) fn web(&self) -> Option<Url> {
+        let (_, rest) = self.url.as_str().split_once("://")?;
+        match self.url.scheme() {
+            "webdav" => Url::parse(&format!("http://{rest}")).ok(),
+            "webdavs" => Url::parse(&format!("https://{rest}")).ok(),
+            _ => None,
+        }
+    }
+
     /// The service, ready to be asked.
     pub(super) fn operator(&self, s3: &S3Config) -> Result<Operator> {
         let host = self.url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| self.invalid("names no host"))?;
@@ -89,13 +99,10 @@ impl Address {
             #[cfg(feature = "azblob")]
             Service::Azblob => clouds::azblob(host).map_err(|error| fault::from_service(&self.shown(), &error)),
             Service::WebDav => {
-                let mut endpoint = without_credentials(&self.url);
-                endpoint.set_path("");
-                endpoint.set_query(None);
-                let scheme = if self.url.scheme() == "webdavs" { "https" } else { "http" };
-                let endpoint = endpoint.as_str().replacen(self.url.scheme(), scheme, 1);
+                let web = self.web().ok_or_else(|| self.invalid("can't be read"))?;
+                let endpoint = web.origin().ascii_serialization();
                 let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-                let mut webdav = Webdav::default().endpoint(endpoint.trim_end_matches('/'));
+                let mut webdav = Webdav::default().endpoint(&endpoint);
                 if !self.url.username().is_empty() {
                     webdav = webdav.username(&decode(self.url.username()));
                 }
@@ -162,6 +169,14 @@ mod tests {
             assert_eq!(address(url).prefix().unwrap(), (prefix.to_owned(), is_folder), "{url}");
         }
         assert!(address("s3://films/%ff").prefix().is_err());
+    }
+
+    #[test]
+    fn webdav_is_a_part_of_the_web() {
+        let web = |url: &str| address(url).web().map(String::from);
+        assert_eq!(web("webdav://me:pw@host:81/a%20b/").as_deref(), Some("http://me:pw@host:81/a%20b/"));
+        assert_eq!(web("webdavs://host/").as_deref(), Some("https://host/"));
+        assert_eq!(web("s3://films/"), None);
     }
 
     #[test]
