@@ -51,9 +51,10 @@
 //! | [`fetch`] | flights, lanes, hedges, checks |
 //! | [`read`] | pending reads, patterns, pace, lookahead, fill |
 //! | [`drive`] | the filesystem without a kernel: names, inodes, handles |
-//! | [`fuse`] | the kernel's adapter, mount points, signals, the reaper |
+//! | [`fuse`] | the kernel's adapter, mount points, signals, the reaper, the probe |
 //! | [`control`] | the socket of a running mount: what it is asked, and what it says |
 //! | [`assemble`] | config → running parts; names the concrete types |
+//! | [`service`] | a mount in the background, its log, its word to systemd |
 //! | [`cli`] | one file for each command |
 //!
 //! # What must always be true
@@ -92,5 +93,6 @@ pub mod origin;
 pub mod range;
 pub mod read;
 pub mod retry;
+pub mod service;
 pub mod store;
 pub mod sys;

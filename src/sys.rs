@@ -84,6 +84,23 @@ pub fn outlive_us(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(detach) }
 }
 
+/// Makes the program that `command` will start a session of its own, where neither the terminal's Ctrl-C nor its end is
+/// heard, holding nothing of ours but the three usual files: whatever else we were started with, a lock for example, would
+/// be held as long as it lives.
+pub fn detach(command: &mut Command) -> &mut Command {
+    let detach = || {
+        // SAFETY: both calls are async-signal-safe and touch no memory. Files are closed by exec, not here: the standard
+        // library still needs one of its own.
+        unsafe {
+            // Kernels before 5.11 don't know it: those files stay open, then.
+            libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            if libc::setsid() < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        }
+    };
+    // SAFETY: the closure runs between fork and exec: it allocates nothing, takes no lock and can't panic.
+    unsafe { command.pre_exec(detach) }
+}
+
 /// Asks the kernel to forget its cached pages of a file, so that the next read is asked of the filesystem again.
 /// Advice only: pages in use stay.
 pub fn drop_page_cache(file: &File) -> io::Result<()> {

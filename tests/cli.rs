@@ -116,6 +116,78 @@ fn a_variable_of_the_environment_is_checked_like_the_option() {
 }
 
 #[test]
+fn a_file_of_settings_is_checked_like_what_is_typed() {
+    let place = Place::new();
+    let file = place.path("films.toml");
+    for (text, told) in [
+        ("cash-size = 1", ":1: unknown key `cash-size`: did you mean `cache-size`?"),
+        ("# one\n\ncache-size = \"big\"", ":3: invalid value 'big'"),
+        ("source = \"http://u:secret@host/\"\nfill = 7", ":2: invalid value '7'"),
+        ("source = \"http://u:secret@host/", ":1: "),
+    ] {
+        fs::write(&file, text).unwrap();
+        let line = place.refusal(&["mount", "--config", "@films.toml", "@mnt"]);
+        assert!(line.contains(&format!("films.toml{told}")) && !line.contains("secret"), "{line}");
+    }
+    place.refuses(&["mount", "--config", "films"], &["home/.config/reelfs or /etc/reelfs"]);
+    fs::create_dir_all(place.path("home/.config/reelfs")).unwrap();
+    fs::write(place.path("home/.config/reelfs/films.toml"), "source = \"~/none\"").unwrap();
+    // Found, and read; the one place that was typed is the one it leaves open.
+    place.refuses(&["mount", "--config", "films", "@mnt"], &["home/none", "No such file"]);
+    // What is typed comes first.
+    place.refuses(&["mount", "--config", "films", "@no/such", "@mnt"], &["no/such"]);
+}
+
+#[test]
+fn a_mount_that_fails_in_the_background_says_so_in_front() {
+    let place = Place::new();
+    for (source, told) in [("@no/such", "No such file"), ("http://u:secret@127.0.0.1:9/", "refused")] {
+        let typed = ["mount", "--background", source, "@mnt", "--retries=0"];
+        let line = place.refusal(&typed);
+        assert!(line.contains(told) && !line.contains("secret"), "{line}");
+        assert_eq!(place.run(&typed).status.code(), Some(1));
+    }
+    // A wrong command line, as without it.
+    let wrong = place.run(&["mount", "--background", "@films", "@mnt", "--cache-size=big"]);
+    assert_eq!(wrong.status.code(), Some(2));
+}
+
+#[test]
+fn as_mount_calls_it() {
+    let place = Place::new();
+    let helper = place.path("mount.fuse.reelfs");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_reelfs"), &helper).unwrap();
+    let run = |typed: &[&str]| Command::new(&helper).args(typed).env("HOME", place.path("home")).output().unwrap();
+    let said = |output: &Output| String::from_utf8(output.stderr.clone()).unwrap();
+    let refused = run(&[&place.path("films"), &place.path("mnt"), "-o", "rw,_netdev,cash_size=1"]);
+    assert_eq!(refused.status.code(), Some(32));
+    assert!(said(&refused).contains("unknown option `cash_size`"), "{}", said(&refused));
+    let refused = run(&[&place.path("none"), &place.path("mnt"), "-o", "rw,cache_size=20G"]);
+    assert_eq!(refused.status.code(), Some(32));
+    assert!(said(&refused).contains("No such file"), "{}", said(&refused));
+}
+
+#[test]
+fn pages_and_completions_tell_every_command() {
+    let place = Place::new();
+    assert!(place.run(&["man", "@pages"]).status.success());
+    for page in ["reelfs.1", "reelfs-mount.1", "reelfs-cache-status.1"] {
+        let page = fs::read_to_string(place.path(&format!("pages/{page}"))).unwrap();
+        assert!(page.starts_with(".ie") || page.starts_with(".TH"), "{page}");
+    }
+    let page = fs::read_to_string(place.path("pages/reelfs-mount.1")).unwrap();
+    assert!(page.contains("cache\\-size") && page.contains("REELFS_SOURCE"), "{page}");
+    let pages: Vec<_> = fs::read_dir(place.path("pages")).unwrap().map(|page| page.unwrap().file_name()).collect();
+    assert!(!pages.iter().any(|page| page.to_string_lossy().contains("orphan")), "{pages:?}");
+    for shell in ["bash", "zsh", "fish"] {
+        let output = place.run(&["completions", shell]);
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && script.contains("cache-size"), "{shell}");
+    }
+    place.refuses(&["completions", "tcsh"], &["bash", "zsh", "fish"]);
+}
+
+#[test]
 fn mount_points_that_cannot_be_used() {
     let place = Place::new();
     place.refuses(&["mount", "@films", "@no/such"], &["mkdir -p", "no/such"]);

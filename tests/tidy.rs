@@ -15,7 +15,7 @@ const FLOORS: [&[&str]; 10] = [
     &["read"],
     &["drive"],
     &["fuse", "control"],
-    &["assemble"],
+    &["assemble", "service"],
     &["cli"],
 ];
 

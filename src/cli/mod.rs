@@ -5,23 +5,37 @@ mod cache;
 mod cache_dir;
 mod cache_report;
 mod caches;
+mod completions;
 mod demo;
+mod man;
 mod mount;
+mod mount_helper;
 mod options;
+mod settings;
 mod sources;
 mod status;
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::BoolishValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use log::LevelFilter;
 
 use crate::error::{Error, Kind, Result};
-use crate::fuse::reaper;
+use crate::fuse::{probe, reaper};
+use crate::service::background::{self, Word};
+use crate::service::log::{self as service_log, LogTo};
+use mount::Told;
+use options::Env;
+use settings::Settings;
+
+/// The command that mounts.
+const MOUNT: &str = "mount";
 
 /// Mounts far video as a drive: opens and seeks at once, caches by chunk, never shows a wrong byte.
 #[derive(Debug, Parser)]
@@ -52,21 +66,67 @@ enum Command {
     Status(status::StatusArgs),
     /// List what can be mounted, and how it is written.
     Sources,
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
     /// Run by a mount itself, see `fuse::reaper`.
     #[command(name = reaper::COMMAND, hide = true)]
     UnmountWhenOrphaned {
+        mountpoint: PathBuf,
+    },
+    /// Run by a mount itself, see `fuse::probe`.
+    #[command(name = probe::COMMAND, hide = true)]
+    ProbeMount {
+        mountpoint: PathBuf,
+    },
+    /// Run by `mount --background`, see `service::background`.
+    #[command(name = background::COMMAND, hide = true)]
+    ServeInBackground {
         mountpoint: PathBuf,
     },
 }
 
 /// The whole program: reads the command line, does what it says, and says in one line on stderr why it could not.
 pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let typed: Vec<OsString> = std::env::args_os().collect();
+    if mount_helper::is_meant(&typed) { run_for_mount(&typed) } else { run_typed(&typed, None) }
+}
+
+/// As mount(8) calls us.
+fn run_for_mount(asked: &[OsString]) -> ExitCode {
+    let mut command = Cli::command();
+    command.build();
+    let done = match mount_helper::as_typed(asked, &command) {
+        Ok(None) => return ExitCode::SUCCESS,
+        Ok(Some(typed)) => run_typed(&typed, Some(mount_helper::variables(&|name| std::env::var_os(name)))),
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    };
+    if done == ExitCode::SUCCESS { done } else { ExitCode::from(mount_helper::FAILED) }
+}
+
+/// `for_mount`: mount(8) asks, which says nothing where all is well; with these variables for the mount in the background.
+fn run_typed(typed: &[OsString], for_mount: Option<Vec<(&str, OsString)>>) -> ExitCode {
+    let parsed = match Parsed::parse(typed) {
+        Ok(parsed) => parsed,
         Err(error) => return refuse(&error),
     };
-    start_log(&cli.talk);
-    match dispatch(cli) {
+    if let Command::ServeInBackground { .. } = &parsed.cli.command {
+        return serve_in_background();
+    }
+    let done = parsed.start_log(false).and_then(|_| match parsed.cli.command {
+        Command::Mount(args) if args.is_background() => {
+            let is_quiet = parsed.cli.talk.quiet || for_mount.is_some();
+            let line = background::start(typed, args.mountpoint(), for_mount.unwrap_or_default())?;
+            if !is_quiet {
+                say(&line);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        command => dispatch(command, &parsed.cli.talk),
+    });
+    match done {
         Ok(code) => code,
         // Nobody wants the answer any longer: the reader of our output went away.
         Err(error) if error.kind() == Kind::Cancelled => ExitCode::SUCCESS,
@@ -77,16 +137,86 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli) -> Result<ExitCode> {
-    match cli.command {
-        Command::Mount(args) => mount::run(args, cli.talk.quiet).map(|()| ExitCode::SUCCESS),
-        Command::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Cache(args) => cache::run(args, &mut io::stdout().lock()),
-        Command::Status(args) => status::run(&args, &mut io::stdout().lock()).map(|()| ExitCode::SUCCESS),
-        Command::Sources => sources::run(&mut io::stdout().lock()).map(|()| ExitCode::SUCCESS),
-        Command::UnmountWhenOrphaned { mountpoint } => {
-            reaper::unmount_when(io::stdin().lock(), &mountpoint).map(|()| ExitCode::SUCCESS)
+fn dispatch(command: Command, talk: &Talk) -> Result<ExitCode> {
+    match command {
+        Command::Mount(args) => mount::run(args, Told::Here { is_quiet: talk.quiet }),
+        Command::Demo(args) => demo::run(&args),
+        Command::Cache(args) => return cache::run(args, &mut io::stdout().lock()),
+        Command::Status(args) => status::run(&args, &mut io::stdout().lock()),
+        Command::Sources => sources::run(&mut io::stdout().lock()),
+        Command::Completions(args) => completions::run(&args, Cli::command(), &mut io::stdout().lock()),
+        Command::Man(args) => man::run(&args, Cli::command()),
+        Command::UnmountWhenOrphaned { mountpoint } => reaper::unmount_when(io::stdin().lock(), &mountpoint),
+        Command::ProbeMount { mountpoint } => probe::ask(&mountpoint),
+        Command::ServeInBackground { .. } => Err(misuse("run by `mount --background` only")),
+    }
+    .map(|()| ExitCode::SUCCESS)
+}
+
+/// The second process of `mount --background`: what was typed comes through its stdin, and its word goes to stdout.
+fn serve_in_background() -> ExitCode {
+    let mut word = Word::new(io::stdout());
+    let served = background::typed(io::stdin().lock()).and_then(|typed| {
+        let parsed = Parsed::parse(&typed).map_err(|error| misuse(clap_line(&error)))?;
+        let log = parsed.start_log(true)?;
+        match parsed.cli.command {
+            Command::Mount(args) => mount::run(args, Told::Starter { word: &mut word, log: &log }),
+            _ => Err(misuse("only mounts go to the background")),
         }
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            word.failed(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What was typed, with the settings of a file below it.
+struct Parsed {
+    cli: Cli,
+    warning: Option<String>,
+}
+
+impl Parsed {
+    fn parse(typed: &[OsString]) -> std::result::Result<Self, clap::Error> {
+        let env: Env = &|name| std::env::var_os(name);
+        let matches = Cli::command().try_get_matches_from(typed)?;
+        let named = matches.subcommand_matches(MOUNT).and_then(mount::settings_named);
+        let settings = named
+            .map(|name| Settings::read(name, &Cli::command(), env))
+            .transpose()
+            .map_err(|error| clap::Error::raw(ErrorKind::InvalidValue, error))?;
+        let matches = match &settings {
+            Some(settings) => settings.under(Cli::command(), MOUNT).try_get_matches_from(typed)?,
+            None => matches,
+        };
+        let mut cli = Cli::from_arg_matches(&matches)?;
+        if let (Command::Mount(args), Some(matches)) = (&mut cli.command, matches.subcommand_matches(MOUNT)) {
+            args.settle(mount::Typed::of(matches), mount::source_elsewhere(env, settings.as_ref()))
+                .map_err(|missing| clap::Error::raw(ErrorKind::MissingRequiredArgument, missing))?;
+        }
+        Ok(Self { cli, warning: settings.as_ref().and_then(Settings::warning) })
+    }
+
+    /// Says where it goes to.
+    fn start_log(&self, is_background: bool) -> Result<LogTo> {
+        let file = match &self.cli.command {
+            // Before it is in the background, it has a terminal.
+            Command::Mount(args) if is_background || !args.is_background() => args.log_file(),
+            _ => None,
+        };
+        let to = match file {
+            Some(file) => LogTo::File(file.to_owned()),
+            None if is_background => LogTo::System,
+            None => LogTo::Stderr,
+        };
+        service_log::start(log_builder(&self.cli.talk), &to)?;
+        if let Some(warning) = self.warning.as_ref().filter(|_| !is_background) {
+            log::warn!("{warning}");
+        }
+        Ok(to)
     }
 }
 
@@ -102,24 +232,29 @@ fn say(message: &str) {
 
 /// Help and version as clap writes them; of a mistake the one line that matters.
 fn refuse(error: &clap::Error) -> ExitCode {
-    use clap::error::ErrorKind;
     let code = u8::try_from(error.exit_code()).unwrap_or(1);
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
         }
-        _ => say(&clap_line(&error.render().to_string())),
+        _ => say(&clap_line(error)),
     }
     ExitCode::from(code)
 }
 
+/// clap's word on a mistake, and where to look.
+fn clap_line(error: &clap::Error) -> String {
+    format!("{} (see --help)", clap_told(error))
+}
+
 /// clap's paragraphs as one line: what is wrong and its tips, without the usage that follows.
-fn clap_line(rendered: &str) -> String {
+fn clap_told(error: &clap::Error) -> String {
+    let rendered = error.render().to_string();
     let lines = rendered.lines().map(str::trim).filter(|line| !line.is_empty());
     let told: Vec<&str> =
         lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information")).collect();
     let line = told.join(" ");
-    format!("{} (see --help)", line.strip_prefix("error: ").unwrap_or(&line))
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
 /// `text` on one line that can do nothing to a terminal: names come from far servers. Blanks instead of line ends, and
@@ -148,14 +283,13 @@ fn written(error: &io::Error) -> Error {
 }
 
 /// Flags win over `RUST_LOG`, as the command line wins over the environment everywhere.
-fn start_log(talk: &Talk) {
+fn log_builder(talk: &Talk) -> env_logger::Builder {
     let mut builder = env_logger::Builder::new();
     match levels(talk, std::env::var("RUST_LOG").is_ok()) {
         Some((ours, others)) => builder.filter_level(others).filter_module("reelfs", ours),
         None => builder.parse_default_env(),
     };
-    // The first logger stays; only a test that runs commands in one process starts a second.
-    let _ = builder.try_init();
+    builder
 }
 
 /// What is logged of ours and of the crates we stand on; nothing when `RUST_LOG` decides.
@@ -203,8 +337,9 @@ mod tests {
                 "the following required arguments were not provided: <SOURCE> <MOUNTPOINT> (see --help)",
             ),
         ] {
-            let error = Cli::try_parse_from(typed).unwrap_err();
-            assert_eq!(clap_line(&error.render().to_string()), line);
+            let typed: Vec<OsString> = typed.into_iter().map(OsString::from).collect();
+            let error = Parsed::parse(&typed).map(|_| ()).unwrap_err();
+            assert_eq!(clap_line(&error), line);
         }
     }
 

@@ -1,40 +1,159 @@
 //! `reelfs mount`: checks, mounts, waits for the end, unmounts.
 //! Never here: what a mount is made of.
 
+use std::ffi::OsString;
 use std::fs;
+use std::io::Stdout;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use clap::Args;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
 
-use super::options::MountOptions;
+use super::options::{Env, MountOptions};
+use super::settings::Settings;
 use super::{misuse, say};
 use crate::assemble;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::fuse::mount_point;
+use crate::fuse::probe::Probe;
 use crate::fuse::reaper::Reaper;
 use crate::fuse::signals::{self, End};
 use crate::metrics::Metrics;
 use crate::origin::source::Source;
+use crate::service::background::Word;
+use crate::service::log::LogTo;
+use crate::service::notify;
+use crate::service::watchdog::Watchdog;
+
+/// A drive that was just mounted answers in milliseconds; a machine may be busy.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// Mount a far folder of video as a read-only drive, until Ctrl-C or `fusermount3 -u`.
 #[derive(Debug, Args)]
 pub struct MountArgs {
-    /// What to show: a folder or file of this machine (a path, file://), or of a web server (http://, https://).
-    source: String,
+    /// What to show: a folder or file of this machine (a path, file://), or of a web server (http://, https://). A URL with
+    /// a password is better given as `REELFS_SOURCE` or in a file: everyone on the machine may read what was typed.
+    #[arg(env = SOURCE_VARIABLE, hide_env_values = true)]
+    source: Option<String>,
     /// Where to show it: an empty folder.
-    mountpoint: PathBuf,
+    #[arg(env = "REELFS_MOUNTPOINT")]
+    mountpoint: Option<PathBuf>,
+    #[command(flatten)]
+    start: StartOptions,
     #[command(flatten)]
     options: MountOptions,
 }
 
-/// Runs the mount in the foreground.
-pub fn run(args: MountArgs, is_quiet: bool) -> Result<()> {
-    let typed = args.mountpoint.display().to_string();
-    let mut config = args.options.into_config(args.source, args.mountpoint, &|name| std::env::var_os(name))?;
+/// How it is started.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Starting")]
+struct StartOptions {
+    /// A file of settings: `cache-size = "20GiB"`, keys named like the options, with `source` and `mountpoint`. NAME is a
+    /// path, or stands for `~/.config/reelfs/NAME.toml`, else `/etc/reelfs/NAME.toml`. What is typed comes first, then the
+    /// environment, then the file.
+    #[arg(long, value_name = "NAME", env = "REELFS_CONFIG")]
+    config: Option<OsString>,
+    /// Return when the drive answers, and leave it mounted, or say why it can't be. It says where its log is.
+    #[arg(long)]
+    background: bool,
+    /// Append the log to this file. Default: stderr, and in the background the system's log (`journalctl -t reelfs`).
+    #[arg(long, value_name = "FILE", env = "REELFS_LOG_FILE")]
+    log_file: Option<PathBuf>,
+}
+
+/// Where a source is given that nobody else is to read.
+const SOURCE_VARIABLE: &str = "REELFS_SOURCE";
+
+/// The source that is known without one being typed.
+pub fn source_elsewhere(env: Env, settings: Option<&Settings>) -> Option<String> {
+    let variable = env(SOURCE_VARIABLE).and_then(|source| source.into_string().ok());
+    variable.or_else(|| settings?.get("source").map(str::to_owned))
+}
+
+/// The file of settings that was asked for.
+pub fn settings_named(matches: &ArgMatches) -> Option<&OsString> {
+    matches.get_one("config")
+}
+
+/// Which places were typed, and not known from elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Typed {
+    source: bool,
+    mountpoint: bool,
+}
+
+impl Typed {
+    /// As clap saw them on the command line.
+    pub fn of(matches: &ArgMatches) -> Self {
+        let is_typed = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        Self { source: is_typed("source"), mountpoint: is_typed("mountpoint") }
+    }
+}
+
+impl MountArgs {
+    /// Whether it is to go to the background.
+    pub fn is_background(&self) -> bool {
+        self.start.background
+    }
+
+    /// Where its log is wanted.
+    pub fn log_file(&self) -> Option<&Path> {
+        self.start.log_file.as_deref()
+    }
+
+    /// Where it is to be, once it was settled.
+    pub fn mountpoint(&self) -> &Path {
+        self.mountpoint.as_deref().unwrap_or(Path::new(""))
+    }
+
+    /// Sees to it that both places are known, or says which is not. The only one typed is the mount point, if `elsewhere`
+    /// (the environment, a file) knows a source.
+    pub fn settle(&mut self, typed: Typed, elsewhere: Option<String>) -> std::result::Result<(), String> {
+        if typed.source
+            && !typed.mountpoint
+            && let Some(source) = elsewhere
+        {
+            self.mountpoint = self.source.replace(source).map(PathBuf::from);
+        }
+        let missing = [(self.source.is_none(), "<SOURCE>"), (self.mountpoint.is_none(), "<MOUNTPOINT>")];
+        let missing: Vec<_> = missing.iter().filter(|(is_missing, _)| *is_missing).map(|(_, name)| *name).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(format!("the following required arguments were not provided: {}", missing.join(" ")))
+    }
+}
+
+/// Who is told that the drive is there.
+pub enum Told<'a> {
+    /// Whoever sits at the terminal, and systemd.
+    Here {
+        /// Nothing but errors is said.
+        is_quiet: bool,
+    },
+    /// The program that started us in the background, which waits for it.
+    Starter {
+        /// To be said.
+        word: &'a mut Word<Stdout>,
+        /// Where more will be.
+        log: &'a LogTo,
+    },
+}
+
+/// Runs the mount until its end.
+pub fn run(args: MountArgs, mut told: Told) -> Result<()> {
+    let (Some(source), Some(mountpoint)) = (args.source, args.mountpoint) else {
+        return Err(misuse("a mount needs a SOURCE and a MOUNTPOINT"));
+    };
+    let typed = mountpoint.display().to_string();
+    let mut config = args.options.into_config(source, mountpoint, &|name| std::env::var_os(name))?;
     config.mountpoint = mount_point::prepare(&config.mountpoint, config.fuse.allow_other)?;
     check_apart(&config)?;
+    // The program may change its working directory.
+    config.cache.dir = real(&config.cache.dir);
 
     let (ends, ended) = signals::channel();
     let reaper = Reaper::start(&config.mountpoint)
@@ -42,17 +161,49 @@ pub fn run(args: MountArgs, is_quiet: bool) -> Result<()> {
     let mounted = assemble::mount(&config, Arc::new(Metrics::default()), ends.clone())?;
     // Only from here on: until the drive is there, Ctrl-C may simply kill us, and the reaper tidies up.
     signals::listen(ends)?;
-    if !is_quiet {
-        say(&format!("{} is on {typed} (Ctrl-C to unmount)", mounted.source()));
-    }
+    let watchdog = told.tell(mounted.source(), &typed, &config.mountpoint)?;
     let end = ended.recv().map_err(|_| Error::new(Kind::Local, "the drive went away without a word"))?;
     match end {
         End::Signal(signal) => log::info!("signal {signal}: unmounting {typed}"),
         End::Unmounted => log::info!("{typed} was unmounted"),
     }
+    notify::stopping();
+    drop(watchdog);
     mounted.unmount()?;
     drop(reaper);
     Ok(())
+}
+
+impl Told<'_> {
+    /// Tells everyone who waits for the drive on `mountpoint`, after asking it once; shown are `source` and `typed`.
+    /// Returns what beats for systemd.
+    fn tell(&mut self, source: &str, typed: &str, mountpoint: &Path) -> Result<Option<Watchdog>> {
+        let mut probe = Probe::new(mountpoint);
+        match self {
+            Told::Starter { word, log } => {
+                probe.ask(ANSWER_MAX)?;
+                // What we were started in must not be held.
+                std::env::set_current_dir("/").map_err(|error| Error::io("/", &error))?;
+                let pid = std::process::id();
+                word.done(&format!("{source} is on {typed} (process {pid}; log: {log}; fusermount3 -u to unmount)"))?;
+                Ok(None)
+            }
+            Told::Here { is_quiet } => {
+                let mut watchdog = None;
+                if notify::is_awaited() {
+                    probe.ask(ANSWER_MAX)?;
+                    notify::ready(&format!("{source} is on {typed}"));
+                    let period = notify::watchdog();
+                    watchdog = period.map(|period| Watchdog::start(probe, period, notify::alive)).transpose()?;
+                }
+                if !*is_quiet {
+                    let how = if notify::is_awaited() { "" } else { " (Ctrl-C to unmount)" };
+                    say(&format!("{source} is on {typed}{how}"));
+                }
+                Ok(watchdog)
+            }
+        }
+    }
 }
 
 /// A drive that is read through itself waits for itself, for ever.
@@ -90,7 +241,42 @@ fn real(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: MountArgs,
+    }
+
+    #[test]
+    fn what_is_typed_fills_what_is_not_known() {
+        let settled = |typed: &[&str], elsewhere: Option<&str>, below: Option<&str>| {
+            let mut args = Line::try_parse_from([&["mount"], typed].concat()).unwrap().args;
+            let typed = Typed { source: args.source.is_some(), mountpoint: args.mountpoint.is_some() };
+            // As clap has it from the environment or a file.
+            args.source = args.source.or(elsewhere.map(str::to_owned));
+            args.mountpoint = args.mountpoint.or(below.map(PathBuf::from));
+            args.settle(typed, elsewhere.map(str::to_owned))?;
+            Ok::<_, String>((args.source.unwrap(), args.mountpoint.unwrap().display().to_string()))
+        };
+        let places = |source: &str, mountpoint: &str| Ok((source.to_owned(), mountpoint.to_owned()));
+        assert_eq!(settled(&["a", "b"], None, None), places("a", "b"));
+        assert_eq!(settled(&["a", "b"], Some("x"), Some("y")), places("a", "b"));
+        assert_eq!(settled(&[], Some("x"), Some("y")), places("x", "y"));
+        assert_eq!(settled(&["b"], Some("x"), None), places("x", "b"));
+        assert_eq!(settled(&["b"], Some("x"), Some("y")), places("x", "b"));
+        for (typed, elsewhere, told) in [
+            (&["a"][..], None, ": <MOUNTPOINT>"),
+            (&[], None, ": <SOURCE> <MOUNTPOINT>"),
+            (&[], Some("x"), ": <MOUNTPOINT>"),
+        ] {
+            let said = settled(typed, elsewhere, None).unwrap_err();
+            assert!(said.ends_with(told), "{said}");
+        }
+    }
 
     #[test]
     fn links_are_followed_as_far_as_a_path_exists() {

@@ -6,6 +6,7 @@ pub mod errno;
 pub mod mount_point;
 pub mod mount_table;
 pub mod passthrough;
+pub mod probe;
 mod readahead;
 pub mod reaper;
 pub mod session;

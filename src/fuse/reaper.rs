@@ -16,7 +16,7 @@ use crate::sys;
 pub const COMMAND: &str = "unmount-when-orphaned";
 
 /// This very program, also after its file was replaced by a newer one.
-const THIS_PROGRAM: &str = "/proc/self/exe";
+pub const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// After an orderly end the second process has a look and goes, in milliseconds. If it doesn't, the mount's end must not
 /// hang on it.

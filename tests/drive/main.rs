@@ -31,8 +31,10 @@ mod readers;
 mod readonly;
 mod replaced;
 mod scan;
+mod service;
 mod shown;
 mod storm;
+mod units;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -81,8 +83,10 @@ fn main() {
         readonly::tests(),
         replaced::tests(),
         scan::tests(),
+        service::tests(),
         shown::tests(),
         storm::tests(),
+        units::tests(),
     ];
     let trials = all.into_iter().flatten().map(Test::into_trial).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();

@@ -1,0 +1,158 @@
+//! Where the log goes: to the terminal or systemd, to a file, or to the system's own log.
+//! Never here: how much is said.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+use env_logger::{Builder, Target};
+use log::{Level, Record};
+
+use crate::error::{Error, Result};
+
+/// Where the system's log listens, systemd's or another.
+const SYSTEM_LOG: &str = "/dev/log";
+
+/// There if it is systemd's.
+const JOURNAL: &str = "/run/systemd/journal/socket";
+
+/// What we are called there.
+const NAME: &str = "reelfs";
+
+/// "System daemons", of syslog's kinds of programs.
+const FACILITY: u8 = 3;
+
+/// Where to say things.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTo {
+    /// The terminal, or whoever reads it. systemd gets each line's level as it wants it.
+    Stderr,
+    /// The end of this file.
+    File(PathBuf),
+    /// The system's log: nobody reads the stderr of a mount in the background.
+    System,
+}
+
+impl fmt::Display for LogTo {
+    /// For people who look for it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stderr => f.write_str("stderr"),
+            Self::File(path) => path.display().fmt(f),
+            Self::System if UnixDatagram::unbound().and_then(|socket| socket.connect(SYSTEM_LOG)).is_err() => {
+                f.write_str("nowhere, no system's log is there; --log-file keeps one")
+            }
+            Self::System if Path::new(JOURNAL).exists() => write!(f, "journalctl -t {NAME}"),
+            Self::System => write!(f, "the system's log, as {NAME}"),
+        }
+    }
+}
+
+/// Starts the log that `builder` describes. A panic is logged, too, where stderr goes nowhere.
+pub fn start(mut builder: Builder, to: &LogTo) -> Result<()> {
+    match to {
+        LogTo::Stderr => {
+            if is_journal(&std::env::var("JOURNAL_STREAM").unwrap_or_default(), "/proc/self/fd/2".as_ref()) {
+                builder.format(|line, record| writeln!(line, "<{}>{}", severity(record.level()), told(record)));
+            }
+        }
+        LogTo::File(path) => {
+            let file = File::options().append(true).create(true).open(path);
+            builder.target(Target::Pipe(Box::new(file.map_err(|error| Error::io(path.display(), &error))?)));
+        }
+        LogTo::System => {
+            let pid = std::process::id();
+            builder.format(move |line, record| {
+                let priority = FACILITY * 8 + severity(record.level());
+                write!(line, "<{priority}>{NAME}[{pid}]: {}", told(record))
+            });
+            builder.target(Target::Pipe(Box::new(SystemLog::default())));
+        }
+    }
+    // The first logger stays; only a test that runs commands in one process starts a second.
+    let _ = builder.try_init();
+    if *to != LogTo::Stderr {
+        std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+    }
+    Ok(())
+}
+
+/// The time and the level are told apart from it.
+fn told(record: &Record) -> String {
+    format!("{}: {}", record.target(), record.args())
+}
+
+/// Of syslog's severities the ones that mean our levels.
+fn severity(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
+}
+
+/// Whether `stderr` is the stream to systemd's journal that `JOURNAL_STREAM` names, by device and inode; a program may
+/// have inherited the variable and write somewhere else.
+fn is_journal(named: &str, stderr: &Path) -> bool {
+    std::fs::metadata(stderr).is_ok_and(|it| named == format!("{}:{}", it.dev(), it.ino()))
+}
+
+/// One datagram for each line. What the log can't take at once is lost: a drive must not wait for it.
+#[derive(Debug, Default)]
+struct SystemLog(Option<UnixDatagram>);
+
+impl SystemLog {
+    fn connect() -> io::Result<UnixDatagram> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        socket.connect(SYSTEM_LOG)?;
+        Ok(socket)
+    }
+
+    fn send(&mut self, line: &[u8]) -> io::Result<()> {
+        let socket = self.0.take().map_or_else(Self::connect, Ok)?;
+        // Connected anew for the next line if it failed: the log may have been restarted.
+        socket.send(line)?;
+        self.0 = Some(socket);
+        Ok(())
+    }
+}
+
+impl Write for SystemLog {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // Once more over a new connection, if there was one; then the line is lost.
+        if self.0.is_none() || self.send(line).is_err() {
+            let _ = self.send(line);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_is_known_by_its_stream() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let metadata = std::fs::metadata(file.path()).unwrap();
+        let named = format!("{}:{}", metadata.dev(), metadata.ino());
+        assert!(is_journal(&named, file.path()));
+        assert!(!is_journal("1:2", file.path()) && !is_journal("", file.path()));
+        assert!(!is_journal(&named, Path::new("/no/such")));
+    }
+
+    #[test]
+    fn where_to_look() {
+        assert_eq!(LogTo::File("/var/log/reelfs".into()).to_string(), "/var/log/reelfs");
+        assert!(!LogTo::System.to_string().is_empty());
+    }
+}
