@@ -1,6 +1,7 @@
 //! From a checked configuration to running parts: the one file that names concrete types.
 //! Never here: flags, printing, and any work of the parts themselves.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use crossbeam_channel::Sender;
 use crate::cache::Cache;
 use crate::cancel::Cancel;
 use crate::config::Config;
-use crate::control::{self, Control};
+use crate::control::{self, Control, Exporter};
 use crate::drive::Drive;
 use crate::error::Result;
 use crate::fetch::Fetcher;
@@ -27,6 +28,7 @@ use crate::sys;
 pub struct Mounted {
     // First, so that nobody is answered any longer when the rest ends.
     control: Option<Control>,
+    exporter: Option<Exporter>,
     session: Session,
     cache: Arc<Cache>,
     source: String,
@@ -38,9 +40,14 @@ impl Mounted {
         &self.source
     }
 
+    /// Where figures are served, if they are.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.exporter.as_ref().map(Exporter::address)
+    }
+
     /// Takes the drive off its mount point, if it is still there, and ends its threads. What was fetched is recorded.
     pub fn unmount(self) -> Result<()> {
-        drop(self.control);
+        drop((self.control, self.exporter));
         let unmounted = self.session.unmount();
         self.cache.flush();
         unmounted
@@ -56,6 +63,8 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     let origin = Source::parse(&config.source)?.open(&config.s3)?;
     let origin: Arc<dyn Origin> =
         Arc::new(Breaker::start(origin, config.fetch.chunk_timeout / 2, Arc::clone(&metrics))?);
+    // One that is taken is told before anything is mounted.
+    let metrics_listener = config.metrics_listen.map(Exporter::listen).transpose()?;
     let top = list_top(&*origin, config.fetch.chunk_timeout)?;
     // While the rest is put together.
     origin.warm(Duration::ZERO);
@@ -67,17 +76,19 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
         let _ = ends.try_send(End::Unmounted);
     };
     let session = Session::mount(&drive, &config.mountpoint, &config.fuse, ended)?;
-    let control = Control::start(control::Mount {
+    let mount = Arc::new(control::Mount {
         mountpoint: config.mountpoint.clone(),
         drive,
         cache: Arc::clone(&cache),
         metrics,
         since: Instant::now(),
-    })
+    });
     // The films play without it.
-    .inspect_err(|error| log::warn!("{error}: `reelfs status` will not see this mount"))
-    .ok();
-    Ok(Mounted { control, session, cache, source: origin.describe().to_owned() })
+    let control = Control::start(Arc::clone(&mount))
+        .inspect_err(|error| log::warn!("{error}: `reelfs status` will not see this mount"))
+        .ok();
+    let exporter = metrics_listener.map(|listener| Exporter::start(listener, mount)).transpose()?;
+    Ok(Mounted { control, exporter, session, cache, source: origin.describe().to_owned() })
 }
 
 /// Everything above the cache and below the kernel.

@@ -1,6 +1,7 @@
 //! Everything a mount is told, checked: each default with its unit and its reason, sizes as people write them.
 //! Never here: flags (they live in `cli`), and anything that opens a file or a socket.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -145,6 +146,8 @@ pub struct Config {
     pub read: ReadConfig,
     /// How names and files look.
     pub drive: DriveConfig,
+    /// Where Prometheus may ask for figures; nowhere without it.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 impl CacheConfig {
@@ -230,6 +233,16 @@ pub fn parse_rate(text: &str) -> Result<u64> {
     Ok(bytes)
 }
 
+/// `9100` and `:9100` (this machine only), `127.0.0.1:9100`, `[::1]:9100`, `0.0.0.0:9100` (all machines).
+pub fn parse_listen(text: &str) -> Result<SocketAddr> {
+    let port = text.strip_prefix(':').unwrap_or(text).parse::<u16>();
+    let local = port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    local.ok().or_else(|| text.parse().ok()).ok_or_else(|| {
+        let message = format!("`{text}` is not an address to listen on: write a port, like 9100, or 192.168.1.2:9100");
+        Error::new(Kind::Invalid, message)
+    })
+}
+
 /// `1.5 GiB`: for people, in 1024s, one decimal.
 pub fn format_size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -296,6 +309,21 @@ mod tests {
         }
         for text in ["", "0", "fast", "20Mbit/h", "-1MB/s", "bit/s", "1kbit/s", "65535", "20Mbps"] {
             assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bare_port_is_this_machines_own() {
+        for (text, address) in [
+            ("9100", "127.0.0.1:9100"),
+            (":0", "127.0.0.1:0"),
+            ("0.0.0.0:9100", "0.0.0.0:9100"),
+            ("[::1]:80", "[::1]:80"),
+        ] {
+            assert_eq!(parse_listen(text).unwrap().to_string(), address);
+        }
+        for text in ["", ":", "65536", "-1", "host:80", "127.0.0.1", "::1", "9100/metrics"] {
+            assert!(parse_listen(text).is_err(), "{text}");
         }
     }
 

@@ -2,7 +2,7 @@
 //! Never here: formatting, and any decision taken from a count.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Times remembered: enough for a 99th in a hundred to mean something, few enough to tell of now.
 const TIMES_MAX: usize = 256;
@@ -55,6 +55,53 @@ impl Times {
     }
 }
 
+/// How much came within the last seconds.
+#[derive(Debug)]
+pub struct Recent {
+    since: Instant,
+    // What came in one second, and which second that was. Two threads that begin the same second may lose a little.
+    seconds: [(AtomicU64, AtomicU64); RECENT_SECONDS + 2],
+}
+
+/// A rate is told of so many whole seconds, and the one that has begun: longer than the pauses between chunks.
+const RECENT_SECONDS: usize = 4;
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self { since: Instant::now(), seconds: std::array::from_fn(|_| <_>::default()) }
+    }
+}
+
+impl Recent {
+    /// `n` more, now.
+    pub fn add(&self, n: u64) {
+        self.add_at(n, self.since.elapsed());
+    }
+
+    /// By the second.
+    pub fn per_second(&self) -> u64 {
+        self.per_second_at(self.since.elapsed())
+    }
+
+    fn add_at(&self, n: u64, at: Duration) {
+        let second = at.as_secs();
+        let (stamp, sum) = &self.seconds[second as usize % self.seconds.len()];
+        if stamp.swap(second, Ordering::Relaxed) != second {
+            sum.store(0, Ordering::Relaxed);
+        }
+        sum.fetch_add(n, Ordering::Relaxed);
+    }
+
+    fn per_second_at(&self, at: Duration) -> u64 {
+        let first = at.as_secs().saturating_sub(RECENT_SECONDS as u64);
+        let seconds =
+            self.seconds.iter().filter(|(stamp, _)| (first..=at.as_secs()).contains(&stamp.load(Ordering::Relaxed)));
+        let sum: u64 = seconds.map(|(_, sum)| sum.load(Ordering::Relaxed)).sum();
+        let millis = at.saturating_sub(Duration::from_secs(first)).as_millis().max(1_000) as u64;
+        sum.saturating_mul(1_000) / millis
+    }
+}
+
 /// What happened since the start, over all files.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -68,12 +115,18 @@ pub struct Metrics {
     pub reads_waited: Counter,
     /// Microseconds that they waited, together: from the question to all of its bytes.
     pub read_wait_micros: Counter,
+    /// Times a player was kept waiting in the middle of a run.
+    pub stalls: Counter,
+    /// Microseconds of these, together.
+    pub stalled_micros: Counter,
     /// Reads that ended in an error.
     pub read_errors: Counter,
     /// Covering queries asked of the index on the way of a read.
     pub index_lookups: Counter,
     /// Bytes that arrived from the origin.
     pub origin_bytes: Counter,
+    /// The same, of the last seconds.
+    pub origin_rate: Recent,
     /// Range requests made to the origin.
     pub origin_requests: Counter,
     /// Questions of any kind that the origin did not answer, or answered with an error that may pass.
@@ -92,6 +145,8 @@ pub struct Metrics {
     pub flights_cancelled: Counter,
     /// Bytes written to the cache.
     pub cache_written_bytes: Counter,
+    /// Bytes that came from the origin and were not read before their file was closed.
+    pub wasted_bytes: Counter,
     /// Bytes evicted to keep the budget.
     pub cache_evicted_bytes: Counter,
     /// Bytes served but not kept: no room, or the disk failed.
@@ -113,5 +168,18 @@ mod tests {
         assert_eq!(times.percentile(50), Some(Duration::from_millis(128)));
         assert_eq!(times.percentile(99), Some(Duration::from_millis(254)));
         assert_eq!(times.percentile(0), Some(Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn a_rate_is_of_the_last_seconds() {
+        let recent = Recent::default();
+        let at = Duration::from_millis;
+        recent.add_at(100, at(0));
+        assert_eq!(recent.per_second_at(at(500)), 100, "no rate is told of less than a second");
+        for second in 1..=20 {
+            recent.add_at(100, at(second * 1_000));
+        }
+        assert_eq!(recent.per_second_at(at(21_000)), 100);
+        assert_eq!(recent.per_second_at(at(60_000)), 0);
     }
 }

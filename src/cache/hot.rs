@@ -20,6 +20,8 @@ use crate::range::{ByteRange, RangeSet};
 
 /// Slots remembered as trusted: 128 GiB of 2 MiB chunks, in about 8 MiB of memory.
 const TRUSTED_SLOTS_MAX: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
+/// Slots looked at under one lock by who only looks: some microseconds, that no read should wait for longer.
+const LOOK_SLOTS: u64 = 64;
 /// Times of use kept until they are recorded; more are forgotten, which only blurs the eviction order.
 const TOUCHES_MAX: usize = 16_384;
 
@@ -117,6 +119,20 @@ impl Hot {
         for piece in range.slots(slot_size) {
             if let Some(set) = state.trusted.get(&(entry_id, piece.start - piece.start % slot_size)) {
                 set.overlap(piece).into_iter().for_each(|part| parts.insert(part));
+            }
+        }
+        parts
+    }
+
+    /// The same for who only looks: it is no use of these bytes, and a long range is looked at in steps.
+    pub fn look(&self, entry_id: i64, slot_size: u64, range: ByteRange) -> RangeSet {
+        let mut parts = RangeSet::new();
+        for step in range.slots(slot_size.saturating_mul(LOOK_SLOTS)) {
+            let state = self.state.lock();
+            for piece in step.slots(slot_size) {
+                if let Some(set) = state.trusted.peek(&(entry_id, piece.start - piece.start % slot_size)) {
+                    set.overlap(piece).into_iter().for_each(|part| parts.insert(part));
+                }
             }
         }
         parts

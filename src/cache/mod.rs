@@ -21,6 +21,7 @@ pub mod index;
 mod keeper;
 mod status;
 mod sweep;
+mod unread;
 mod upkeep;
 
 use std::collections::HashMap;
@@ -46,6 +47,7 @@ use data::{DataDir, DataFile, disk_cost};
 use hot::Hot;
 use index::{ChunkRow, EntryKey, Index, micros};
 use keeper::Job;
+use unread::Unread;
 
 pub use backing::Backing;
 pub use status::{CacheStatus, EntryStatus, entries, status};
@@ -100,6 +102,7 @@ pub struct Entry {
     stat: Stat,
     chunk_size_bytes: u64,
     data: DataFile,
+    unread: Unread,
     // What players open it with, as far as it is known. A few ranges: whoever tells bounds them. Taken alone.
     opening: Mutex<RangeSet>,
 }
@@ -226,7 +229,15 @@ impl Cache {
         });
         let chunk_size_bytes = chunk_size_bytes.max(1);
         let opening = Mutex::default();
-        let entry = Arc::new(Entry { id, path: path.into(), stat: stat.clone(), chunk_size_bytes, data, opening });
+        let entry = Arc::new(Entry {
+            id,
+            path: path.into(),
+            stat: stat.clone(),
+            chunk_size_bytes,
+            data,
+            unread: Unread::new(&shared.metrics),
+            opening,
+        });
         open.retain(|_, entry| entry.strong_count() > 0);
         open.insert(id, Arc::downgrade(&entry));
         drop(open);
@@ -332,6 +343,7 @@ impl Cache {
 
     /// Takes a whole, hashed piece of a slot to be written and recorded. Blocks while the writer is behind.
     pub fn keep(&self, entry: &Arc<Entry>, range: ByteRange, bytes: Arc<Vec<u8>>, digest: Digest, done: Done) {
+        entry.unread.came(range);
         let job = Job::Keep { entry: Arc::clone(entry), range, bytes, digest, done };
         if let Err(unsent) = self.jobs().send(job)
             && let Job::Keep { done, .. } = unsent.into_inner()

@@ -672,7 +672,8 @@ fn what_the_disk_refuses_to_sync_is_not_shown_again() {
     let Entry { id, path, stat, chunk_size_bytes, .. } = &*film;
     let (path, stat) = (Arc::clone(path), stat.clone());
     let (chunk_size_bytes, data, opening) = (*chunk_size_bytes, DataFile::over(broken), Mutex::default());
-    let refused = Arc::new(Entry { id: *id, path, stat, chunk_size_bytes, data, opening });
+    let unread = Unread::new(&Arc::default());
+    let refused = Arc::new(Entry { id: *id, path, stat, chunk_size_bytes, data, unread, opening });
     cache.flush();
     assert_eq!(keep(&cache, &refused, 1, slot(1)), Kept::Written);
     cache.flush();

@@ -14,6 +14,8 @@ mod options;
 mod settings;
 mod sources;
 mod status;
+mod status_report;
+mod top;
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -59,11 +61,13 @@ struct Talk {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one, and it is taken apart at once")]
 enum Command {
     Mount(mount::MountArgs),
     Demo(demo::DemoArgs),
     Cache(cache::CacheArgs),
     Status(status::StatusArgs),
+    Top(top::TopArgs),
     /// List what can be mounted, and how it is written.
     Sources,
     Completions(completions::CompletionsArgs),
@@ -143,6 +147,7 @@ fn dispatch(command: Command, talk: &Talk) -> Result<ExitCode> {
         Command::Demo(args) => demo::run(&args),
         Command::Cache(args) => return cache::run(args, &mut io::stdout().lock()),
         Command::Status(args) => status::run(&args, &mut io::stdout().lock()),
+        Command::Top(args) => top::run(&args),
         Command::Sources => sources::run(&mut io::stdout().lock()),
         Command::Completions(args) => completions::run(&args, Cli::command(), &mut io::stdout().lock()),
         Command::Man(args) => man::run(&args, Cli::command()),
@@ -380,6 +385,7 @@ mod tests {
             "umask",
             "allow-other",
             "threads",
+            "metrics-listen",
         ] {
             let option = mount.get_arguments().find(|option| option.get_long() == Some(name)).unwrap();
             let variable = format!("REELFS_{}", name.to_uppercase().replace('-', "_"));

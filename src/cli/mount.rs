@@ -161,6 +161,9 @@ pub fn run(args: MountArgs, mut told: Told) -> Result<()> {
     let mounted = assemble::mount(&config, Arc::new(Metrics::default()), ends.clone())?;
     // Only from here on: until the drive is there, Ctrl-C may simply kill us, and the reaper tidies up.
     signals::listen(ends)?;
+    if let Some(address) = mounted.metrics_address() {
+        log::info!("figures for Prometheus are at http://{address}/metrics");
+    }
     let watchdog = told.tell(mounted.source(), &typed, &config.mountpoint)?;
     let end = ended.recv().map_err(|_| Error::new(Kind::Local, "the drive went away without a word"))?;
     match end {

@@ -2,6 +2,7 @@
 //! Never here: defaults' values and reasons beyond their text; `config` has them, and a test holds the two together.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use url::Url;
 
 use super::cache_dir;
 use crate::config::{
-    CacheConfig, Config, DriveConfig, FetchConfig, Fill, FuseConfig, Passthrough, ReadConfig, S3Config, parse_rate,
-    parse_size,
+    CacheConfig, Config, DriveConfig, FetchConfig, Fill, FuseConfig, Passthrough, ReadConfig, S3Config, parse_listen,
+    parse_rate, parse_size,
 };
 use crate::error::{Error, Kind, Result};
 use crate::fuse::passthrough::is_privileged;
@@ -57,6 +58,8 @@ pub struct MountOptions {
     s3: S3Options,
     #[command(flatten)]
     drive: DriveOptions,
+    #[command(flatten)]
+    watch: WatchOptions,
 }
 
 /// Which cache directory. Shared with the `cache` commands.
@@ -200,6 +203,15 @@ struct DriveOptions {
     passthrough: PassthroughOption,
 }
 
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Watching it")]
+struct WatchOptions {
+    /// Serve figures for Prometheus at this address, as the page /metrics. A bare port, like 9100, listens on this machine only; any other
+    /// address is taken as given, and whoever reaches it may read them. Default: no such page.
+    #[arg(long, value_name = "ADDR", env = "REELFS_METRICS_LISTEN", value_parser = parse_listen)]
+    metrics_listen: Option<SocketAddr>,
+}
+
 /// `config::Passthrough`, as typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum PassthroughOption {
@@ -210,7 +222,7 @@ enum PassthroughOption {
 impl MountOptions {
     /// What was typed, as it is meant; `env` tells where caches live by default.
     pub fn into_config(self, source: String, mountpoint: PathBuf, env: Env) -> Result<Config> {
-        let Self { cache, read, fetch, s3, drive } = self;
+        let Self { cache, read, fetch, s3, drive, watch } = self;
         let (uid, gid) = sys::invoking_user();
         let parsed = Source::parse(&source)?;
         let s3 = s3.into_config(env)?;
@@ -258,6 +270,7 @@ impl MountOptions {
                 gid: drive.gid.unwrap_or(gid),
                 umask: drive.umask,
             },
+            metrics_listen: watch.metrics_listen,
         })
     }
 }
@@ -347,6 +360,7 @@ mod tests {
         assert_eq!(config.drive.umask, 0o022);
         assert_eq!(config.fuse.threads, config::THREADS as usize);
         assert!(!config.fuse.allow_other);
+        assert_eq!(config.metrics_listen, None);
         assert_eq!((config.fuse.passthrough, config.read.checks_whole), (Passthrough::Auto, is_privileged()));
         assert!(config.cache.dir.starts_with("/home/me/.cache/reelfs"));
         assert_eq!((config.s3.endpoint, config.s3.region, config.s3.path_style), (None, None, false));
@@ -375,6 +389,7 @@ mod tests {
             "--s3-endpoint=http://host:9000/",
             "--s3-region=here",
             "--s3-path-style",
+            "--metrics-listen=:9100",
         ])
         .unwrap();
         assert_eq!(config.cache.dir, PathBuf::from("c"));
@@ -388,6 +403,7 @@ mod tests {
         assert_eq!((config.drive.uid, config.drive.gid, config.drive.umask), (7, 8, 0o077));
         assert!(config.fuse.allow_other);
         assert_eq!(config.fuse.threads, 1);
+        assert_eq!(config.metrics_listen, Some(([127, 0, 0, 1], 9100).into()));
         assert_eq!((config.fuse.passthrough, config.read.checks_whole), (Passthrough::Off, false));
         assert_eq!(config.s3.endpoint.as_deref(), Some("http://host:9000"));
         assert_eq!((config.s3.region.as_deref(), config.s3.path_style), (Some("here"), true));
@@ -447,6 +463,7 @@ mod tests {
             "--s3-endpoint=host:9000",
             "--s3-endpoint=ftp://host",
             "--s3-endpoint=http://key:secret@host",
+            "--metrics-listen=anywhere",
         ] {
             assert!(meant(&[typed]).is_err(), "{typed}");
         }

@@ -114,7 +114,11 @@ fn exchange(
     stream.set_write_timeout(Some(ANSWER_WAIT)).map_err(failed)?;
     let mut line = serde_json::to_vec(request).map_err(|error| Error::new(Kind::Invalid, error.to_string()))?;
     line.push(b'\n');
-    stream.write_all(&line).map_err(failed)?;
+    match stream.write_all(&line) {
+        // It has refused us already, and says why.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        sent => sent.map_err(failed)?,
+    }
     let mut lines = BufReader::new(stream);
     loop {
         let mut line = Vec::new();

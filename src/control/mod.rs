@@ -12,11 +12,15 @@
 //! A new request is a variant of [`Request`], an arm in `answers`, and, if [`Answer::Done`] won't do, a variant of
 //! [`Answer`]. It must not wait for the origin without saying so by progress: whoever asks gives up after a while.
 //!
-//! Only the user who mounted, and root, are answered.
+//! Only the user who mounted, and root, are answered. Beside it stands a page of totals for Prometheus, if it is asked for
+//! (`exporter`).
 
 mod answers;
 mod client;
+mod exporter;
 mod place;
+mod prometheus;
+mod seats;
 mod server;
 mod snapshot;
 
@@ -32,8 +36,9 @@ use crate::error::Kind;
 use crate::metrics::Metrics;
 
 pub use client::{Found, ask, ask_all, find};
+pub use exporter::Exporter;
 pub use server::Control;
-pub use snapshot::Snapshot;
+pub use snapshot::{Breaker, CacheSnapshot, OriginSnapshot, ReadsSnapshot, Snapshot};
 
 /// The mount that is talked to.
 pub struct Mount {

@@ -11,7 +11,6 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -21,6 +20,7 @@ use socket2::SockRef;
 
 use super::answers::{self, Tell};
 use super::place::{Folder, socket_name};
+use super::seats::Seats;
 use super::{Answer, Mount, Request};
 use crate::error::{Error, Kind, Result};
 
@@ -34,9 +34,6 @@ const REQUEST_WAIT: Duration = Duration::from_secs(5);
 const WRITE_WAIT: Duration = Duration::from_secs(5);
 /// After a failure to accept (no descriptors left), before trying again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long answers under way may take to notice the end; what is left then ends with the process.
-const FAREWELL_MAX: Duration = Duration::from_secs(1);
-const FAREWELL_TICK: Duration = Duration::from_millis(5);
 
 /// The socket of a running mount. Dropping it takes it away.
 pub struct Control {
@@ -54,13 +51,12 @@ type Answering = dyn Fn(&Request, Tell) -> Result<Answer> + Send + Sync;
 
 struct Shared {
     answering: Box<Answering>,
-    connections: AtomicUsize,
-    is_ending: AtomicBool,
+    seats: Arc<Seats>,
 }
 
 impl Control {
     /// Listens for `mount` from now on. What a mount that was killed has left by this name is replaced.
-    pub fn start(mount: Mount) -> Result<Self> {
+    pub fn start(mount: Arc<Mount>) -> Result<Self> {
         let folder = Folder::for_new_socket(&|name| std::env::var_os(name))?;
         let name = socket_name(&mount.mountpoint);
         Self::start_in(folder, name, Box::new(move |request, tell| answers::answer(&mount, request, tell)))
@@ -70,8 +66,7 @@ impl Control {
         let failed = |error: io::Error| Error::io("the control socket", &error);
         let listener = listen(&folder, &name).map_err(failed)?;
         let inode = fs::symlink_metadata(folder.file(&name)).map_err(failed)?.ino();
-        let shared =
-            Arc::new(Shared { answering, connections: AtomicUsize::new(0), is_ending: AtomicBool::new(false) });
+        let shared = Arc::new(Shared { answering, seats: Seats::new(CONNECTIONS_MAX) });
         let accepting = {
             let (listener, shared) = (listener.try_clone().map_err(failed)?, Arc::clone(&shared));
             let thread = thread::Builder::new().name("control".into());
@@ -83,7 +78,7 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        self.shared.is_ending.store(true, Ordering::Release);
+        self.shared.seats.end();
         // Wakes the accepting thread.
         let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
         if let Some(accepting) = self.accepting.take() {
@@ -93,10 +88,7 @@ impl Drop for Control {
         if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.ino() == self.inode) {
             let _ = fs::remove_file(&path);
         }
-        let begun = Instant::now();
-        while self.shared.connections.load(Ordering::Acquire) > 0 && begun.elapsed() < FAREWELL_MAX {
-            thread::sleep(FAREWELL_TICK);
-        }
+        self.shared.seats.wait_until_free();
     }
 }
 
@@ -118,17 +110,24 @@ fn listen(folder: &Folder, name: &str) -> io::Result<UnixListener> {
 fn accept_all(listener: &UnixListener, shared: &Arc<Shared>) {
     loop {
         let accepted = listener.accept();
-        if shared.is_ending() {
+        if shared.seats.is_ending() {
             return;
         }
         let Ok((stream, _)) = accepted else {
             thread::sleep(ACCEPT_PAUSE);
             continue;
         };
-        let seat = Seat::take(shared);
-        let begun = thread::Builder::new().name("control-conn".into()).spawn(move || match seat {
-            Ok(seat) => seat.converse(&stream),
-            Err(error) => drop(send(&stream, &failure(&error))),
+        let Some(seat) = shared.seats.take() else {
+            // Nothing was sent to it before, so it has room for this.
+            let _ = send(&stream, &failure(&Error::new(Kind::Busy, "too many are asking this mount: try again")));
+            continue;
+        };
+        let shared = Arc::clone(shared);
+        let begun = thread::Builder::new().name("control-conn".into()).spawn(move || {
+            let answer = shared.answer(&stream).unwrap_or_else(|error| failure(&error));
+            // An error is the end of a connection, which is the other side's to notice.
+            let _ = send(&stream, &answer);
+            drop(seat);
         });
         if let Err(error) = begun {
             log::warn!("no thread for a connection to the control socket: {error}");
@@ -137,48 +136,20 @@ fn accept_all(listener: &UnixListener, shared: &Arc<Shared>) {
 }
 
 impl Shared {
-    fn is_ending(&self) -> bool {
-        self.is_ending.load(Ordering::Acquire)
-    }
-}
-
-/// A place among the connections that are answered.
-struct Seat(Arc<Shared>);
-
-impl Seat {
-    fn take(shared: &Arc<Shared>) -> Result<Self> {
-        let before = shared.connections.fetch_add(1, Ordering::AcqRel);
-        let seat = Self(Arc::clone(shared));
-        if before < CONNECTIONS_MAX {
-            Ok(seat)
-        } else {
-            Err(Error::new(Kind::Busy, "too many are asking this mount at once: try again"))
-        }
-    }
-
-    /// One request, and all of its answer. An error of the connection is its end, which is the other side's to notice.
-    fn converse(&self, stream: &UnixStream) {
-        let answer = self.answer(stream).unwrap_or_else(|error| failure(&error));
-        let _ = send(stream, &answer);
-    }
-
+    /// Takes the request in, and says all but the last line of the answer.
     fn answer(&self, stream: &UnixStream) -> Result<Answer> {
+        // In this order, so that whoever is refused has said all it wanted, and hears why.
+        let request = read_request(stream);
         check_peer(stream)?;
-        let request = read_request(stream)?;
+        let request = request?;
         let mut tell = |progress| {
-            if self.0.is_ending() {
+            if self.seats.is_ending() {
                 return Err(Error::new(Kind::Cancelled, "the drive is being unmounted"));
             }
             send(stream, &Answer::Progress(progress)).map_err(|_| Error::new(Kind::Cancelled, "whoever asked has gone"))
         };
-        panic::catch_unwind(AssertUnwindSafe(|| (self.0.answering)(&request, &mut tell)))
+        panic::catch_unwind(AssertUnwindSafe(|| (self.answering)(&request, &mut tell)))
             .unwrap_or_else(|_| Err(Error::new(Kind::Local, "the request failed inside reelfs: its log says more")))
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -197,7 +168,7 @@ fn read_request(mut stream: &UnixStream) -> Result<Request> {
     let deadline = Instant::now() + REQUEST_WAIT;
     let mut line = Vec::new();
     let mut piece = [0; 4096];
-    while !line.ends_with(b"\n") {
+    while !line.contains(&b'\n') {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() || line.len() > REQUEST_BYTES_MAX {
             return Err(Error::new(Kind::Invalid, "a request is one line, and comes at once"));
@@ -208,7 +179,9 @@ fn read_request(mut stream: &UnixStream) -> Result<Request> {
             len => line.extend_from_slice(&piece[..len]),
         }
     }
-    serde_json::from_slice(&line).map_err(|error| {
+    // What follows it, nobody asked for.
+    let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    serde_json::from_slice(line).map_err(|error| {
         let message =
             format!("this mount does not know the request ({error}): mount again with this version of reelfs");
         Error::new(Kind::Unsupported, message)
@@ -230,7 +203,7 @@ fn failure(error: &Error) -> Answer {
 mod tests {
     use std::io::{BufRead as _, BufReader};
     use std::path::Path;
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use tempfile::TempDir;
 
@@ -340,9 +313,9 @@ mod tests {
         let control = start(&base, job(0));
         let mut waiting: Vec<_> = (0..CONNECTIONS_MAX).map(|_| connect(base.path())).collect();
         let begun = Instant::now();
-        while control.shared.connections.load(Ordering::Relaxed) < CONNECTIONS_MAX {
+        while control.shared.seats.taken() < CONNECTIONS_MAX {
             assert!(begun.elapsed() < Duration::from_secs(30));
-            thread::sleep(FAREWELL_TICK);
+            thread::sleep(Duration::from_millis(5));
         }
         // Unless the machine is so busy that those who wait have been let go.
         let refused = said(connect(base.path()), "");

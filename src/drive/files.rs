@@ -54,6 +54,7 @@ impl Drive {
         };
         let drive = Arc::clone(self);
         let path = Arc::clone(&node.path);
+        let asked_at = Instant::now();
         let begun = Arc::<AtomicBool>::default();
         let is_scan = is_film_name(&path) && self.run.lock().is_scan(ino, Instant::now());
         self.stats.get_by(
@@ -66,7 +67,7 @@ impl Drive {
                 };
                 let opens = Arc::clone(&drive);
                 // A refused job is dropped with its reply, which the kernel's adapter then answers with EIO.
-                let queued = opens.opens.run(move || match drive.opened(&node, &stat, is_scan) {
+                let queued = opens.opens.run(move || match drive.opened(&node, &stat, is_scan, asked_at) {
                     Ok(opened) if begun.load(Ordering::Acquire) && !is_scan => drive.give_head(opened, reply),
                     opened => reply(opened),
                 });
@@ -77,7 +78,7 @@ impl Drive {
         );
     }
 
-    fn opened(&self, node: &Arc<Node>, stat: &Stat, is_scan: bool) -> Result<Opened> {
+    fn opened(&self, node: &Arc<Node>, stat: &Stat, is_scan: bool, asked_at: Instant) -> Result<Opened> {
         if !node.bind(stat) {
             // The stat is new; it is the number that is old.
             self.inodes.supersede(node);
@@ -86,6 +87,7 @@ impl Drive {
         }
         let entry = self.cache.entry(&node.path, stat)?;
         let handle = if is_scan { self.reader.open_to_scan(entry) } else { self.reader.open(entry) };
+        handle.learn_open_took(asked_at.elapsed());
         let file = OpenFile { node: Arc::clone(node), handle, late: Mutex::default() };
         Ok(Opened { handle: self.files.add(Arc::new(file)), head: None, is_scan })
     }

@@ -29,6 +29,15 @@ impl<T> Handles<T> {
         self.open.read().get(&number).map(Arc::clone)
     }
 
+    /// The first `most` of all in the order of their numbers, and how many there are.
+    pub(super) fn all(&self, most: usize) -> (Vec<Arc<T>>, usize) {
+        let open = self.open.read();
+        let mut numbers: Vec<_> = open.keys().copied().collect();
+        numbers.sort_unstable();
+        let first = numbers.iter().take(most).filter_map(|number| open.get(number).map(Arc::clone));
+        (first.collect(), numbers.len())
+    }
+
     pub(super) fn remove(&self, number: u64) {
         // Dropped without the lock: closing a file calls off its lookahead.
         let closed = self.open.write().remove(&number);

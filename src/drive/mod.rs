@@ -9,6 +9,7 @@ mod inodes;
 mod jobs;
 mod memo;
 mod names;
+mod status;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};

@@ -101,6 +101,15 @@ pub struct Expected {
     flight: Arc<Flight>,
 }
 
+/// One flight, for who only looks.
+#[derive(Clone, Copy, Debug)]
+pub struct UnderWay {
+    /// What has come of it, and is not in the cache yet.
+    pub landed: ByteRange,
+    /// What is still to come.
+    pub missing: ByteRange,
+}
+
 /// What came of asking for bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Demand {
@@ -278,6 +287,17 @@ impl Fetcher {
             let inner = flight.inner.lock();
             inner.lane == Lane::Fill || matches!(inner.state, State::Landed | State::Dead)
         })
+    }
+
+    /// The flights of `entry`, in order.
+    pub fn under_way(&self, entry: &Entry) -> Vec<UnderWay> {
+        let table = self.shared.table.lock();
+        let flights = table.overlapping(entry.id(), ByteRange::new(0, entry.size_bytes()));
+        let seen = flights.iter().map(|flight| {
+            let missing = flight.missing();
+            UnderWay { landed: ByteRange::new(flight.start, missing.start), missing }
+        });
+        seen.collect()
     }
 
     /// Calls off every flight whose waiters have all given up.

@@ -139,6 +139,7 @@ impl Shared {
         };
         while let Some(piece) = body.next()? {
             self.metrics.origin_bytes.add(piece.len() as u64);
+            self.metrics.origin_rate.add(piece.len() as u64);
             flight.land(&piece).tell(Ok(()));
             if flight.cancel.is_cancelled() {
                 return Err(called_off());

@@ -13,6 +13,7 @@ mod opening;
 mod pace;
 mod pattern;
 mod pending;
+mod status;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -34,9 +35,11 @@ use deadlines::Deadlines;
 use pace::Pace;
 use pattern::{Access, Pattern};
 use pending::Pending;
+use status::Noted;
 
 pub use opening::is_film_name;
 pub use pending::Reply;
+pub use status::FileStatus;
 
 /// Answers the reads of all handles of one mount.
 pub struct Reader {
@@ -62,10 +65,12 @@ pub struct Handle {
     entry: Arc<Entry>,
     core: Arc<Core>,
     pattern: Mutex<Pattern>,
-    // Guards the observed rate; the lookahead thread alone takes it, and nothing under it.
+    // Guards the observed rate; the lookahead thread alone changes it. Taken alone.
     pace: Mutex<Pace>,
     // Microseconds its reads have waited, those at the same time counted together.
     waited_micros: AtomicU64,
+    // For who wants to see it; nothing is decided by it.
+    noted: Noted,
     // If its container told.
     duration: OnceLock<Duration>,
     // What was set going when it was opened. Dropped with the handle. Taken after `interests`, never with it.
@@ -83,6 +88,11 @@ impl Handle {
         &self.entry
     }
 
+    /// Opening it took so long, for whoever looks.
+    pub fn learn_open_took(&self, took: Duration) {
+        self.noted.opened(took);
+    }
+
     /// How long the film plays, as its container says; lookahead is measured by it. Told once.
     pub fn learn_duration(&self, duration: Duration) {
         // Known already: two looks at one container agree.
@@ -92,6 +102,7 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        self.entry.was_read(&self.pattern.get_mut().runs());
         if *self.is_sequential.get_mut() {
             self.core.sequential.fetch_sub(1, Ordering::Relaxed);
         }
@@ -144,6 +155,7 @@ impl Reader {
             pattern: Mutex::new(pattern),
             pace: Mutex::default(),
             waited_micros: AtomicU64::new(0),
+            noted: Noted::default(),
             duration: OnceLock::new(),
             opening: Mutex::default(),
             interests: Mutex::default(),
@@ -180,6 +192,8 @@ impl Reader {
             pattern.take_news()
         };
         if has_news {
+            // The first read is news.
+            handle.noted.first_byte(Duration::ZERO);
             self.ahead.note(handle);
         }
         self.core.metrics.reads.add(1);
@@ -194,6 +208,7 @@ impl Reader {
         let access = handle.pattern.lock().observe(range, handle.entry.size_bytes());
         core.metrics.reads.add(1);
         core.metrics.read_waited_bytes.add(range.len());
+        handle.noted.waits();
         let (metrics, reader) = (Arc::clone(&core.metrics), Arc::downgrade(handle));
         let asked_at = Instant::now();
         let counted: Reply = Box::new(move |answer| {
@@ -202,6 +217,10 @@ impl Reader {
             metrics.read_wait_micros.add(waited_micros);
             if let Some(reader) = reader.upgrade() {
                 reader.waited_micros.fetch_add(waited_micros, Ordering::Relaxed);
+                reader.noted.first_byte(asked_at.elapsed());
+                if access == Access::Sequential {
+                    reader.noted.waited_in_run(asked_at, &metrics);
+                }
             }
             metrics.read_errors.add(u64::from(answer.is_err()));
             reply(answer);

@@ -6,7 +6,7 @@
 //! lies within a window around it, and a handle keeps several cursors.
 
 use super::pace;
-use crate::range::ByteRange;
+use crate::range::{ByteRange, RangeSet};
 
 /// Cursors kept for each handle: video, audio, subtitles, and one for whatever looks around.
 const CURSORS_MAX: usize = 4;
@@ -30,6 +30,9 @@ const NEWS_BYTES: u64 = 512 << 10;
 /// Really being played: this much was read in one run (or half the file, if that is less).
 const PLAYED_BYTES: u64 = 16 << 20;
 
+/// Runs remembered of one handle, once they are over: more than a person seeks in an evening.
+const RUNS_MAX: usize = 1_024;
+
 /// What one read was taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -52,6 +55,17 @@ pub struct Ahead {
     pub range: ByteRange,
     /// Of it, what lies before this is needed within seconds.
     pub urgent_end: u64,
+}
+
+/// Where a handle's readers stand, for who only looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// One past the last byte of the reader that reads on; if none does, of the last read.
+    pub position: u64,
+    /// The same of every reader that was not left by a seek.
+    pub readers: Vec<u64>,
+    /// Reads so far.
+    pub reads: u64,
 }
 
 /// One reader within a handle.
@@ -81,6 +95,8 @@ pub struct Pattern {
     was_played: bool,
     // Bytes of progress in all.
     read_bytes: u64,
+    // What was read by cursors that are gone.
+    past: RangeSet,
     // Something happened that lookahead has not heard of.
     has_news: bool,
     purpose: Purpose,
@@ -157,7 +173,10 @@ impl Pattern {
         if self.cursors.len() == CURSORS_MAX
             && let Some(oldest) = (0..CURSORS_MAX).min_by_key(|at| self.cursors[*at].used)
         {
-            self.cursors.swap_remove(oldest);
+            let gone = self.cursors.swap_remove(oldest);
+            if self.past.iter().count() < RUNS_MAX {
+                self.past.insert(gone.run());
+            }
         }
         let evidence = self.evidence_bytes();
         let cursor = Cursor {
@@ -202,6 +221,28 @@ impl Pattern {
         self.read_bytes
     }
 
+    /// Where its readers stand in a file of `size`.
+    pub fn seen(&self, size: u64) -> Seen {
+        let evidence = self.evidence_bytes();
+        let goes_on = |cursor: &&Cursor| !cursor.is_left && cursor.access(size, evidence) == Access::Sequential;
+        let last = self.cursors.iter().filter(goes_on).max_by_key(|cursor| cursor.used);
+        let last = last.or_else(|| self.cursors.iter().max_by_key(|cursor| cursor.used));
+        Seen {
+            position: last.map_or(0, |cursor| cursor.next),
+            readers: self.cursors.iter().filter(|cursor| !cursor.is_left).map(|cursor| cursor.next).collect(),
+            reads: self.reads,
+        }
+    }
+
+    /// What was read: of each run all from its first byte to its furthest.
+    pub fn runs(&self) -> RangeSet {
+        let mut runs = self.past.clone();
+        for cursor in &self.cursors {
+            runs.insert(cursor.run());
+        }
+        runs
+    }
+
     /// Where a film that is really being played goes on from; `None` while nothing is.
     pub fn playing(&self, size: u64) -> Option<u64> {
         self.cursors
@@ -213,6 +254,10 @@ impl Pattern {
 }
 
 impl Cursor {
+    fn run(&self) -> ByteRange {
+        ByteRange::new(self.born, self.next)
+    }
+
     fn access(&self, size: u64, evidence: u64) -> Access {
         if self.run_bytes < evidence || is_near_end(self.born, size) { Access::Probe } else { Access::Sequential }
     }

@@ -38,6 +38,11 @@ impl Place {
         self.folder.path().join("cache")
     }
 
+    /// Where its mounts have their control sockets.
+    pub fn runtime(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
     /// A path for whatever else a test has to keep.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -83,6 +88,7 @@ impl Mount {
             .arg("mount")
             .args([source.as_ref(), place.point().as_os_str(), "--cache-dir".as_ref(), place.cache().as_os_str()])
             .args(options)
+            .env("XDG_RUNTIME_DIR", place.runtime())
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -1,0 +1,244 @@
+//! What a mount does, in lines for a person: shared by `reelfs status` and `reelfs top`.
+//! Never here: asking, and drawing.
+
+use super::printable;
+use crate::config::format_size;
+use crate::control::{CacheSnapshot, OriginSnapshot, ReadsSnapshot, Snapshot};
+use crate::read::FileStatus;
+
+/// Where a mount is, and for how long.
+pub(super) fn heading(mount: &Snapshot) -> String {
+    let point = printable(&mount.mountpoint.display().to_string());
+    format!("{point}  (process {}, for {})", mount.pid, time(mount.uptime_seconds))
+}
+
+/// The mount as a whole, each line with a name.
+pub(super) fn whole(mount: &Snapshot) -> [(&'static str, String); 4] {
+    [
+        ("source", printable(&mount.source)),
+        ("origin", origin(&mount.origin)),
+        ("cache", cache(&mount.cache)),
+        ("reads", reads(&mount.reads)),
+    ]
+}
+
+fn origin(origin: &OriginSnapshot) -> String {
+    let away =
+        origin.away_seconds.map_or(String::new(), |seconds| format!("does not answer since {}; ", time(seconds)));
+    let latency = match (origin.latency_p50_ms, origin.latency_p99_ms) {
+        (Some(p50), Some(p99)) => format!("answers in {p50:.0} ms, 99 % in {p99:.0} ms"),
+        _ => "no answers yet".into(),
+    };
+    format!(
+        "{away}{}, {} in {}; {latency}; {}, {}",
+        rate(origin.rate_bytes_per_second),
+        format_size(origin.bytes),
+        counted(origin.requests, "request", "requests"),
+        counted(origin.errors, "error", "errors"),
+        counted(origin.retries, "retry", "retries"),
+    )
+}
+
+fn cache(cache: &CacheSnapshot) -> String {
+    let corrupt = match cache.corrupt_chunks {
+        0 => String::new(),
+        chunks => format!(", {} bad", counted(chunks, "chunk", "chunks")),
+    };
+    format!(
+        "{} of {}, {} evicted, {} fetched and never read{corrupt}",
+        format_size(cache.used_bytes),
+        format_size(cache.budget_bytes),
+        format_size(cache.evicted_bytes),
+        format_size(cache.wasted_bytes),
+    )
+}
+
+fn reads(reads: &ReadsSnapshot) -> String {
+    let hits = reads.hit_rate.map_or("none yet".into(), |share| format!("{} from the cache", percent(share)));
+    let errors = match reads.errors {
+        0 => String::new(),
+        errors => format!(", {}", counted(errors, "error", "errors")),
+    };
+    format!("{hits}, {}{errors}", stalls(reads.stalls, reads.stalled_seconds))
+}
+
+/// Where the reader of a file stands.
+pub(super) fn position(file: &FileStatus) -> String {
+    let at = share(file.position_byte, file.size_bytes);
+    let at = format!("at {} of {}", percent(at), format_size(file.size_bytes));
+    if file.is_lent {
+        return format!("{} cached, the kernel reads it", format_size(file.cached_bytes));
+    }
+    let ahead = match file.ahead_seconds {
+        Some(seconds) => format!("{} ahead ({})", time(seconds), format_size(file.ahead_bytes)),
+        None => format!("{} ahead", format_size(file.ahead_bytes)),
+    };
+    let pace = file.rate_bytes_per_second.map_or(String::new(), |bytes| format!(", reads {}", rate(bytes)));
+    format!("{at}, {ahead}{pace}, {} cached", percent(share(file.cached_bytes, file.size_bytes)))
+}
+
+/// How the reader of a file is served; empty while there is nothing to tell.
+pub(super) fn service(file: &FileStatus) -> String {
+    let Some(hits) = file.hit_rate.filter(|_| !file.is_lent) else { return String::new() };
+    let first = file.first_byte_ms.map_or(String::new(), |ms| format!(", first byte {ms:.0} ms"));
+    let wasted = match file.wasted_bytes {
+        0 => String::new(),
+        bytes => format!(", {} fetched and never read", format_size(bytes)),
+    };
+    format!("{} hits{first}, {}{wasted}", percent(hits), stalls(file.stalls, file.stalled_seconds))
+}
+
+/// What is not told one by one; empty if all is.
+pub(super) fn more_files(mount: &Snapshot) -> String {
+    match mount.files_open.saturating_sub(mount.files.len()) {
+        0 => String::new(),
+        more => format!("and {}", counted(more as u64, "more file", "more files")),
+    }
+}
+
+fn stalls(stalls: u64, seconds: f64) -> String {
+    match stalls {
+        0 => "no stalls".into(),
+        stalls => format!("{} ({seconds:.1} s)", counted(stalls, "stall", "stalls")),
+    }
+}
+
+fn share(part: u64, whole: u64) -> f64 {
+    #[allow(clippy::cast_precision_loss, reason = "a percentage is shown")]
+    let share = part as f64 / whole.max(1) as f64;
+    share
+}
+
+/// All of it only if it is all of it.
+fn percent(share: f64) -> String {
+    format!("{:.1} %", (share * 1000.0).floor() / 10.0)
+}
+
+fn rate(bytes_per_second: u64) -> String {
+    format!("{}/s", format_size(bytes_per_second))
+}
+
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// `31 s`, `12 min 5 s`, `3 h 7 min`, `4 d 2 h`.
+fn time(seconds: f64) -> String {
+    #[allow(clippy::cast_sign_loss, reason = "saturates, and shows whole seconds")]
+    let whole = seconds as u64;
+    let (minutes, hours, days) = (whole / 60, whole / 3600, whole / 86_400);
+    match whole {
+        0..60 => format!("{whole} s"),
+        60..3_600 => format!("{minutes} min {} s", whole % 60),
+        3_600..86_400 => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::control::Breaker;
+    use crate::range::ByteRange;
+
+    /// A film of 100 MiB, played to its tenth part.
+    pub(in crate::cli) fn film() -> FileStatus {
+        FileStatus {
+            path: "films/a film.mkv".into(),
+            size_bytes: 100 << 20,
+            position_byte: 10 << 20,
+            ahead_bytes: 20 << 20,
+            ahead_seconds: Some(40.0),
+            rate_bytes_per_second: Some(512 << 10),
+            reads: 100,
+            reads_waited: 2,
+            hit_rate: Some(0.98),
+            first_byte_ms: Some(92.4),
+            stalls: 1,
+            stalled_seconds: 0.5,
+            wasted_bytes: 0,
+            is_lent: false,
+            cached_bytes: 30 << 20,
+            cached: vec![ByteRange::new(0, 30 << 20)],
+            in_flight: vec![ByteRange::new(30 << 20, 40 << 20)],
+            readers: vec![10 << 20],
+        }
+    }
+
+    pub(in crate::cli) fn mount() -> Snapshot {
+        Snapshot {
+            mountpoint: "/home/me/films".into(),
+            source: "http://host/films/".into(),
+            pid: 7,
+            uptime_seconds: 3_725.0,
+            reads: ReadsSnapshot {
+                reads: 100,
+                waited: 2,
+                errors: 0,
+                hit_rate: Some(0.98),
+                stalls: 1,
+                stalled_seconds: 0.5,
+            },
+            origin: OriginSnapshot {
+                rate_bytes_per_second: 3 << 20,
+                bytes: 30 << 20,
+                requests: 16,
+                breaker: Breaker::Closed,
+                away_seconds: None,
+                latency_p50_ms: Some(41.0),
+                latency_p99_ms: Some(130.0),
+                errors: 1,
+                retries: 1,
+            },
+            cache: CacheSnapshot {
+                used_bytes: 30 << 20,
+                budget_bytes: 10 << 30,
+                evicted_bytes: 0,
+                wasted_bytes: 1 << 20,
+                corrupt_chunks: 0,
+            },
+            files_open: 3,
+            files: vec![film()],
+        }
+    }
+
+    #[test]
+    fn a_mount_in_lines() {
+        let mount = mount();
+        assert_eq!(heading(&mount), "/home/me/films  (process 7, for 1 h 2 min)");
+        let lines = whole(&mount).map(|(name, line)| format!("{name}: {line}"));
+        assert_eq!(
+            lines,
+            [
+                "source: http://host/films/",
+                "origin: 3.0 MiB/s, 30.0 MiB in 16 requests; answers in 41 ms, 99 % in 130 ms; 1 error, 1 retry",
+                "cache: 30.0 MiB of 10.0 GiB, 0 B evicted, 1.0 MiB fetched and never read",
+                "reads: 98.0 % from the cache, 1 stall (0.5 s)",
+            ]
+        );
+        assert_eq!(more_files(&mount), "and 2 more files");
+        let away = OriginSnapshot { away_seconds: Some(31.0), breaker: Breaker::Open, ..mount.origin };
+        assert!(origin(&away).starts_with("does not answer since 31 s; "));
+    }
+
+    #[test]
+    fn a_file_in_lines() {
+        let mut film = film();
+        assert_eq!(position(&film), "at 10.0 % of 100.0 MiB, 40 s ahead (20.0 MiB), reads 512.0 KiB/s, 30.0 % cached");
+        assert_eq!(service(&film), "98.0 % hits, first byte 92 ms, 1 stall (0.5 s)");
+        film.is_lent = true;
+        assert_eq!((position(&film).as_str(), service(&film).as_str()), ("30.0 MiB cached, the kernel reads it", ""));
+    }
+
+    #[test]
+    fn nothing_is_whole_that_is_not() {
+        assert_eq!(percent(0.9999), "99.9 %");
+        assert_eq!(percent(1.0), "100.0 %");
+    }
+
+    #[test]
+    fn times_for_people() {
+        let told = [0.4, 59.9, 61.0, 3_600.0, 90_000.0].map(time);
+        assert_eq!(told, ["0 s", "59 s", "1 min 1 s", "1 h 0 min", "1 d 1 h"]);
+    }
+}
