@@ -131,7 +131,7 @@ pub struct Metrics {
     pub origin_requests: Counter,
     /// Questions of any kind that the origin did not answer, or answered with an error that may pass.
     pub origin_errors: Counter,
-    /// How long its answers took to begin, of whatever kind.
+    /// How long its answers about files took to begin.
     pub origin_answer_times: Times,
     /// Times it was found to be away.
     pub origin_outages: Counter,

@@ -237,7 +237,7 @@ impl Shared {
                     self.late.lock().began(asked_at.elapsed());
                 }
             }
-            Err(error) if error.kind() == Kind::Cancelled => {}
+            Err(error) if matches!(error.kind(), Kind::Cancelled | Kind::Away) => {}
             Err(error) => self.late.lock().ended(error.may_pass()),
         }
     }

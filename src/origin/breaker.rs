@@ -182,18 +182,20 @@ impl Shared {
             self.changed.notify_one();
             return Err(away(self.origin.describe(), since.elapsed()));
         }
-        let asked_at = Instant::now();
         let answer = question(&*self.origin);
         match answered(answer.as_ref().err()) {
-            Some(true) => {
-                self.metrics.origin_answer_times.add(asked_at.elapsed());
-                self.answered();
-            }
+            Some(true) => self.answered(),
             Some(false) => self.failed(),
             None => {}
         }
         self.metrics.origin_errors.add(u64::from(answer.as_ref().is_err_and(Error::may_pass)));
         answer
+    }
+
+    /// The same for an answer whose beginning is what is waited for; a listing is one when it has ended.
+    fn ask_timed<V>(&self, question: impl FnOnce(&dyn Origin) -> Result<V>) -> Result<V> {
+        let asked_at = Instant::now();
+        self.ask(question).inspect(|_| self.metrics.origin_answer_times.add(asked_at.elapsed()))
     }
 
     fn answered(&self) {
@@ -264,11 +266,11 @@ impl Origin for Breaker {
     }
 
     fn stat(&self, path: &str, patience: &Patience) -> Result<Stat> {
-        self.shared.ask(|origin| origin.stat(path, patience))
+        self.shared.ask_timed(|origin| origin.stat(path, patience))
     }
 
     fn begin(&self, path: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
-        self.shared.ask(|origin| origin.begin(path, end, patience))
+        self.shared.ask_timed(|origin| origin.begin(path, end, patience))
     }
 
     fn warm(&self, every: Duration) {
@@ -286,7 +288,7 @@ impl Origin for Breaker {
     }
 
     fn read(&self, path: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
-        self.shared.ask(|origin| origin.read(path, expected, range, patience))
+        self.shared.ask_timed(|origin| origin.read(path, expected, range, patience))
     }
 
     fn describe(&self) -> &str {

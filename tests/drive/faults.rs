@@ -20,6 +20,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         Test::new("faults::what_may_pass_is_asked_again", &[FUSE], what_may_pass_is_asked_again),
         Test::new("faults::a_wait_that_was_asked_for_is_kept", &[FUSE], a_wait_that_was_asked_for_is_kept),
+        Test::new("faults::a_wait_that_is_too_long_is_told_at_once", &[FUSE], a_wait_that_is_too_long_is_told_at_once),
         Test::new("faults::range_ignored_is_an_error", &[FUSE], range_ignored_is_an_error),
         Test::new("faults::wrong_part_is_an_error", &[FUSE], wrong_part_is_an_error),
         Test::new("faults::what_never_passes_ends", &[FUSE], what_never_passes_ends),
@@ -83,6 +84,18 @@ fn a_wait_that_was_asked_for_is_kept() {
     std::os::unix::fs::FileExt::read_exact_at(&film, &mut bytes, 5 << 20).unwrap();
     check(FILM.0, 5 << 20, &bytes);
     assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+fn a_wait_that_is_too_long_is_told_at_once() {
+    let (server, mount) = start();
+    let film = open_direct(&mount.file("film.mkv")).unwrap();
+    weather(&server, 1, Act::Status(429, Some(3600)));
+    let begun = Instant::now();
+    let error = std::os::unix::fs::FileExt::read_at(&film, &mut [0; 4096], 5 << 20).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    // Long before its deadline.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(mount.place.log().contains("asked to come back in 3600s"), "{}", mount.place.log());
 }
 
 fn error_of(read: io::Result<Vec<u8>>, offset: u64) -> Option<i32> {

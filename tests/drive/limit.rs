@@ -51,7 +51,7 @@ fn a_copy_keeps_to_it() {
         let (_, after) = sent[from..].iter().rev().find(|(end, _)| *end <= *at + WINDOW)?;
         (sent.last()?.0 >= *at + WINDOW).then_some(after - before)
     });
-    let most = per_mille(most.max().unwrap(), WINDOW);
+    let most = per_mille(most.max().expect("a copy that takes longer than that"), WINDOW);
     let average = per_mille(copied, begun.elapsed());
     println!("of 1000 parts of the limit, {most} were sent in the busiest 10 s, and {average} read on average");
     assert!(most <= 1_000 + EXCEEDED_MAX, "{most}");
