@@ -33,10 +33,17 @@ pub fn prepare(mountpoint: &Path, allow_other: bool) -> Result<PathBuf> {
     let shown = mountpoint.display();
     let path = resolve(mountpoint)?;
     if let Some(mount) = mounted(&path)? {
+        // The process that tidies up after a crash may take it off between two questions: what was found of the mount
+        // counts only while it is still there.
+        let is_still_there = || mounted(&path).map(|now| now.as_ref() == Some(&mount));
         if mount.is_ours() && is_dead(&path) {
             log::info!("{shown}: taking off the dead mount of an earlier run");
-            unmount(&path, true)?;
-        } else if mount.is_fuse() {
+            if let Err(error) = unmount(&path, true)
+                && is_still_there()?
+            {
+                return Err(error);
+            }
+        } else if mount.is_fuse() && is_still_there()? {
             let what = format!("{shown}: {} is already mounted here ({})", mount.source, mount.fs_type);
             return Err(invalid(format!("{what}: choose another folder, or unmount it: fusermount3 -u {shown}")));
         }
