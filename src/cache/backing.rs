@@ -9,8 +9,9 @@ use super::{Cache, Entry, Shared};
 use crate::error::Result;
 use crate::range::ByteRange;
 
-/// All that is lent out at once may take this part of the budget: what is pinned can't make room for other films.
-const PINNED_SHARE: u64 = 2;
+/// All that is lent out at once may take this part of the room that is not pinned: what is lent can't make room for other
+/// films.
+const LENT_SHARE: u64 = 2;
 /// Slots looked up in one go: the lock that every hit takes is held about a tenth of a millisecond.
 const SLOTS_LOOKED_AT_MAX: u64 = 1_024;
 
@@ -28,8 +29,10 @@ impl Cache {
     pub fn backing(&self, entry: &Arc<Entry>) -> Result<Option<Backing>> {
         let shared = &self.shared;
         let size = entry.size_bytes();
-        // Pinned before it is looked at, so that what is found stays true.
-        if size == 0 || !entry.is_kept() || !shared.hot.pin(entry.id, size, shared.budget_bytes() / PINNED_SHARE) {
+        // A pinned film has its room already.
+        let cost = if self.is_pinned(entry)? { 0 } else { size };
+        // Lent before it is looked at, so that what is found stays true.
+        if size == 0 || !entry.is_kept() || !shared.hot.pin(entry.id, cost, shared.room_bytes() / LENT_SHARE) {
             return Ok(None);
         }
         let backing = Backing { shared: Arc::clone(shared), entry: Arc::clone(entry), is_used: AtomicBool::new(false) };

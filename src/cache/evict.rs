@@ -17,14 +17,14 @@ const PAGE: usize = 64;
 const PASSED_OVER_MAX: usize = 4_096;
 /// Evicted together at least this part of the budget, so that one transaction serves many chunks.
 const BATCH_SHARE: u64 = 128;
-/// Openings may hold this part of the budget before they give way first: with 10 GiB those of some 600 films. A library
+/// Openings may hold this part of the room that is not pinned before they give way first: with 10 GiB those of some 600 films. A library
 /// that is scanned has thousands, and they must not push out all else.
 const OPENING_SHARE: u64 = 4;
 
 /// Who gives way, one after the other: chunks of which kind, and at most so many bytes of them. Openings only of what is
 /// above their share; then the middle of films; then, `at_last`, all openings.
-fn order(opening_bytes: u64, budget_bytes: u64, at_last: bool) -> [(Part, u64); 3] {
-    let above_share = opening_bytes.saturating_sub(budget_bytes / OPENING_SHARE);
+fn order(opening_bytes: u64, room_bytes: u64, at_last: bool) -> [(Part, u64); 3] {
+    let above_share = opening_bytes.saturating_sub(room_bytes / OPENING_SHARE);
     [(Part::Opening, above_share), (Part::Middle, u64::MAX), (Part::Opening, if at_last { u64::MAX } else { 0 })]
 }
 
@@ -50,7 +50,7 @@ impl Shared {
         let mut passed = [0; 2];
         // Not read through us, they look old: passed over one by one, they would end the search before it finds anything.
         let lent = self.hot.pinned();
-        for (part, bytes_max) in order(self.index.opening_bytes()?, self.budget_bytes(), at_last) {
+        for (part, bytes_max) in order(self.index.opening_bytes()?, self.room_bytes(), at_last) {
             let passed = &mut passed[part as usize];
             let enough = target.min(bytes_max.saturating_add(wanted));
             let mut is_last = false;

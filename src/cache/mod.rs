@@ -11,7 +11,7 @@
 //! The way of a chunk: hashed by its fetcher → `keep` → *writer* thread (room, then bytes; from here on it is read
 //! from disk) → *recorder* thread (sync, then row; from here on it survives a crash).
 //!
-//! Locks, in the order they are taken: `open` or `drops` → the index's writer → `hot`. None is held while an origin is asked.
+//! Locks, in the order they are taken: `pinning` → `open` or `drops` → the index's writer → `hot`. None is held while an origin is asked.
 
 mod backing;
 mod data;
@@ -19,6 +19,7 @@ mod evict;
 mod hot;
 pub mod index;
 mod keeper;
+mod pins;
 mod status;
 mod sweep;
 mod unread;
@@ -45,11 +46,12 @@ use crate::store::Stat;
 
 use data::{DataDir, DataFile, disk_cost};
 use hot::Hot;
-use index::{ChunkRow, EntryKey, Index, micros};
+use index::{ChunkRow, EntryKey, EntryRow, Index, micros};
 use keeper::Job;
 use unread::Unread;
 
 pub use backing::Backing;
+pub use pins::Pinned;
 pub use status::{CacheStatus, EntryStatus, entries, status};
 pub use upkeep::{BadChunk, Purge, Purged, Verified};
 
@@ -83,6 +85,10 @@ struct Shared {
     drops: Mutex<()>,
     // Bytes on disk, with those about to be written. Only the writer thread adds.
     used_bytes: AtomicU64,
+    // Sizes of the pinned files, as the index has them.
+    pinned_bytes: AtomicU64,
+    // Guards counting what fits and pinning it, together. Outside `open`.
+    pinning: Mutex<()>,
     // The next id of an entry that keeps nothing; they go down from -1.
     unkept: AtomicI64,
     // Bytes the disk refused when it was to sync them, and has maybe forgotten: the writer punches them before it writes
@@ -187,6 +193,8 @@ impl Cache {
             open: Mutex::default(),
             drops: Mutex::default(),
             used_bytes: AtomicU64::new(0),
+            pinned_bytes: AtomicU64::new(0),
+            pinning: Mutex::default(),
             unkept: AtomicI64::new(-1),
             lost: Mutex::default(),
             cannot_record: AtomicBool::new(false),
@@ -242,6 +250,9 @@ impl Cache {
         open.insert(id, Arc::downgrade(&entry));
         drop(open);
         for other in shared.index.other_versions(&key)? {
+            if other.pinned {
+                shared.pass_pin_on(&other, &entry)?;
+            }
             // Best effort: what does not fit the queue now is evicted by age.
             let _ = self.jobs().try_send(Job::Retire { entry_id: other.entry_id });
         }
@@ -255,8 +266,7 @@ impl Cache {
 
     /// Whether there is an entry of any version of `path`.
     pub fn knows(&self, path: &str) -> Result<bool> {
-        let of_none = EntryKey { origin: &self.shared.origin, path, version: "" };
-        Ok(!self.shared.index.other_versions(&of_none)?.is_empty())
+        Ok(!self.shared.versions(path)?.is_empty())
     }
 
     /// What is held of `range`.
@@ -421,6 +431,11 @@ impl Shared {
             let there = self.index.find_entry(key)?;
             there.map(|row| (row.entry_id, row.chunk_size_bytes)).ok_or(error)
         })
+    }
+
+    /// The entries of all versions of `path`.
+    fn versions(&self, path: &str) -> Result<Vec<EntryRow>> {
+        self.index.other_versions(&EntryKey { origin: &self.origin, path, version: "" })
     }
 
     fn budget_bytes(&self) -> u64 {

@@ -19,6 +19,8 @@ pub struct CacheStatus {
     pub source: Option<String>,
     /// Bytes of all recorded chunks.
     pub used_bytes: u64,
+    /// The sizes of the files that are pinned, whatever is here of them.
+    pub pinned_bytes: u64,
     /// The limit it was last opened with.
     pub budget_bytes: Option<u64>,
     /// The process that owns it now.
@@ -53,6 +55,7 @@ pub fn status(dir: &Path) -> Result<CacheStatus> {
         dir: dir.to_owned(),
         source: index.origin()?,
         used_bytes: index.used_bytes(1)?,
+        pinned_bytes: index.pinned_bytes()?,
         budget_bytes: std::fs::read_to_string(budget_path(dir)).ok().and_then(|text| text.trim().parse().ok()),
         holder_pid: if is_held(dir) { holder_pid(dir) } else { None },
     })

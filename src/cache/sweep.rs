@@ -24,6 +24,7 @@ impl Shared {
                 self.sweep_entry(entry)?;
             }
         }
+        self.drop_pins_beyond_budget()?;
         self.used_bytes.store(self.index.used_bytes(DISK_BLOCK_BYTES)?, Ordering::Relaxed);
         loop {
             let over = self.used_bytes.load(Ordering::Relaxed).saturating_sub(self.budget_bytes());
@@ -37,6 +38,10 @@ impl Shared {
         let (chunks, held_bytes) = self.index.held(entry.entry_id)?;
         let data = self.data.open_existing(entry.entry_id)?;
         let Some(data) = data.filter(|_| chunks > 0 || entry.pinned) else {
+            if entry.pinned {
+                // A pin is on the file, not on what was here of it.
+                return self.index.remove_chunks(entry.entry_id);
+            }
             self.index.remove_entry(entry.entry_id)?;
             return self.data.remove(entry.entry_id);
         };
@@ -67,10 +72,10 @@ impl Shared {
         }
     }
 
-    /// Deletes an entry with all its chunks, unless it is open.
+    /// Deletes an entry with all its chunks, unless it is open or pinned.
     pub(super) fn retire(&self, entry_id: i64) -> Result<u64> {
         let open = self.open.lock();
-        if open.get(&entry_id).is_some_and(|entry| entry.strong_count() > 0) {
+        if open.get(&entry_id).is_some_and(|entry| entry.strong_count() > 0) || self.index.is_pinned(entry_id)? {
             return Ok(0);
         }
         let mut freed = 0;

@@ -94,11 +94,16 @@ impl Cache {
                 }
             };
             if named {
+                if entry.pinned {
+                    // Whoever purges it wants it gone.
+                    self.shared.index.set_pinned(entry.entry_id, false)?;
+                }
                 purged.bytes += self.shared.retire(entry.entry_id)?;
                 purged.entries += 1;
             }
             Ok(())
         })?;
+        self.shared.count_pinned()?;
         match missed.first() {
             None => Ok(purged),
             Some(path) => Err(Error::new(
@@ -113,7 +118,7 @@ impl Cache {
 }
 
 impl Shared {
-    fn for_each_entry(&self, mut visit: impl FnMut(&EntryRow) -> Result<()>) -> Result<()> {
+    pub(super) fn for_each_entry(&self, mut visit: impl FnMut(&EntryRow) -> Result<()>) -> Result<()> {
         let mut after = i64::MIN;
         loop {
             let page = self.index.entries(after)?;
@@ -125,7 +130,7 @@ impl Shared {
 }
 
 /// Whether `path` is `top` or lies below it; everything lies below `""`.
-fn is_at_or_below(path: &str, top: &str) -> bool {
+pub(super) fn is_at_or_below(path: &str, top: &str) -> bool {
     top.is_empty() || path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 

@@ -1,4 +1,4 @@
-//! `reelfs cache`: what is cached, whether it is intact, and forgetting it.
+//! `reelfs cache`: what is cached, whether it is intact, having it before it is wanted, and forgetting it.
 //! Never here: the cache itself (`caches` asks it) and the layout of what is printed (`cache_report`).
 
 use std::io::Write;
@@ -10,13 +10,14 @@ use clap::{Args, Subcommand};
 
 use super::caches::{self, Caches, OnDisk};
 use super::options::{CacheDirOption, Env, S3EndpointOption};
-use super::{cache_dir, cache_report, complain, misuse};
+use super::{cache_dir, cache_keep, cache_report, complain, misuse};
 use crate::cache::{BadChunk, Purge, Purged};
 use crate::config::S3Config;
+use crate::control::Request;
 use crate::error::{Error, Result};
 use crate::origin::source::Source;
 
-/// Look into caches, check them, empty them.
+/// Look into caches, check them, fill them, empty them.
 #[derive(Debug, Args)]
 pub struct CacheArgs {
     #[command(subcommand)]
@@ -38,7 +39,30 @@ enum CacheCommand {
         #[command(flatten)]
         which: Which,
     },
-    /// Forget files, or everything. Not beside a running mount.
+    /// Fetch files before anyone plays them; paths on a mounted drive. It gives way to whoever plays. What is here is not
+    /// fetched again: Ctrl-C leaves what came, and the same command goes on from there.
+    Warm {
+        /// Files, or folders with all below them, on a mounted drive.
+        #[arg(value_name = "PATH", required = true)]
+        paths: Vec<PathBuf>,
+        /// Of films only what players open them with: head, tail, and the container's index. Of other files nothing.
+        #[arg(long)]
+        head_tail: bool,
+    },
+    /// Never evict files; paths on a mounted drive. Also what comes later, over restarts, and of new versions. Refused
+    /// when more than three quarters of --cache-size would be pinned.
+    Pin {
+        /// Files, or folders with all that is below them now, on a mounted drive.
+        #[arg(value_name = "PATH", required = true)]
+        paths: Vec<PathBuf>,
+    },
+    /// Take pins back: what is least recently used is evicted first, as ever. Paths on a mounted drive.
+    Unpin {
+        /// Files, or folders with all below them, on a mounted drive.
+        #[arg(value_name = "PATH", required = true)]
+        paths: Vec<PathBuf>,
+    },
+    /// Forget files, or everything, pinned or not. Not beside a running mount.
     Purge {
         #[command(flatten)]
         which: Which,
@@ -78,7 +102,7 @@ impl Which {
 }
 
 /// Runs a `cache` command; the code is a failure when a chunk was bad or a cache refused.
-pub fn run(args: CacheArgs, out: &mut dyn Write) -> Result<ExitCode> {
+pub fn run(args: CacheArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCode> {
     let env: Env = &|name| std::env::var_os(name);
     match args.command {
         CacheCommand::Status { which, json } => {
@@ -91,6 +115,11 @@ pub fn run(args: CacheArgs, out: &mut dyn Write) -> Result<ExitCode> {
             done.map(|()| ExitCode::SUCCESS)
         }
         CacheCommand::Verify { which } => verify(&OnDisk, &which.dirs(env)?, out),
+        CacheCommand::Warm { paths, head_tail } => {
+            cache_keep::run(&paths, &|path| Request::Warm { path, head_tail }, is_quiet, out)
+        }
+        CacheCommand::Pin { paths } => cache_keep::run(&paths, &|path| Request::Pin { path }, true, out),
+        CacheCommand::Unpin { paths } => cache_keep::run(&paths, &|path| Request::Unpin { path }, true, out),
         CacheCommand::Purge { which, paths, all } => {
             let purge = if all { Purge::All } else { Purge::Paths(&paths) };
             forget(&OnDisk, &which.dirs(env)?, purge, out)

@@ -82,10 +82,12 @@ const COLUMNS: &str = "      CACHED          OF    %   CHUNKS     LAST USE  FILE
 fn heading(status: &CacheStatus) -> String {
     let used = format_size(status.used_bytes);
     let used = status.budget_bytes.map_or(used.clone(), |budget| format!("{used} of {}", format_size(budget)));
+    let pinned = Some(status.pinned_bytes).filter(|bytes| *bytes > 0);
+    let pinned = pinned.map(|bytes| format!("  pinned  {}\n", format_size(bytes))).unwrap_or_default();
     let source = status.source.as_deref().map(|source| format!("  source  {}\n", printable(source)));
     let holder = status.holder_pid.map(|pid| format!("  open    by process {pid}\n"));
     let (source, holder) = (source.unwrap_or_default(), holder.unwrap_or_default());
-    format!("{}\n{source}  used    {used}\n{holder}", status.dir.display())
+    format!("{}\n{source}  used    {used}\n{pinned}{holder}", status.dir.display())
 }
 
 fn row(entry: &EntryStatus, now: SystemTime) -> String {
@@ -127,6 +129,7 @@ struct CacheJson<'a> {
     dir: String,
     source: Option<String>,
     used_bytes: u64,
+    pinned_bytes: u64,
     budget_bytes: Option<u64>,
     holder_pid: Option<u32>,
     entries: Entries<'a>,
@@ -134,9 +137,9 @@ struct CacheJson<'a> {
 
 impl<'a> CacheJson<'a> {
     fn new(caches: &'a dyn Caches, dir: &'a Path, status: CacheStatus) -> Self {
-        let CacheStatus { dir: shown, source, used_bytes, budget_bytes, holder_pid } = status;
+        let CacheStatus { dir: shown, source, used_bytes, pinned_bytes, budget_bytes, holder_pid } = status;
         let entries = Entries { caches, dir };
-        Self { dir: shown.display().to_string(), source, used_bytes, budget_bytes, holder_pid, entries }
+        Self { dir: shown.display().to_string(), source, used_bytes, pinned_bytes, budget_bytes, holder_pid, entries }
     }
 }
 
@@ -205,6 +208,7 @@ mod tests {
                 dir: dir.to_owned(),
                 source: Some("http://host/films/".to_owned()),
                 used_bytes: 3 << 29,
+                pinned_bytes: 0,
                 budget_bytes: Some(10 << 30),
                 holder_pid: Some(42),
             })
@@ -267,6 +271,7 @@ mod tests {
             "dir": "/cache/host-films",
             "source": "http://host/films/",
             "used_bytes": 1_610_612_736_u64,
+            "pinned_bytes": 0,
             "budget_bytes": 10_737_418_240_u64,
             "holder_pid": 42,
             "entries": [{

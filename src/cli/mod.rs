@@ -3,6 +3,7 @@
 
 mod cache;
 mod cache_dir;
+mod cache_keep;
 mod cache_report;
 mod caches;
 mod completions;
@@ -145,7 +146,7 @@ fn dispatch(command: Command, talk: &Talk) -> Result<ExitCode> {
     match command {
         Command::Mount(args) => mount::run(args, Told::Here { is_quiet: talk.quiet }),
         Command::Demo(args) => demo::run(&args),
-        Command::Cache(args) => return cache::run(args, &mut io::stdout().lock()),
+        Command::Cache(args) => return cache::run(args, talk.quiet, &mut io::stdout().lock()),
         Command::Status(args) => status::run(&args, &mut io::stdout().lock()),
         Command::Top(args) => top::run(&args),
         Command::Sources => sources::run(&mut io::stdout().lock()),

@@ -60,6 +60,23 @@ pub struct Mount {
 pub enum Request {
     /// What it does right now. Never asks the origin.
     Status,
+    /// Never evict a file, or any below a folder, from now on; told as `Progress` while their versions are asked for.
+    Pin {
+        /// Relative to the source; `""` is all of it.
+        path: String,
+    },
+    /// Take the pins of a file, or of all below a folder, back. Never asks the origin.
+    Unpin {
+        /// Relative to the source; `""` is all of it.
+        path: String,
+    },
+    /// Fetch a file, or all below a folder, while nobody else wants the link; told as `Progress`.
+    Warm {
+        /// Relative to the source; `""` is all of it.
+        path: String,
+        /// Only what players open films with.
+        head_tail: bool,
+    },
 }
 
 /// What a mount says.

@@ -219,7 +219,7 @@ mod tests {
 
     /// Says this many times how it goes, then that it is done.
     fn job(times: u64) -> Box<Answering> {
-        Box::new(move |Request::Status, tell| {
+        Box::new(move |_, tell| {
             for done_bytes in 0..times {
                 tell(Progress { path: "a".into(), done_bytes, total_bytes: times })?;
             }

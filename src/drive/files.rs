@@ -78,7 +78,7 @@ impl Drive {
         );
     }
 
-    fn opened(&self, node: &Arc<Node>, stat: &Stat, is_scan: bool, asked_at: Instant) -> Result<Opened> {
+    fn opened(self: &Arc<Self>, node: &Arc<Node>, stat: &Stat, is_scan: bool, asked_at: Instant) -> Result<Opened> {
         if !node.bind(stat) {
             // The stat is new; it is the number that is old.
             self.inodes.supersede(node);
@@ -88,6 +88,12 @@ impl Drive {
         let entry = self.cache.entry(&node.path, stat)?;
         let handle = if is_scan { self.reader.open_to_scan(entry) } else { self.reader.open(entry) };
         handle.learn_open_took(asked_at.elapsed());
+        let (drive, path) = (Arc::downgrade(self), Arc::clone(&node.path));
+        handle.when_nearly_played(move || {
+            if let Some(drive) = drive.upgrade() {
+                drive.prepare_next(&path);
+            }
+        });
         let file = OpenFile { node: Arc::clone(node), handle, late: Mutex::default() };
         Ok(Opened { handle: self.files.add(Arc::new(file)), head: None, is_scan })
     }

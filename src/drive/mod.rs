@@ -7,8 +7,10 @@ mod files;
 mod handles;
 mod inodes;
 mod jobs;
+mod keep;
 mod memo;
 mod names;
+mod next;
 mod status;
 
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use memo::Memo;
 
 pub use files::Opened;
 pub use inodes::{Node, NodeKind, ROOT};
+pub use keep::{Extent, Warmed, Warming};
 pub use names::DirEntry;
 
 /// Questions about names asked at once: a folder's worth of sizes in a few round trips.
@@ -40,6 +43,8 @@ const NAMES_THREADS: usize = 16;
 const OPEN_THREADS: usize = 2;
 /// First bytes passed on at once; a third film's open waits for one of them.
 const GIVE_THREADS: usize = 2;
+/// Next episodes prepared at once: they are in no hurry.
+const NEXT_THREADS: usize = 1;
 /// Names kept of all folders together, in listings: about 100 bytes each.
 const LISTED_NAMES_MAX: usize = 400_000;
 /// Stats kept: about 300 bytes each.
@@ -59,6 +64,8 @@ pub struct Drive {
     stats: Arc<Memo<Stat>>,
     // Passes first bytes on to the kernel, which may have a reader wait for them.
     gives: Jobs,
+    // Fetches what the next episodes open with, one after the other.
+    nexts: Jobs,
     // Apart from the threads for names, which an origin that hangs can keep busy.
     opens: Jobs,
     cache: Arc<Cache>,
@@ -67,7 +74,7 @@ pub struct Drive {
     ask: Ask,
     jobs: Arc<Jobs>,
     config: DriveConfig,
-    // Set at the end: questions under way are called off.
+    // Set at the end: questions under way are called off, and what is fetched for nobody who waits.
     cancel: Cancel,
     // Films opened lately. Taken alone.
     run: Mutex<contact::Run>,
@@ -137,6 +144,7 @@ impl Drive {
         let jobs = Arc::new(Jobs::start("names", NAMES_THREADS)?);
         let opens = Jobs::start("open", OPEN_THREADS)?;
         let gives = Jobs::start("give", GIVE_THREADS)?;
+        let nexts = Jobs::start("next", NEXT_THREADS)?;
         let cancel = Cancel::new();
         let ask = Ask { origin: Arc::clone(&origin), cancel: cancel.clone(), timeout, retry };
         let listings = {
@@ -158,6 +166,7 @@ impl Drive {
             listings,
             stats,
             gives,
+            nexts,
             opens,
             cache,
             origin,
@@ -173,6 +182,11 @@ impl Drive {
     /// Takes in the listing of the top folder as it was just asked for: `df` and the first `ls` know it already.
     pub fn learn_top(&self, listed: Vec<Listed>) {
         self.listings.learn("", Arc::new(listed));
+    }
+
+    /// The drive is off its mount point: nothing is asked or fetched any longer that no reader waits for.
+    pub fn wind_down(&self) {
+        self.cancel.cancel();
     }
 
     /// How long the kernel may remember what it is told.

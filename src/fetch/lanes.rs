@@ -30,7 +30,7 @@ const LANES: [Lane; 4] = [Lane::Demand, Lane::Urgent, Lane::Lookahead, Lane::Fil
 
 /// Flights queued at once, for each lane. The kernel keeps far fewer reads under way; lookahead that does not fit
 /// is asked for again with the next read.
-const QUEUED_MAX: [usize; LANES.len()] = [16_384, 1_024, 1_024, 16];
+const QUEUED_MAX: [usize; LANES.len()] = [16_384, 1_024, 1_024, 1_024];
 
 /// Of the connections, this part is never given to guesses, so that a seek finds a free one.
 const DEMAND_SHARE: usize = 4;
@@ -302,7 +302,8 @@ fn guesses_max(connections: usize) -> usize {
 
 /// The lane that a free connection serves next. Guesses have `width` connections among them, and fill one of these;
 /// where that is narrow, one that is demanded takes its part of the link from them. Only one: a demand that hangs must not
-/// end all lookahead. Where the link `is_filled`, they wait: what comes first is needed first.
+/// end all lookahead. Where the link `is_filled`, they wait: what comes first is needed first. Fill has one of them beside
+/// others, and all of them alone.
 fn next_lane(
     has_waiting: [bool; LANES.len()],
     flying: [usize; LANES.len()],
@@ -318,7 +319,7 @@ fn next_lane(
             && match lane {
                 Lane::Demand => true,
                 Lane::Urgent | Lane::Lookahead => may_guess,
-                Lane::Fill => may_guess && fill == 0,
+                Lane::Fill => may_guess && (fill == 0 || demand + urgent + lookahead == 0),
             }
     })
 }
@@ -388,7 +389,12 @@ mod tests {
         assert_eq!(next_lane(guesses, [0, 0, 5, 1], 6, false, false), None, "fill is a guess, too");
         assert_eq!(next_lane([false, false, true, true], [0, 2, 3, 0], 6, false, false), Some(Lane::Lookahead));
         assert_eq!(next_lane([false, false, false, true], [0; 4], 6, false, false), Some(Lane::Fill));
-        assert_eq!(next_lane([false, false, false, true], [0, 0, 0, 1], 6, false, false), None, "one at a time");
+        let fill = [false, false, false, true];
+        assert_eq!(next_lane(fill, [0, 0, 0, 5], 6, false, false), Some(Lane::Fill), "alone it has all");
+        assert_eq!(next_lane(fill, [0, 0, 0, 6], 6, false, false), None);
+        for beside in [[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 1, 1]] {
+            assert_eq!(next_lane(fill, beside, 6, false, false), None, "beside others it has one");
+        }
         assert_eq!(next_lane(guesses, [3, 0, 1, 0], 2, true, false), None, "a demand has its part of a narrow link");
         assert_eq!(next_lane(guesses, [3, 0, 0, 0], 2, true, false), Some(Lane::Urgent));
         assert_eq!(next_lane(guesses, [3, 0, 0, 0], 1, true, false), Some(Lane::Urgent), "but never all of it");

@@ -150,6 +150,7 @@ impl Filesystem for Adapter {
     }
 
     fn destroy(&mut self) {
+        self.drive.wind_down();
         (self.ended)();
     }
 

@@ -24,9 +24,9 @@ const FILLING_MAX: usize = 64;
 const LOOK: Duration = Duration::from_millis(50);
 /// Connections are made ready after seeks, but not more often than this: whoever seeks again and again finds one each
 /// time, and no server is flooded.
-const WARM_EVERY: Duration = Duration::from_millis(500);
+pub(super) const WARM_EVERY: Duration = Duration::from_millis(500);
 /// The link counts as free after nothing else used it for this long: a player between two reads is not done.
-const QUIET: Duration = Duration::from_millis(500);
+pub(super) const QUIET: Duration = Duration::from_millis(500);
 /// Slots looked at in one go for something to fill in.
 const SLOTS_LOOKED_AT_MAX: usize = 64;
 /// Chunks behind a reader that stay in memory twice, in the drive's page cache and in the cache's: by then they are
@@ -34,7 +34,9 @@ const SLOTS_LOOKED_AT_MAX: usize = 64;
 const BEHIND_KEPT_CHUNKS: u64 = 32;
 /// And so many before these are let go with each step: one, and a few that were passed over in haste.
 const BEHIND_LET_GO_CHUNKS: u64 = 8;
-/// Lookahead of all readers together, and a film that is filled in, may take this part of the cache's budget.
+/// A film that was played so far is nearly over: minutes are left to fetch what players open the next one with.
+const NEARLY_PLAYED_PERCENT: u64 = 80;
+/// Lookahead of all readers together, and a film that is filled in, may take this part of the cache's room.
 const BUDGET_SHARE: u64 = 2;
 
 /// Both threads.
@@ -136,6 +138,12 @@ impl Core {
             }
         }
         *handle.interests.lock() = kept;
+        if self.config.fill == Fill::Playing && is_nearly_played(handle, observed) {
+            let then = handle.when_nearly_played.lock().take();
+            if let Some(then) = then {
+                then();
+            }
+        }
     }
 
     /// Begins to fetch what is missing of `part`, which lies in one slot, and has what is recorded checked.
@@ -161,7 +169,7 @@ impl Core {
     /// Chunks to fetch ahead of one reader: all it may, unless that would evict what others are about to read.
     fn lookahead_chunks(&self, chunk: u64) -> u64 {
         let readers = self.sequential.load(Ordering::Relaxed).max(1) as u64;
-        let kept = self.cache.budget_bytes() / BUDGET_SHARE / chunk;
+        let kept = self.cache.room_bytes() / BUDGET_SHARE / chunk;
         let share = self.fetcher.ahead_max_chunks().map_or(kept, |most| kept.min(most)) / readers;
         u64::from(self.config.lookahead_chunks).min(share)
     }
@@ -171,7 +179,7 @@ impl Core {
     fn next_to_fill(&self, handle: &Handle, films: usize, at: &mut u64) -> Result<Option<ByteRange>> {
         let entry = &handle.entry;
         let size = entry.size_bytes();
-        if size > self.cache.budget_bytes() / BUDGET_SHARE / films as u64 {
+        if size > self.cache.room_bytes() / BUDGET_SHARE / films as u64 && !self.cache.is_pinned(entry)? {
             return Ok(None);
         }
         let slots = size.div_ceil(entry.chunk_size_bytes());
@@ -188,6 +196,14 @@ impl Core {
         }
         Ok(None)
     }
+}
+
+/// Whether the end of a film comes near that is being played, and not copied or looked through.
+fn is_nearly_played(handle: &Handle, observed: Option<u64>) -> bool {
+    let size = handle.entry.size_bytes();
+    let at = handle.pattern.lock().playing(size);
+    at.is_some_and(|at| at >= size / 100 * NEARLY_PLAYED_PERCENT)
+        && pace::is_playing(observed, size, handle.duration.get().copied())
 }
 
 /// A film being filled in, and where the search for gaps stands.

@@ -14,6 +14,7 @@ mod pace;
 mod pattern;
 mod pending;
 mod status;
+mod warm;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -37,7 +38,7 @@ use pattern::{Access, Pattern};
 use pending::Pending;
 use status::Noted;
 
-pub use opening::is_film_name;
+pub use opening::{is_film_name, opening_bytes};
 pub use pending::Reply;
 pub use status::FileStatus;
 
@@ -71,6 +72,8 @@ pub struct Handle {
     waited_micros: AtomicU64,
     // For who wants to see it; nothing is decided by it.
     noted: Noted,
+    // Called once when the film is nearly played. Taken alone, and not held while it is called.
+    when_nearly_played: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     // If its container told.
     duration: OnceLock<Duration>,
     // What was set going when it was opened. Dropped with the handle. Taken after `interests`, never with it.
@@ -97,6 +100,12 @@ impl Handle {
     pub fn learn_duration(&self, duration: Duration) {
         // Known already: two looks at one container agree.
         let _ = self.duration.set(duration);
+    }
+
+    /// `then` is called, on a thread that must not wait, when most of the film was really played; never of one that is
+    /// copied or only looked into, and not at all where nothing is to be filled in.
+    pub fn when_nearly_played(&self, then: impl FnOnce() + Send + 'static) {
+        *self.when_nearly_played.lock() = Some(Box::new(then));
     }
 }
 
@@ -149,6 +158,7 @@ impl Reader {
     }
 
     fn handle(&self, entry: Arc<Entry>, pattern: Pattern) -> Arc<Handle> {
+        self.core.keep_ends(&entry);
         Arc::new(Handle {
             entry,
             core: Arc::clone(&self.core),
@@ -156,6 +166,7 @@ impl Reader {
             pace: Mutex::default(),
             waited_micros: AtomicU64::new(0),
             noted: Noted::default(),
+            when_nearly_played: Mutex::default(),
             duration: OnceLock::new(),
             opening: Mutex::default(),
             interests: Mutex::default(),

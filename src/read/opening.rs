@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::container::{Piece, survey};
 use super::pattern::Access;
 use super::{Core, Handle};
+use crate::cache::Entry;
 use crate::config::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
 use crate::error::Result;
 use crate::fetch::Lane;
@@ -20,7 +21,7 @@ const TAIL_BYTES: u64 = BLOCK_SIZE_BYTES;
 
 /// Blocks of one film that are looked at: its head, the header behind its pictures, a list of places, the index's own
 /// header, and as many again for the strange ones.
-const LOOKS_MAX: usize = 8;
+pub(super) const LOOKS_MAX: usize = 8;
 
 /// Names of films whose containers are understood. `file(1)` and thumbnails of anything else cost nothing more.
 const FILM_ENDINGS: [&str; 9] = ["mp4", "m4v", "mov", "mkv", "webm", "avi", "m4a", "mka", "3gp"];
@@ -37,21 +38,30 @@ pub(super) fn ends(size_bytes: u64) -> [ByteRange; 2] {
     [head, tail.align(BLOCK_SIZE_BYTES, size_bytes)]
 }
 
+/// Bytes that players open a film of this size with, its index aside.
+pub fn opening_bytes(size_bytes: u64) -> u64 {
+    let [head, tail] = ends(size_bytes);
+    head.len() + tail.len() - head.intersect(tail).len()
+}
+
 /// What was looked at so far.
 type Looked = Vec<(u64, Vec<u8>)>;
 
 impl Core {
+    /// What is and will be here of a film's ends outlives its middle.
+    pub(super) fn keep_ends(&self, entry: &Arc<Entry>) {
+        if is_film_name(entry.path()) {
+            for end in ends(entry.size_bytes()) {
+                self.cache.opens_with(entry, end);
+            }
+        }
+    }
+
     /// Looks at a film that was just opened, from its first bytes on.
     pub(super) fn look_into(self: &Arc<Self>, handle: &Arc<Handle>) -> Result<()> {
         let entry = &handle.entry;
-        if !is_film_name(entry.path()) {
-            return Ok(());
-        }
-        for end in ends(entry.size_bytes()) {
-            self.cache.opens_with(entry, end);
-        }
         let is_whole = || Ok(self.cache.held(entry)?.1 == entry.size_bytes());
-        if entry.size_bytes() > BLOCK_SIZE_BYTES && !is_whole()? {
+        if is_film_name(entry.path()) && entry.size_bytes() > BLOCK_SIZE_BYTES && !is_whole()? {
             self.look_at(handle, ByteRange::new(0, BLOCK_SIZE_BYTES), Looked::new());
         }
         Ok(())

@@ -20,6 +20,13 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// A reader that never did anything but wait is taken for one as fast as this: no division by nothing.
 const READING_MIN: Duration = Duration::from_millis(1);
 
+/// A player takes in at most so many times what its film has on average: scenes differ, and it fills its buffer.
+const PLAYED_TIMES_MAX: u64 = 4;
+/// And in bytes a second, where nobody says how long the film plays: 128 Mbit/s, the most a disc carries.
+const PLAYED_MAX: u64 = 16_000_000;
+/// What no copy is slower than: the kernel's steps alone make a slow film's rate uneven.
+const PLAYED_MIN: u64 = 1_000_000;
+
 /// The rate at which one handle is read.
 #[derive(Debug, Default)]
 pub struct Pace {
@@ -68,6 +75,13 @@ impl Pace {
 pub fn rate(observed: Option<u64>, size_bytes: u64, duration: Option<Duration>) -> Option<u64> {
     let average = duration.filter(|duration| *duration > Duration::ZERO).map(|duration| by_time(size_bytes, duration));
     observed.max(average)
+}
+
+/// Whether a reader of `observed` bytes a second plays the film, and does not copy it. One that was not observed for long
+/// enough does not play yet.
+pub fn is_playing(observed: Option<u64>, size_bytes: u64, duration: Option<Duration>) -> bool {
+    let most = rate(None, size_bytes, duration).map_or(PLAYED_MAX, |average| average.saturating_mul(PLAYED_TIMES_MAX));
+    observed.is_some_and(|observed| observed <= most.max(PLAYED_MIN))
 }
 
 /// How far lookahead goes.
@@ -161,6 +175,17 @@ mod tests {
         assert_eq!(rate(Some(400_000), 3_600_000_000, hour), Some(1_000_000));
         assert_eq!(rate(Some(9_000_000), 3_600_000_000, hour), Some(9_000_000));
         assert_eq!(rate(None, 5, Some(Duration::ZERO)), None);
+    }
+
+    #[test]
+    fn a_copy_does_not_play() {
+        let (size, hour) = (3_600_000_000, Some(Duration::from_hours(1)));
+        assert!(!is_playing(None, size, hour), "nobody knows yet");
+        assert!(is_playing(Some(1_000_000), size, hour) && is_playing(Some(4_000_000), size, hour));
+        assert!(!is_playing(Some(4_000_001), size, hour));
+        assert!(is_playing(Some(16_000_000), size, None), "a disc's rate");
+        assert!(!is_playing(Some(400_000_000), size, None));
+        assert!(is_playing(Some(900_000), 36_000_000, hour), "a very slow film, unevenly read");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod far;
 mod order;
+mod warm;
 
 use std::sync::atomic::AtomicU64;
 
@@ -17,6 +18,7 @@ use crate::config::{CacheConfig, FetchConfig, Fill, S3Config};
 use crate::demo::{Server, ServerConfig, generated};
 use crate::origin::source::Source;
 use crate::origin::{Body, Origin, Pages, Patience, Stat, Version};
+use crate::range::RangeSet;
 use crate::retry::Retry;
 
 const KIB: u64 = 1 << 10;

@@ -17,6 +17,7 @@ mod faults;
 mod films;
 mod folders;
 mod hanging;
+mod keep;
 mod kills;
 mod lifecycle;
 mod limit;
@@ -71,6 +72,7 @@ fn main() {
         films::tests(),
         folders::tests(),
         hanging::tests(),
+        keep::tests(),
         kills::tests(),
         lifecycle::tests(),
         limit::tests(),

@@ -100,6 +100,24 @@ impl Index {
         })
     }
 
+    /// Whether it is pinned.
+    pub fn is_pinned(&self, entry_id: i64) -> Result<bool> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT 1 FROM cache_entries WHERE entry_id = ?1 AND pinned = 1")?
+                .exists([entry_id])
+        })
+    }
+
+    /// The sizes of all pinned entries together, whatever is here of them.
+    pub fn pinned_bytes(&self) -> Result<u64> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT coalesce(sum(size_bytes), 0) FROM cache_entries WHERE pinned = 1")?
+                .query_row([], |row| row.get(0).map(loaded))
+        })
+    }
+
     /// The origin whose files these are: of any entry, as a cache directory serves one source.
     pub fn origin(&self) -> Result<Option<String>> {
         self.read(|connection| {

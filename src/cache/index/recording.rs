@@ -164,8 +164,24 @@ impl Index {
         })
     }
 
-    /// Takes an entry and all its chunks out, in batches, the entry last: a crash in between leaves a smaller entry.
+    /// A pin goes from one entry to another.
+    pub fn pass_pin_on(&self, from: i64, to: i64) -> Result<()> {
+        self.write(|connection| {
+            set_pinned(connection, from, false)?;
+            set_pinned(connection, to, true)
+        })
+    }
+
+    /// Takes an entry and all its chunks out, the entry last: a crash in between leaves a smaller entry.
     pub fn remove_entry(&self, entry_id: i64) -> Result<()> {
+        self.remove_chunks(entry_id)?;
+        self.write(|connection| {
+            connection.execute("DELETE FROM cache_entries WHERE entry_id = ?1", [entry_id]).map(|_| ())
+        })
+    }
+
+    /// Takes all chunks of an entry out, in batches.
+    pub fn remove_chunks(&self, entry_id: i64) -> Result<()> {
         loop {
             let removed = self.write(|connection| {
                 connection
@@ -176,12 +192,9 @@ impl Index {
                     .execute([entry_id])
             })?;
             if removed < REMOVE_BATCH {
-                break;
+                return Ok(());
             }
         }
-        self.write(|connection| {
-            connection.execute("DELETE FROM cache_entries WHERE entry_id = ?1", [entry_id]).map(|_| ())
-        })
     }
 
     /// Chunks whose entry is gone: none after a whole `remove_entry`, some after a crash within another program.

@@ -1,0 +1,249 @@
+//! What a person asks to be kept: files and whole folders, pinned, or fetched before anyone plays them.
+//! Never here: who asks (see `control`), and how bytes are fetched in the fill lane (see `read`).
+//!
+//! Blocks the thread that asks, also on the origin: never called on a thread of the kernel's.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+
+use super::memo::Memo;
+use super::names::join;
+use super::next::natural;
+use super::{Drive, Listing};
+use crate::cache::Pinned;
+use crate::config::format_size;
+use crate::error::{Error, Kind, Result};
+use crate::origin::{ListedKind, Stat};
+use crate::read::{is_film_name, opening_bytes};
+
+/// Files and folders below one path: a plan of about 200 bytes for each is held while it is worked off.
+const NAMES_MAX: usize = 100_000;
+/// Versions asked for ahead of the file that is worked on: as many as the threads for names take at once, twice over.
+const STATS_AHEAD: usize = 32;
+/// How often whoever asked hears of it: often enough for a bar that moves.
+const TELL_EVERY: Duration = Duration::from_millis(200);
+
+/// What of each file is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it.
+    Whole,
+    /// Of films what players open them with, of other files nothing.
+    Opening,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Warming<'a> {
+    /// The file that is worked on, relative to the source.
+    pub path: &'a str,
+    /// Bytes here, of all files together.
+    pub done_bytes: u64,
+    /// Bytes to have here in the end; corrected as files are looked at.
+    pub total_bytes: u64,
+}
+
+/// What is here when all is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Warmed {
+    /// Files looked at.
+    pub files: u64,
+    /// Of them, what is here.
+    pub bytes: u64,
+}
+
+/// Hears how far it is; its error ends the work, and is returned.
+pub type Tell<'a> = &'a mut dyn FnMut(Warming<'_>) -> Result<()>;
+
+/// A file below the path, and its size as the listing has it.
+type Found = (String, Option<u64>);
+
+impl Drive {
+    /// Pins a file, or all files below a folder: all or none. What is not here yet is kept when it comes.
+    pub fn pin(&self, path: &str, tell: Tell<'_>) -> Result<Pinned> {
+        let mut told = Told::new(tell);
+        let found = self.files_below(path, &mut told)?;
+        let mut files = Vec::new();
+        for (at, (path, _)) in found.iter().enumerate() {
+            self.ask_ahead(&found[at..]);
+            files.push((path.clone(), self.stat_now(path)?));
+            told.tell(self, path)?;
+        }
+        self.cache.pin(&shown(path), &files)
+    }
+
+    /// Takes the pins of a file, or of all below a folder, back. Never asks the origin.
+    pub fn unpin(&self, path: &str) -> Result<Pinned> {
+        self.cache.unpin(path)
+    }
+
+    /// Fetches a file, or all files below a folder, as far as they are not here yet; when nobody else wants the link. What
+    /// can't be read is passed over and told at the end; an origin that is away, or a disk without room, ends it.
+    pub fn warm(&self, path: &str, extent: Extent, tell: Tell<'_>) -> Result<Warmed> {
+        let mut told = Told::new(tell);
+        let mut found = self.files_below(path, &mut told)?;
+        if extent == Extent::Opening {
+            found.retain(|(path, _)| is_film_name(path));
+        }
+        self.check_room(path, extent, &found)?;
+        told.total_bytes = found.iter().map(|(_, size)| planned(extent, size.unwrap_or(0))).sum();
+        let (mut failed, mut first_error) = (0_u64, None);
+        for (at, (path, size)) in found.iter().enumerate() {
+            self.ask_ahead(&found[at..]);
+            let before = told.done_bytes;
+            match self.warm_file(path, extent, &mut told) {
+                Ok(()) => {}
+                Err(error)
+                    if error.may_pass() || matches!(error.kind(), Kind::Cancelled | Kind::Full | Kind::Local) =>
+                {
+                    return Err(error);
+                }
+                Err(error) => {
+                    failed += 1;
+                    first_error.get_or_insert(error);
+                }
+            }
+            // What it really was, in place of what the listing promised.
+            let promised = planned(extent, size.unwrap_or(0));
+            told.total_bytes = (told.total_bytes - promised).saturating_add(told.done_bytes - before);
+        }
+        let (files, bytes) = (found.len() as u64, told.done_bytes);
+        match first_error {
+            None => Ok(Warmed { files, bytes }),
+            Some(error) => Err(error.context(format!("{failed} of {files} files could not be fetched"))),
+        }
+    }
+
+    fn warm_file(&self, path: &str, extent: Extent, told: &mut Told<'_>) -> Result<()> {
+        let entry = self.cache.entry(path, &self.stat_now(path)?)?;
+        let mut tell = |more_bytes: u64| {
+            told.done_bytes += more_bytes;
+            told.tell(self, path)
+        };
+        match extent {
+            Extent::Whole => self.reader.warm(&entry, &mut tell),
+            Extent::Opening => self.reader.warm_opening(&entry, &mut tell),
+        }
+    }
+
+    /// More than the cache holds would push out at its end what it fetched at its beginning.
+    fn check_room(&self, path: &str, extent: Extent, found: &[Found]) -> Result<()> {
+        let mut wanted_bytes = 0_u64;
+        for (path, size) in found {
+            // What is pinned has its room.
+            if self.cache.pinned_size(path)? == 0 {
+                wanted_bytes = wanted_bytes.saturating_add(planned(extent, size.unwrap_or(0)));
+            }
+        }
+        let room_bytes = self.cache.room_bytes();
+        if wanted_bytes > room_bytes {
+            return Err(Error::new(
+                Kind::Full,
+                format!(
+                    "{}: {} are more than the {} the cache has room for: raise --cache-size, or take less at a time",
+                    shown(path),
+                    format_size(wanted_bytes),
+                    format_size(room_bytes),
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// All files at or below `path`, as a person would sort them.
+    fn files_below(&self, path: &str, told: &mut Told<'_>) -> Result<Vec<Found>> {
+        let mut files = Vec::new();
+        let mut folders = Vec::new();
+        match self.kind_now(path)? {
+            ListedKind::Folder => folders.push(path.to_owned()),
+            ListedKind::File { size_bytes } => files.push((path.to_owned(), size_bytes)),
+        }
+        while let Some(folder) = folders.pop() {
+            for listed in self.listing_now(&folder)?.iter() {
+                let path = join(&folder, &listed.name);
+                match listed.kind {
+                    ListedKind::Folder => folders.push(path),
+                    ListedKind::File { size_bytes } => files.push((path, size_bytes)),
+                }
+            }
+            if files.len() + folders.len() > NAMES_MAX {
+                let message = format!("{}: more than {NAMES_MAX} files: take less at a time", shown(path));
+                return Err(Error::new(Kind::Full, message));
+            }
+            told.tell(self, &folder)?;
+        }
+        files.sort_by(|(a, _), (b, _)| natural(a, b));
+        Ok(files)
+    }
+
+    fn kind_now(&self, path: &str) -> Result<ListedKind> {
+        let Some((folder, name)) = path.rsplit_once('/').or((!path.is_empty()).then_some(("", path))) else {
+            return Ok(ListedKind::Folder);
+        };
+        let listing = self.listing_now(folder)?;
+        let found = listing.iter().find(|listed| *listed.name == *name).map(|listed| listed.kind);
+        found.ok_or_else(|| Error::new(Kind::Missing, format!("{path}: no such file or folder")))
+    }
+
+    /// Waits for a folder's listing.
+    pub(super) fn listing_now(&self, folder: &str) -> Result<Listing> {
+        wait_for(&self.listings, folder)
+    }
+
+    /// Waits for a file's size, time and version.
+    pub(super) fn stat_now(&self, path: &str) -> Result<Stat> {
+        wait_for(&self.stats, path)
+    }
+
+    /// Has the versions of the files that come next asked for, many at once.
+    fn ask_ahead(&self, files: &[Found]) {
+        files.iter().take(STATS_AHEAD).for_each(|(path, _)| self.stats.prefetch(path));
+    }
+}
+
+fn wait_for<V: Clone + Send + 'static>(memo: &Arc<Memo<V>>, path: &str) -> Result<V> {
+    let (tell, told) = bounded(1);
+    memo.get(path, Box::new(move |answer| drop(tell.send(answer))));
+    // A memo answers everyone, within the timeout of its questions.
+    told.recv().unwrap_or_else(|_| Err(Error::new(Kind::Local, format!("{path}: a question failed inside reelfs"))))
+}
+
+/// Bytes to fetch of a file of this size, as far as can be said before its container is known.
+fn planned(extent: Extent, size_bytes: u64) -> u64 {
+    match extent {
+        Extent::Whole => size_bytes,
+        Extent::Opening => opening_bytes(size_bytes),
+    }
+}
+
+/// What a person called it.
+fn shown(path: &str) -> String {
+    if path.is_empty() { "the whole drive".to_owned() } else { path.to_owned() }
+}
+
+/// Whoever asked, and what it was told.
+struct Told<'a> {
+    tell: Tell<'a>,
+    last_at: Option<Instant>,
+    done_bytes: u64,
+    total_bytes: u64,
+}
+
+impl<'a> Told<'a> {
+    fn new(tell: Tell<'a>) -> Self {
+        Self { tell, last_at: None, done_bytes: 0, total_bytes: 0 }
+    }
+
+    fn tell(&mut self, drive: &Drive, path: &str) -> Result<()> {
+        drive.still_there()?;
+        if self.last_at.is_some_and(|last_at| last_at.elapsed() < TELL_EVERY) {
+            return Ok(());
+        }
+        self.last_at = Some(Instant::now());
+        // An index makes an opening longer than was thought.
+        let total_bytes = self.total_bytes.max(self.done_bytes);
+        (self.tell)(Warming { path, done_bytes: self.done_bytes, total_bytes })
+    }
+}
