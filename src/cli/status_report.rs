@@ -73,7 +73,7 @@ pub(super) fn position(file: &FileStatus) -> String {
         Some(seconds) => format!("{} ahead ({})", time(seconds), format_size(file.ahead_bytes)),
         None => format!("{} ahead", format_size(file.ahead_bytes)),
     };
-    let pace = file.rate_bytes_per_second.map_or(String::new(), |bytes| format!(", reads {}", rate(bytes)));
+    let pace = file.rate_bytes_per_second.map_or(String::new(), |bytes| format!(", plays {}", rate(bytes)));
     format!("{at}, {ahead}{pace}, {} cached", percent(share(file.cached_bytes, file.size_bytes)))
 }
 
@@ -224,7 +224,7 @@ pub(super) mod tests {
     #[test]
     fn a_file_in_lines() {
         let mut film = film();
-        assert_eq!(position(&film), "at 10.0 % of 100.0 MiB, 40 s ahead (20.0 MiB), reads 512.0 KiB/s, 30.0 % cached");
+        assert_eq!(position(&film), "at 10.0 % of 100.0 MiB, 40 s ahead (20.0 MiB), plays 512.0 KiB/s, 30.0 % cached");
         assert_eq!(service(&film), "98.0 % hits, first byte 92 ms, 1 stall (0.5 s)");
         film.is_lent = true;
         assert_eq!((position(&film).as_str(), service(&film).as_str()), ("30.0 MiB cached, the kernel reads it", ""));

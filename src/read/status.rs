@@ -29,7 +29,7 @@ pub struct FileStatus {
     pub ahead_bytes: u64,
     /// How long that plays; nothing while its rate is not known.
     pub ahead_seconds: Option<f64>,
-    /// At which it is read, or as its container tells.
+    /// Of the film, as its container tells; else, at which it is read.
     pub rate_bytes_per_second: Option<u64>,
     /// Reads, the kernel's readahead among them.
     pub reads: u64,
@@ -131,7 +131,8 @@ impl Reader {
             (pattern.seen(size), pattern.runs())
         };
         let observed = handle.pace.lock().bytes_per_second();
-        let rate = pace::rate(observed, size, handle.duration.get().copied());
+        // A player that fills a buffer of its own reads faster than it plays: its container knows better.
+        let rate = pace::rate(None, size, handle.duration.get().copied()).or(observed);
         let cached = core.cache.here(entry).unwrap_or_else(|error| {
             log::warn!("{}: {error}", entry.path());
             RangeSet::new()

@@ -10,6 +10,7 @@ mod cache_commands;
 mod compare;
 mod contact;
 mod containers;
+mod control;
 mod daemon;
 mod demo;
 mod dying;
@@ -66,6 +67,7 @@ fn main() {
         cache_commands::tests(),
         contact::tests(),
         containers::tests(),
+        control::tests(),
         demo::tests(),
         dying::tests(),
         faults::tests(),
