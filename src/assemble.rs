@@ -60,7 +60,7 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     // Each file that is open on the drive is open in the cache, too.
     sys::raise_open_files_limit();
     sys::keep_allocator_lean();
-    let origin = Source::parse(&config.source)?.open(&config.s3)?;
+    let origin = Source::parse(&config.source)?.open(&config.places)?;
     let origin: Arc<dyn Origin> =
         Arc::new(Breaker::start(origin, config.fetch.chunk_timeout / 2, Arc::clone(&metrics))?);
     // One that is taken is told before anything is mounted.

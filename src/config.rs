@@ -23,6 +23,8 @@ pub const LOOKAHEAD_CHUNKS: u32 = 20;
 /// Enough to fill a long link: a quarter is left to demand, and the seven others carry 14 MB/s of a connection's 20 Mbit/s
 /// over 200 ms. Few enough that a home server does not mind; fewer are used where more do not help.
 pub const CONNECTIONS: u32 = 10;
+/// The user's own: with their keys, agent, hosts and jumps.
+pub const SSH_COMMAND: &str = "ssh";
 /// A player gives up at about this time, too.
 pub const CHUNK_TIMEOUT_SECONDS: f64 = 10.0;
 /// Asked again this often after a failure that may pass.
@@ -127,13 +129,31 @@ pub struct S3Config {
     pub path_style: bool,
 }
 
+/// How places are reached that are neither folders here nor web servers.
+#[derive(Clone, Debug)]
+pub struct PlacesConfig {
+    /// Buckets.
+    pub s3: S3Config,
+    /// The program that SFTP is spoken through, and what it is told before anything else.
+    pub ssh_command: Vec<String>,
+    /// Most connections to a server over SFTP or FTP at once.
+    pub connections: usize,
+}
+
+impl Default for PlacesConfig {
+    fn default() -> Self {
+        let ssh_command = vec![SSH_COMMAND.to_owned()];
+        Self { s3: S3Config::default(), ssh_command, connections: CONNECTIONS as usize }
+    }
+}
+
 /// One mount, wholly described.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// As the user typed it: a path or a URL.
     pub source: String,
-    /// For sources that are buckets.
-    pub s3: S3Config,
+    /// For sources that are such places.
+    pub places: PlacesConfig,
     /// The folder the drive appears in.
     pub mountpoint: PathBuf,
     /// The kernel's side.

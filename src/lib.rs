@@ -45,7 +45,7 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`error`] [`range`] [`digest`] [`config`] [`metrics`] [`retry`] [`cancel`] [`sys`] | pure or tiny; used by all |
-//! | [`store`] | keyed bytes: on a disk; on the web, in buckets, over `WebDAV` (`OpenDAL`, whose runtime stays in `store/remote`) |
+//! | [`store`] | keyed bytes: on a disk; on the web, in buckets, over `WebDAV` (`OpenDAL`, in `store/remote`); over SFTP and FTP |
 //! | [`demo`] | a film and a far server to show it from; also the tests' origin, with any weather |
 //! | [`cache`] | the index, the bytes, trust, room |
 //! | [`origin`] | list, stat, read: what the drive sees of a source |
@@ -71,7 +71,7 @@
 //!
 //! # What is not here
 //!
-//! No async above `store/remote`. No retries below `fetch` and `drive`. No time of day in a decision. No second copy of
+//! No async above `store` (`store/driver` is the border). No retries below `fetch` and `drive`. No time of day in a decision. No second copy of
 //! the truth: the index says what is on disk, and what is held in memory beside it can be thrown away at any time.
 
 #[cfg(not(target_pointer_width = "64"))]

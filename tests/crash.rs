@@ -20,7 +20,7 @@ use crossbeam_channel::bounded;
 use reelfs::cache::index::Index;
 use reelfs::cache::{Cache, Entry};
 use reelfs::cancel::Cancel;
-use reelfs::config::{CacheConfig, FetchConfig, Fill, ReadConfig, S3Config};
+use reelfs::config::{CacheConfig, FetchConfig, Fill, PlacesConfig, ReadConfig};
 use reelfs::demo::{Content, Link, Server, ServerConfig, generated};
 use reelfs::fetch::Fetcher;
 use reelfs::metrics::Metrics;
@@ -53,7 +53,7 @@ fn cache_config(dir: &Path, size_bytes: u64) -> CacheConfig {
 impl Mount {
     fn build(dir: &Path, url: &str, budget: u64) -> Self {
         let metrics = Arc::<Metrics>::default();
-        let origin = Source::parse(url).unwrap().open(&S3Config::default()).unwrap();
+        let origin = Source::parse(url).unwrap().open(&PlacesConfig::default()).unwrap();
         let cache = Arc::new(Cache::open(&cache_config(dir, budget), origin.describe(), Arc::clone(&metrics)).unwrap());
         let patience = Patience { stall: PATIENCE, cancel: Cancel::new() };
         let entries: Vec<Arc<Entry>> =

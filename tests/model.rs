@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use reelfs::cache::Cache;
 use reelfs::cancel::Cancel;
-use reelfs::config::{CacheConfig, FetchConfig, Fill, ReadConfig, S3Config};
+use reelfs::config::{CacheConfig, FetchConfig, Fill, PlacesConfig, ReadConfig};
 use reelfs::demo::{Act, Content, RequestInfo, Server, ServerConfig, generated};
 use reelfs::error::Result;
 use reelfs::fetch::Fetcher;
@@ -122,7 +122,7 @@ impl Mount {
         let cache = CacheConfig { dir: dir.to_owned(), size_bytes: budget, min_free_bytes: 0, chunk_size_bytes: CHUNK };
         let fetch = FetchConfig { connections: 3, chunk_timeout: TIMEOUT, retries: 2, bandwidth_limit: None };
         let read = ReadConfig { lookahead_chunks: 4, fill: Fill::Playing, checks_whole: true };
-        let origin = Source::parse(url).unwrap().open(&S3Config::default()).unwrap();
+        let origin = Source::parse(url).unwrap().open(&PlacesConfig::default()).unwrap();
         let cache = Arc::new(Cache::open(&cache, origin.describe(), Arc::clone(&metrics)).unwrap());
         let (asked, counted) = (Arc::clone(&origin), Arc::clone(&metrics));
         let retry = Arc::new(Retry::new(fetch.retries, Arc::clone(&metrics)));

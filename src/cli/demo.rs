@@ -13,7 +13,7 @@ use super::say;
 use crate::assemble;
 use crate::config::{CHUNK_TIMEOUT_SECONDS, CONNECTIONS, DIR_TTL_SECONDS, LOOKAHEAD_CHUNKS, RETRIES, THREADS};
 use crate::config::{
-    CacheConfig, Config, DriveConfig, FetchConfig, Fill, FuseConfig, Passthrough, ReadConfig, S3Config,
+    CacheConfig, Config, DriveConfig, FetchConfig, Fill, FuseConfig, Passthrough, PlacesConfig, ReadConfig,
 };
 use crate::demo::{FILM, FILM_NAME, Link, Server, ServerConfig, tour, watch};
 use crate::error::{Error, Kind, Result};
@@ -79,7 +79,7 @@ fn config(source: String, mountpoint: PathBuf, cache_dir: PathBuf) -> Config {
     let (uid, gid) = sys::invoking_user();
     Config {
         source,
-        s3: S3Config::default(),
+        places: PlacesConfig::default(),
         mountpoint,
         // What a read costs is what the demo is about: none goes past the drive.
         fuse: FuseConfig { allow_other: false, threads: THREADS as usize, passthrough: Passthrough::Off },

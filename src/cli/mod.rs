@@ -378,6 +378,7 @@ mod tests {
             "lookahead-chunks",
             "fill",
             "connections",
+            "ssh-command",
             "chunk-timeout",
             "retries",
             "dir-ttl",

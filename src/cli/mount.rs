@@ -34,8 +34,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Mount a far folder of video as a read-only drive, until Ctrl-C or `fusermount3 -u`.
 #[derive(Debug, Args)]
 pub struct MountArgs {
-    /// What to show: a folder or file of this machine (a path, file://), or of a web server (http://, https://). A URL with
-    /// a password is better given as `REELFS_SOURCE` or in a file: everyone on the machine may read what was typed.
+    /// What to show: a folder or file of this machine (a path, file://), or of a server (http://, https://, s3://, webdav://,
+    /// sftp://, ftp://; `reelfs sources` has them all). A URL with a password is better given as `REELFS_SOURCE` or in a
+    /// file: everyone on the machine may read what was typed.
     #[arg(env = SOURCE_VARIABLE, hide_env_values = true)]
     source: Option<String>,
     /// Where to show it: an empty folder.

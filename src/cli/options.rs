@@ -12,8 +12,8 @@ use url::Url;
 
 use super::cache_dir;
 use crate::config::{
-    CacheConfig, Config, DriveConfig, FetchConfig, Fill, FuseConfig, Passthrough, ReadConfig, S3Config, parse_listen,
-    parse_rate, parse_size,
+    CacheConfig, Config, DriveConfig, FetchConfig, Fill, FuseConfig, Passthrough, PlacesConfig, ReadConfig, S3Config,
+    parse_listen, parse_rate, parse_size,
 };
 use crate::error::{Error, Kind, Result};
 use crate::fuse::passthrough::is_privileged;
@@ -56,6 +56,8 @@ pub struct MountOptions {
     fetch: FetchOptions,
     #[command(flatten)]
     s3: S3Options,
+    #[command(flatten)]
+    sftp: SftpOptions,
     #[command(flatten)]
     drive: DriveOptions,
     #[command(flatten)]
@@ -173,6 +175,15 @@ struct S3Options {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "SFTP (sftp://)")]
+struct SftpOptions {
+    /// The program that logs in, with options of its own: `ssh -i KEY`, `ssh -F FILE`. Default: your ssh, with your keys,
+    /// agent, known hosts and ~/.ssh/config. It must never ask for anything.
+    #[arg(long, value_name = "COMMAND", env = "REELFS_SSH_COMMAND", default_value = "ssh")]
+    ssh_command: String,
+}
+
+#[derive(Debug, Args)]
 #[command(next_help_heading = "The drive")]
 struct DriveOptions {
     /// Seconds for which a listing is fresh, 0 to ask every time. An older one is shown, and refreshed behind it.
@@ -222,10 +233,11 @@ enum PassthroughOption {
 impl MountOptions {
     /// What was typed, as it is meant; `env` tells where caches live by default.
     pub fn into_config(self, source: String, mountpoint: PathBuf, env: Env) -> Result<Config> {
-        let Self { cache, read, fetch, s3, drive, watch } = self;
+        let Self { cache, read, fetch, s3, sftp, drive, watch } = self;
         let (uid, gid) = sys::invoking_user();
         let parsed = Source::parse(&source)?;
         let s3 = s3.into_config(env)?;
+        let connections = parsed.connections(fetch.connections as usize);
         let dir = match cache.dir.cache_dir {
             Some(dir) => dir,
             None => cache_dir::of_source(&parsed, &s3, env)?,
@@ -239,7 +251,7 @@ impl MountOptions {
         cache.check()?;
         Ok(Config {
             source,
-            s3,
+            places: PlacesConfig { s3, ssh_command: parse_command(&sftp.ssh_command)?, connections },
             mountpoint,
             fuse: FuseConfig {
                 allow_other: drive.allow_other,
@@ -251,7 +263,7 @@ impl MountOptions {
             },
             cache,
             fetch: FetchConfig {
-                connections: fetch.connections as usize,
+                connections,
                 chunk_timeout: fetch.chunk_timeout,
                 retries: fetch.retries,
                 bandwidth_limit: fetch.bandwidth_limit,
@@ -314,6 +326,13 @@ fn parse_timeout(text: &str) -> Result<Duration> {
     }
 }
 
+/// Words as a shell would part them.
+fn parse_command(text: &str) -> Result<Vec<String>> {
+    shlex::split(text).filter(|words| !words.is_empty()).ok_or_else(|| {
+        Error::new(Kind::Invalid, format!("`{text}` is no command: write it as in a shell, like `ssh -i KEY`"))
+    })
+}
+
 /// `022`, `0o22`: octal, as `umask` prints it.
 fn parse_umask(text: &str) -> Result<u32> {
     let digits = text.trim();
@@ -353,6 +372,8 @@ mod tests {
         assert_eq!(config.read.lookahead_chunks, config::LOOKAHEAD_CHUNKS);
         assert_eq!(config.read.fill, Fill::Playing);
         assert_eq!(config.fetch.connections, config::CONNECTIONS as usize);
+        assert_eq!(config.places.connections, PlacesConfig::default().connections);
+        assert_eq!(config.places.ssh_command, PlacesConfig::default().ssh_command);
         assert_eq!(config.fetch.chunk_timeout, Duration::from_secs_f64(config::CHUNK_TIMEOUT_SECONDS));
         assert_eq!((config.fetch.retries, config.fetch.bandwidth_limit), (config::RETRIES, None));
         assert_eq!(config.drive.dir_ttl, Duration::from_secs_f64(config::DIR_TTL_SECONDS));
@@ -363,7 +384,10 @@ mod tests {
         assert_eq!(config.metrics_listen, None);
         assert_eq!((config.fuse.passthrough, config.read.checks_whole), (Passthrough::Auto, is_privileged()));
         assert!(config.cache.dir.starts_with("/home/me/.cache/reelfs"));
-        assert_eq!((config.s3.endpoint, config.s3.region, config.s3.path_style), (None, None, false));
+        assert_eq!(
+            (config.places.s3.endpoint, config.places.s3.region, config.places.s3.path_style),
+            (None, None, false)
+        );
     }
 
     #[test]
@@ -390,8 +414,11 @@ mod tests {
             "--s3-region=here",
             "--s3-path-style",
             "--metrics-listen=:9100",
+            "--ssh-command=ssh -i 'my key'",
         ])
         .unwrap();
+        assert_eq!(config.places.ssh_command, ["ssh", "-i", "my key"]);
+        assert_eq!(config.places.connections, 2);
         assert_eq!(config.cache.dir, PathBuf::from("c"));
         assert_eq!((config.cache.size_bytes, config.cache.min_free_bytes), (500_000_000, 0));
         assert_eq!(config.cache.chunk_size_bytes, 1 << 20);
@@ -405,8 +432,8 @@ mod tests {
         assert_eq!(config.fuse.threads, 1);
         assert_eq!(config.metrics_listen, Some(([127, 0, 0, 1], 9100).into()));
         assert_eq!((config.fuse.passthrough, config.read.checks_whole), (Passthrough::Off, false));
-        assert_eq!(config.s3.endpoint.as_deref(), Some("http://host:9000"));
-        assert_eq!((config.s3.region.as_deref(), config.s3.path_style), (Some("here"), true));
+        assert_eq!(config.places.s3.endpoint.as_deref(), Some("http://host:9000"));
+        assert_eq!((config.places.s3.region.as_deref(), config.places.s3.path_style), (Some("here"), true));
     }
 
     #[test]
@@ -422,7 +449,7 @@ mod tests {
         };
         let meant = |typed: &[&str]| {
             let line = Line::try_parse_from([&["mount", "--cache-dir=c"], typed].concat()).unwrap();
-            line.options.into_config("s3://films".into(), "/mnt".into(), &set).unwrap().s3
+            line.options.into_config("s3://films".into(), "/mnt".into(), &set).unwrap().places.s3
         };
         let found = meant(&[]);
         assert_eq!((found.endpoint.as_deref(), found.region.as_deref()), (Some("http://buckets"), Some("there")));
@@ -464,6 +491,8 @@ mod tests {
             "--s3-endpoint=ftp://host",
             "--s3-endpoint=http://key:secret@host",
             "--metrics-listen=anywhere",
+            "--ssh-command=",
+            "--ssh-command='",
         ] {
             assert!(meant(&[typed]).is_err(), "{typed}");
         }

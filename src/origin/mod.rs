@@ -2,6 +2,7 @@
 //! Never here: caching, retries, threads. An origin answers once, or fails once; who asks again is decided above.
 
 pub mod breaker;
+mod credentials;
 pub mod object;
 pub mod source;
 pub mod web;

@@ -9,14 +9,17 @@ use std::sync::Arc;
 use url::Url;
 
 use super::Origin;
+use super::credentials;
 use super::object::Object;
 use super::web::Web;
-use crate::config::S3Config;
+use crate::config::PlacesConfig;
 use crate::error::{Error, Kind, Result};
 use crate::store::dir::Dir;
+use crate::store::ftp::{self, Ftp};
 use crate::store::remote::place::Place;
 use crate::store::remote::service::Address;
 use crate::store::remote::shown;
+use crate::store::sftp::{self, Sftp};
 
 /// One kind of source, for people.
 pub struct SourceKind {
@@ -29,7 +32,7 @@ pub struct SourceKind {
 }
 
 /// Every kind of source there is.
-pub const SOURCE_KINDS: [SourceKind; 7] = [
+pub const SOURCE_KINDS: [SourceKind; 9] = [
     built_in("/mnt/nas/films, file:///mnt/nas/films", "a folder or file of this machine, or of a share it has mounted"),
     built_in("http://host/films/, https://…", "a web server's folder, read from its index page, or one file"),
     built_in("http://user:password@host/films/", "the same, for those who may"),
@@ -37,7 +40,12 @@ pub const SOURCE_KINDS: [SourceKind; 7] = [
         "s3://bucket/films/",
         "a bucket: Amazon's, or with --s3-endpoint URL any server's; keys as AWS's tools take them",
     ),
-    built_in("webdav://host/films/, webdavs://user:password@host/…", "a WebDAV folder: Nextcloud, Apache, rclone"),
+    built_in(
+        "webdav://host/films/, webdavs://user:password@host/…",
+        "a WebDAV folder; REELFS_USER and REELFS_PASSWORD, or ~/.netrc, may log in, too",
+    ),
+    built_in("sftp://user@host/films/, sftp://host/~/films/", "a folder behind your own ssh, or one file"),
+    built_in("ftp://host/films/", "a folder of an FTP server, or one file; a password as for WebDAV"),
     by_feature("gs://bucket/films/", "a bucket at Google; keys as gcloud takes them", "gcs", cfg!(feature = "gcs")),
     by_feature(
         "azblob://container/films/",
@@ -64,6 +72,10 @@ pub enum Source {
     Web(Url),
     /// A bucket, or a `WebDAV` folder; may hold a user and a password.
     Place(Address),
+    /// A folder or a single file on an FTP server; may hold a user and a password.
+    Ftp(ftp::address::Address),
+    /// A folder or a single file that `ssh` leads to.
+    Sftp(sftp::address::Address),
 }
 
 impl Source {
@@ -83,13 +95,20 @@ impl Source {
                 .map(Self::Folder)
                 .map_err(|()| invalid("a file:// URL names a path of this machine, like file:///srv/films")),
             "http" | "https" => Ok(Self::Web(parse()?)),
+            "ftp" => Ok(Self::Ftp(ftp::address::Address::new(parse()?)?)),
+            "sftp" => Ok(Self::Sftp(sftp::address::Address::new(parse()?)?)),
             scheme => Address::new(parse()?).map(Self::Place).ok_or_else(|| unknown(scheme)),
         }
     }
 
+    /// How many requests it bears at once, if so many are wanted.
+    pub fn connections(&self, wanted: usize) -> usize {
+        if let Self::Ftp(_) = self { wanted.min(ftp::CONNECTIONS_MAX) } else { wanted }
+    }
+
     /// The origin that reads it. A local path must exist; a far server is asked nothing yet, so that a drive can start
     /// without it: whether it is there shows at the first `list("")`. It describes itself by the absolute path or the URL.
-    pub fn open(&self, s3: &S3Config) -> Result<Arc<dyn Origin>> {
+    pub fn open(&self, places: &PlacesConfig) -> Result<Arc<dyn Origin>> {
         match self {
             Self::Folder(path) => {
                 let dir = Dir::open(path)?;
@@ -98,9 +117,17 @@ impl Source {
             }
             Self::Web(url) => Ok(Arc::new(Web::new(url)?)),
             Self::Place(address) => {
-                let place = Place::new(address, s3)?;
+                let place = Place::new(&address.logged_in(credentials::filled_in), &places.s3)?;
                 let described = place.describe().to_owned();
                 Ok(Arc::new(Object::new(place, described)))
+            }
+            Self::Ftp(address) => {
+                let filled_in = ftp::address::Address::new(credentials::filled_in(address.url()))?;
+                Ok(Arc::new(Object::new(Ftp::new(&filled_in, places.connections)?, address.to_string())))
+            }
+            Self::Sftp(address) => {
+                let sftp = Sftp::new(address, &places.ssh_command, places.connections)?;
+                Ok(Arc::new(Object::new(sftp, address.to_string())))
             }
         }
     }
@@ -130,6 +157,8 @@ impl fmt::Display for Source {
             Self::Folder(path) => fmt::Display::fmt(&Path::display(path), f),
             Self::Web(url) => f.write_str(&shown(url)),
             Self::Place(address) => f.write_str(&address.shown()),
+            Self::Ftp(address) => fmt::Display::fmt(address, f),
+            Self::Sftp(address) => fmt::Display::fmt(address, f),
         }
     }
 }
@@ -171,6 +200,8 @@ mod tests {
             ("http://host", "http://host/"),
             ("HTTPS://Host:8443/Films/", "https://host:8443/Films/"),
             ("http://alice:secret@host/ä b/?signature=x#y", "http://host/%C3%A4%20b/"),
+            ("sftp://alice@nas:2222/~/films", "sftp://alice@nas:2222/~/films"),
+            ("ftp://alice:secret@host/films/", "ftp://alice@host/films/"),
         ] {
             let source = Source::parse(text).unwrap();
             assert_eq!(
@@ -183,26 +214,33 @@ mod tests {
 
     #[test]
     fn what_names_nothing_is_refused_in_one_line() {
-        for text in
-            ["", "ftp://host/x", "gopher://host/", "http://", "http://a b/", "file://host/x", "http://u:secret@[/"]
-        {
+        for text in [
+            "",
+            "ftps://host/x",
+            "gopher://host/",
+            "sftp://u:secret@host/",
+            "http://",
+            "http://a b/",
+            "file://host/x",
+            "http://u:secret@[/",
+        ] {
             let error = Source::parse(text).unwrap_err();
             assert_eq!(error.kind(), Kind::Invalid, "{text}");
             let message = error.to_string();
             assert!(!message.contains('\n') && !message.contains("secret"), "{message}");
         }
-        assert!(Source::parse("ftp://host/x").unwrap_err().to_string().contains("https://"));
+        assert!(Source::parse("gopher://host/x").unwrap_err().to_string().contains("reelfs sources"));
     }
 
     #[test]
     fn a_missing_folder_is_said_at_once_and_a_missing_server_later() {
-        let error = Source::parse("/no/such/folder").unwrap().open(&S3Config::default()).err().unwrap();
+        let error = Source::parse("/no/such/folder").unwrap().open(&PlacesConfig::default()).err().unwrap();
         assert_eq!(error.kind(), Kind::Missing);
         assert!(error.to_string().starts_with("/no/such/folder: "), "{error}");
-        let here = Source::parse("src/").unwrap().open(&S3Config::default()).unwrap();
+        let here = Source::parse("src/").unwrap().open(&PlacesConfig::default()).unwrap();
         assert!(here.describe().starts_with('/') && here.describe().ends_with("/src"), "{}", here.describe());
         let origin =
-            Source::parse("http://alice@no-such-host.invalid/films/").unwrap().open(&S3Config::default()).unwrap();
+            Source::parse("http://alice@no-such-host.invalid/films/").unwrap().open(&PlacesConfig::default()).unwrap();
         assert_eq!(origin.describe(), "http://no-such-host.invalid/films/");
     }
 }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::cancel::Cancel;
-use crate::config::{CacheConfig, FetchConfig, Fill, S3Config};
+use crate::config::{CacheConfig, FetchConfig, Fill, PlacesConfig};
 use crate::demo::{Server, ServerConfig, generated};
 use crate::origin::source::Source;
 use crate::origin::{Body, Origin, Pages, Patience, Stat, Version};
@@ -672,7 +672,7 @@ fn over_http_ten_readers_cost_one() {
     )
     .unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let origin = Source::parse(&server.url()).unwrap().open(&S3Config::default()).unwrap();
+    let origin = Source::parse(&server.url()).unwrap().open(&PlacesConfig::default()).unwrap();
     let patience = Patience { stall: LONG, cancel: Cancel::new() };
     let stat = origin.stat("film", &patience).unwrap();
     let metrics = Arc::<Metrics>::default();

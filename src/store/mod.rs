@@ -2,8 +2,11 @@
 //! Never here: retries, caching, and any idea of what a drive is.
 
 pub mod dir;
+mod driver;
+pub mod ftp;
 mod listing;
 pub mod remote;
+pub mod sftp;
 
 use std::fmt;
 use std::time::{Duration, SystemTime};

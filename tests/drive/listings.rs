@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reelfs::cancel::Cancel;
-use reelfs::config::S3Config;
+use reelfs::config::{PlacesConfig, S3Config};
 use reelfs::error::{Kind, Result};
 use reelfs::origin::source::Source;
 use reelfs::origin::{ListedKind, Origin, Patience};
@@ -18,6 +18,7 @@ use reelfs::range::ByteRange;
 
 use super::daemon::{Daemon, free_port};
 use super::needs::{Need, Test};
+use super::{ftp, ssh};
 
 const NGINX: &[Need] = &[Need::Program("nginx")];
 const APACHE: &[Need] = &[Need::Program("apache2")];
@@ -38,6 +39,10 @@ pub fn tests() -> Vec<Test> {
         Test::new("listings::rclone_s3", &[Need::Program("rclone")], rclone_s3),
         Test::new("listings::rclone_webdav", &[Need::Program("rclone")], rclone_webdav),
         Test::new("listings::apache_webdav", APACHE, apache_webdav),
+        Test::new("listings::openssh", &[Need::Program("ssh"), Need::Program("sshd")], openssh),
+        Test::new("listings::vsftpd", &[Need::Program("vsftpd")], vsftpd),
+        Test::new("listings::rclone_ftp", &[Need::Program("rclone")], rclone_ftp),
+        Test::new("listings::rclone_sftp", &[Need::Program("ssh"), Need::Program("rclone")], rclone_sftp),
     ]
 }
 
@@ -106,18 +111,38 @@ fn patience() -> Patience {
     Patience { stall: Duration::from_secs(20), cancel: Cancel::new() }
 }
 
-fn open_web(port: u16, path: &str) -> Arc<dyn Origin> {
-    Source::parse(&format!("http://127.0.0.1:{port}{path}")).unwrap().open(&S3Config::default()).unwrap()
+fn open(source: &str, places: &PlacesConfig) -> Arc<dyn Origin> {
+    Source::parse(source).unwrap().open(places).unwrap()
+}
+
+fn open_web(_: &Films, port: u16, path: &str) -> Arc<dyn Origin> {
+    open(&format!("http://127.0.0.1:{port}{path}"), &PlacesConfig::default())
 }
 
 /// The bucket is the folder of films.
-fn open_bucket(port: u16, path: &str) -> Arc<dyn Origin> {
+fn open_bucket(_: &Films, port: u16, path: &str) -> Arc<dyn Origin> {
     let s3 = S3Config { endpoint: Some(format!("http://127.0.0.1:{port}")), ..S3Config::default() };
-    Source::parse(&format!("s3://films{path}")).unwrap().open(&s3).unwrap()
+    open(&format!("s3://films{path}"), &PlacesConfig { s3, ..PlacesConfig::default() })
 }
 
-fn open_webdav(port: u16, path: &str) -> Arc<dyn Origin> {
-    Source::parse(&format!("webdav://127.0.0.1:{port}{path}")).unwrap().open(&S3Config::default()).unwrap()
+fn open_webdav(_: &Films, port: u16, path: &str) -> Arc<dyn Origin> {
+    open(&format!("webdav://127.0.0.1:{port}{path}"), &PlacesConfig::default())
+}
+
+/// The films are all that the server has.
+fn open_sftp(films: &Films, port: u16, path: &str) -> Arc<dyn Origin> {
+    let ssh_command = shlex::split(&ssh::command(films.temp.path())).unwrap();
+    let places = PlacesConfig { ssh_command, ..PlacesConfig::default() };
+    open(&format!("sftp://127.0.0.1:{port}{path}"), &places)
+}
+
+fn open_ftp(_: &Films, port: u16, path: &str) -> Arc<dyn Origin> {
+    open(&format!("ftp://127.0.0.1:{port}{path}"), &PlacesConfig::default())
+}
+
+/// They lie somewhere on its disk.
+fn open_sshd(films: &Films, port: u16, path: &str) -> Arc<dyn Origin> {
+    open_sftp(films, port, &format!("{}{path}", films.path()))
 }
 
 fn read(origin: &dyn Origin, path: &str, range: ByteRange) -> Result<Vec<u8>> {
@@ -134,7 +159,7 @@ fn read(origin: &dyn Origin, path: &str, range: ByteRange) -> Result<Vec<u8>> {
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy)]
 struct Server {
-    open: fn(u16, &str) -> Arc<dyn Origin>,
+    open: fn(&Films, u16, &str) -> Arc<dyn Origin>,
     /// Every size in its listings is exact.
     exact_sizes: bool,
     /// It heeds Range.
@@ -149,6 +174,8 @@ struct Server {
 const WEB: Server =
     Server { open: open_web, exact_sizes: true, ranges: true, has_spaced_names: true, has_empty_folders: true };
 const WEBDAV: Server = Server { open: open_webdav, has_spaced_names: false, ..WEB };
+const SFTP: Server = Server { open: open_sftp, ..WEB };
+const FTP: Server = Server { open: open_ftp, ..WEB };
 const BUCKET: Server = Server { open: open_bucket, has_empty_folders: false, ..WEBDAV };
 
 impl Server {
@@ -159,7 +186,7 @@ impl Server {
 }
 
 fn check(films: &Films, port: u16, server: Server) {
-    let origin = (server.open)(port, "/");
+    let origin = (server.open)(films, port, "/");
     check_names(films, &*origin, server);
     check_bytes(films, &*origin, server);
     check_folders(films, &*origin, server);
@@ -226,7 +253,7 @@ fn check_folders(films: &Films, origin: &dyn Origin, server: Server) {
 
 /// As typed without the last slash, a single file, and what is not there.
 fn check_sources(films: &Films, port: u16, server: Server) {
-    let open = server.open;
+    let open = |port, path| (server.open)(films, port, path);
     assert_eq!(&*open(port, "/sub%20dir").list_whole("", &patience()).unwrap()[0].name, "Ünï & #2");
     let single = open(port, "/two%20words.mkv");
     assert_eq!(&*single.list_whole("", &patience()).unwrap()[0].name, "two words.mkv");
@@ -350,6 +377,30 @@ fn apache_webdav() {
     let (films, port) = (Films::make(), free_port());
     let _daemon = start_apache(&films, port, &["dav", "dav_fs"], "Dav On\n", "DavLockDB dav.lock\n");
     check(&films, port, WEBDAV);
+}
+
+fn openssh() {
+    let (films, port) = (Films::make(), free_port());
+    let _daemon = ssh::start_sshd(films.temp.path(), port);
+    check(&films, port, Server { open: open_sshd, ..SFTP });
+}
+
+fn rclone_sftp() {
+    let (films, port) = (Films::make(), free_port());
+    let _daemon = ssh::start_rclone(Path::new(&films.path()), films.temp.path(), port);
+    check(&films, port, SFTP);
+}
+
+fn vsftpd() {
+    let (films, port) = (Films::make(), free_port());
+    let _daemon = ftp::start_vsftpd(Path::new(&films.path()), films.temp.path(), port, 16);
+    check(&films, port, FTP);
+}
+
+fn rclone_ftp() {
+    let (films, port) = (Films::make(), free_port());
+    let _daemon = rclone_serve("ftp", Path::new(&films.path()), films.temp.path(), port);
+    check(&films, port, FTP);
 }
 
 /// It ignores Range: listed, described, and read whole or not at all.

@@ -17,6 +17,7 @@ mod dying;
 mod faults;
 mod films;
 mod folders;
+mod ftp;
 mod hanging;
 mod keep;
 mod kills;
@@ -34,7 +35,9 @@ mod readonly;
 mod replaced;
 mod scan;
 mod service;
+mod sftp;
 mod shown;
+mod ssh;
 mod storm;
 mod units;
 
@@ -73,6 +76,7 @@ fn main() {
         faults::tests(),
         films::tests(),
         folders::tests(),
+        ftp::tests(),
         hanging::tests(),
         keep::tests(),
         kills::tests(),
@@ -88,6 +92,7 @@ fn main() {
         replaced::tests(),
         scan::tests(),
         service::tests(),
+        sftp::tests(),
         shown::tests(),
         storm::tests(),
         units::tests(),

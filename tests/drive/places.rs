@@ -13,8 +13,8 @@ use super::mount::{Mount, Place, reelfs};
 use super::needs::{FUSE, Need, Test};
 
 const NEEDS: &[Need] = &[FUSE, Need::Program("rclone")];
-const SIZE: u64 = (9 << 20) + 4_321;
-const SECRET: &str = "very-secret-indeed";
+pub const SIZE: u64 = (9 << 20) + 4_321;
+pub const SECRET: &str = "very-secret-indeed";
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -25,7 +25,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// A folder of films, and a server of it; a bucket is a folder in `home`.
-fn serve(protocol: &str, options: &[&str]) -> (tempfile::TempDir, Daemon, u16) {
+pub fn serve(protocol: &str, options: &[&str]) -> (tempfile::TempDir, Daemon, u16) {
     let (home, port) = (tempfile::tempdir().unwrap(), free_port());
     fs::create_dir_all(home.path().join("films/a series")).unwrap();
     write(&home.path().join("films/film.mkv"), 7, SIZE);
@@ -38,13 +38,13 @@ fn serve(protocol: &str, options: &[&str]) -> (tempfile::TempDir, Daemon, u16) {
     (home, daemon, port)
 }
 
-fn write(path: &Path, seed: u64, size: u64) {
+pub fn write(path: &Path, seed: u64, size: u64) {
     let mut bytes = vec![0; size as usize];
     generate(seed, 0, &mut bytes);
     fs::write(path, bytes).unwrap();
 }
 
-fn check_films(mount: &Mount) {
+pub fn check_films(mount: &Mount) {
     for (name, seed) in [("film.mkv", 7), ("a series/s01 e01.mkv", 8)] {
         let film = File::open(mount.file(name)).unwrap();
         assert_eq!(film.metadata().unwrap().len(), SIZE, "{name}");
@@ -58,7 +58,7 @@ fn check_films(mount: &Mount) {
 }
 
 /// What a failed mount says, and that it does not say the secret.
-fn refused(source: &str, options: &[&str], variables: &[(&str, &str)]) -> String {
+pub fn refused(source: &str, options: &[&str], variables: &[(&str, &str)]) -> String {
     let place = Place::new();
     let output = reelfs()
         .arg("mount")

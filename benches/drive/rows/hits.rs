@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use reelfs::cache::Cache;
-use reelfs::config::{CacheConfig, DriveConfig, FetchConfig, Fill, ReadConfig, S3Config};
+use reelfs::config::{CacheConfig, DriveConfig, FetchConfig, Fill, PlacesConfig, ReadConfig};
 use reelfs::drive::{Drive, ROOT};
 use reelfs::fetch::Fetcher;
 use reelfs::metrics::Metrics;
@@ -213,7 +213,7 @@ fn assemble(films: &Path, dir: PathBuf, metrics: &Arc<Metrics>) -> Result<(Drive
     let fetch = FetchConfig { connections: 2, chunk_timeout: timeout, retries: 0, bandwidth_limit: None };
     let read = ReadConfig { lookahead_chunks: 0, fill: Fill::Never, checks_whole: false };
     let drive = DriveConfig { dir_ttl: timeout, uid: 0, gid: 0, umask: 0 };
-    let origin = Source::parse(&films.to_string_lossy())?.open(&S3Config::default())?;
+    let origin = Source::parse(&films.to_string_lossy())?.open(&PlacesConfig::default())?;
     let chunk = cache.chunk_size_bytes;
     let cache = Arc::new(Cache::open(&cache, origin.describe(), Arc::clone(metrics))?);
     let retry = Arc::new(Retry::new(fetch.retries, Arc::clone(metrics)));

@@ -18,7 +18,7 @@ impl Far {
         let film = Content::Generated { size_bytes: SIZE, seed: 1 };
         let server = Server::start(ServerConfig { link, ..ServerConfig::default() }.file("film", film)).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let origin = Source::parse(&server.url()).unwrap().open(&S3Config::default()).unwrap();
+        let origin = Source::parse(&server.url()).unwrap().open(&PlacesConfig::default()).unwrap();
         let stat = origin.stat("film", &Patience { stall: LONG, cancel: Cancel::new() }).unwrap();
         let metrics = Arc::default();
         let (cache, reader) = assemble(dir.path(), plan, origin, &metrics);

@@ -12,9 +12,9 @@ use http::status::StatusCode;
 
 use super::answer::{self, Asked};
 use super::body::Missing;
-use super::driver::Driver;
 use super::{Remote, fault, shown};
 use crate::error::Result;
+use crate::store::driver::Driver;
 use crate::store::{Begun, Body, End, Patience};
 
 /// Connections made ready: for a film's head, its tail, its index and what follows the head.

@@ -8,9 +8,9 @@ use futures_util::StreamExt;
 use opendal::{Buffer, BufferStream, Operator};
 
 use super::answer::Asked;
-use super::driver::Driver;
 use super::fault;
 use crate::error::{Error, Kind, Result};
+use crate::store::driver::Driver;
 use crate::store::{Body, Patience};
 
 /// Bytes of an answer that have not arrived yet.

@@ -6,7 +6,6 @@ mod begin;
 mod body;
 #[cfg(any(feature = "gcs", feature = "azblob"))]
 mod clouds;
-mod driver;
 mod fault;
 mod guard;
 mod page;
@@ -29,9 +28,9 @@ use url::Url;
 use self::answer::Asked;
 pub(crate) use self::answer::http_date;
 use self::body::RemoteBody;
-use self::driver::Driver;
 use self::guard::Guard;
 pub use self::page::{Page, PageBody};
+use super::driver::Driver;
 use super::{Begun, Body, End, Patience, Read, Stat};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use bytes::{Buf as _, Bytes};
 use url::Url;
 
-use super::driver::Driver;
 use super::fault;
 use crate::error::{Error, Kind, Result};
 use crate::store::Patience;
+use crate::store::driver::Driver;
 
 /// A million names of 256 bytes: what `LISTING_NAMES_MAX` can need.
 const PAGE_BYTES_MAX: u64 = 256 << 20;

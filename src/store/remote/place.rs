@@ -11,13 +11,13 @@ use opendal_http_transport_reqwest::ReqwestTransport;
 
 use super::answer::Asked;
 use super::body::RemoteBody;
-use super::driver::Driver;
 use super::guard::Guard;
 use super::service::Address;
 use super::{Remote, checked_key, client, fault};
 use crate::config::S3Config;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
+use crate::store::driver::Driver;
 use crate::store::{
     Begun, Body, End, List, Listed, ListedKind, PAGE_NAMES_MAX, Pages, Paging, Patience, Read, Stat, Version,
     is_safe_name,

@@ -59,6 +59,13 @@ impl Address {
         Some(Self { service, url })
     }
 
+    /// The same place, with the user and password that `fill_in` finds for its URL; buckets have keys.
+    #[must_use]
+    pub fn logged_in(&self, fill_in: impl FnOnce(&Url) -> Url) -> Self {
+        let url = if self.service == Service::WebDav { fill_in(&self.url) } else { self.url.clone() };
+        Self { service: self.service, url }
+    }
+
     /// Without credentials.
     pub fn shown(&self) -> String {
         shown(&self.url)

@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::runtime::{Builder, Runtime};
@@ -14,7 +15,10 @@ use crate::store::Patience;
 /// Enough to move bytes from sockets to waiting readers; a reader polls its own body on its own thread.
 const WORKERS: usize = 2;
 
-/// Owns the runtime; ends it without waiting when the last user lets go.
+/// To call off what is under way takes no time, unless it is stuck where nothing can be called off.
+const END_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Owns the runtime; ends it when the last user lets go, who is never one of its own threads.
 pub(super) struct Driver {
     /// `None` only inside `drop`.
     runtime: Option<Runtime>,
@@ -62,9 +66,10 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // A name lookup that hangs in the C library can't be called off: don't wait for it.
+        // What is under way ends with us, programs that were started for it, too. A name lookup that hangs in the C library
+        // can't be called off: it is not waited for.
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            runtime.shutdown_timeout(END_TIMEOUT);
         }
     }
 }

@@ -1,0 +1,322 @@
+//! A folder on an FTP server.
+//! Never here: HTTP, retries, and where passwords come from.
+//!
+//! A conversation of our own rather than a crate's: those at hand write passwords into their logs, take lines of any
+//! length, part names at semicolons, and connect to whatever address a server names.
+
+pub mod address;
+mod body;
+mod control;
+mod line;
+mod pool;
+mod reply;
+
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+
+use self::address::Address;
+use self::body::{FtpBody, Transfer, check};
+use self::control::{Found, unreachable};
+use self::line::{Line, LineKind};
+use self::pool::Pool;
+use super::driver::Driver;
+use super::{Begun, Body, End, List, Listed, ListedKind, Pages, Paging, Patience, Read, Stat, is_safe_name};
+use crate::error::{Error, Kind, Result};
+use crate::range::ByteRange;
+
+/// Home servers let in few at once from one address, and other programs may want in.
+pub const CONNECTIONS_MAX: usize = 4;
+/// Lines of a listing read at once, under one wait.
+const PAGE_LINES: usize = 1_000;
+/// Longest line: a name and what is told of it.
+const LINE_BYTES_MAX: u64 = 4 << 10;
+/// Links followed in one folder, each by a question of its own; further ones are left out.
+const LINKS_MAX: usize = 200;
+
+/// A folder or a file, read over FTP.
+pub struct Ftp {
+    driver: Arc<Driver>,
+    pool: Arc<Pool>,
+    address: Address,
+    described: String,
+    /// What the address turned out to be; asked once, when first needed, so that a drive can start without its server.
+    root: OnceLock<Root>,
+}
+
+/// What an address turned out to be.
+struct Root {
+    /// The folder one logs in to.
+    home: String,
+    /// Set: one file, under the name its path ends in.
+    file_name: Option<Box<str>>,
+}
+
+impl Ftp {
+    /// The place at `address`, over `connections` at most. Asks nothing yet.
+    pub fn new(address: &Address, connections: usize) -> Result<Self> {
+        let pool = Pool::new(address.clone(), connections.clamp(1, CONNECTIONS_MAX));
+        let (address, described) = (address.clone(), address.to_string());
+        Ok(Self { driver: Arc::new(Driver::new()?), pool, address, described, root: OnceLock::new() })
+    }
+
+    fn wait<T>(&self, patience: &Patience, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.driver.wait(patience, what, work)
+    }
+
+    fn root(&self, patience: &Patience) -> Result<&Root> {
+        if let Some(root) = self.root.get() {
+            return Ok(root);
+        }
+        let what = &self.described;
+        let root = self.wait(patience, what, async {
+            let mut lease = self.pool.lease().await?;
+            let home = lease.home().to_owned();
+            let found = lease.find(&self.address.join(&home, ""), what).await?;
+            lease.give_back();
+            let name = Some(self.address.name()).filter(|name| is_safe_name(name));
+            let file_name = name.filter(|_| matches!(found, Found::File(_))).map(Into::into);
+            Ok(Root { home, file_name })
+        })?;
+        Ok(self.root.get_or_init(|| root))
+    }
+
+    /// The path of a key at the server, and how it is called in messages.
+    fn path(&self, key: &str, patience: &Patience) -> Result<(String, String)> {
+        let what = self.what(key);
+        if !key.is_empty() && !key.split('/').all(is_askable) {
+            return Err(Error::new(Kind::Invalid, format!("{what}: not a path that can be asked for")));
+        }
+        let Root { home, file_name } = self.root(patience)?;
+        match file_name {
+            None => Ok((self.address.join(home, key), what)),
+            Some(name) if *key == **name => Ok((self.address.join(home, ""), what)),
+            Some(_) => Err(Error::new(Kind::Missing, format!("{what}: not there"))),
+        }
+    }
+
+    fn what(&self, key: &str) -> String {
+        if key.is_empty() { self.described.clone() } else { format!("{}: {}", self.described, key.escape_debug()) }
+    }
+
+    fn find(&self, path: &str, what: &str, patience: &Patience) -> Result<Found> {
+        self.wait(patience, what, async {
+            let mut lease = self.pool.lease().await?;
+            match lease.find(path, what).await {
+                Ok(found) => {
+                    lease.give_back();
+                    Ok(found)
+                }
+                Err(error) => {
+                    lease.give_back_after(&error);
+                    Err(error)
+                }
+            }
+        })
+    }
+
+    /// Takes the listing of a folder, line by line, and whether its lines are facts.
+    fn take_lines(
+        &self,
+        path: &str,
+        what: &str,
+        patience: &Patience,
+        mut take: impl FnMut(&[u8], bool) -> Result<()>,
+    ) -> Result<()> {
+        let (mut lease, data, are_facts) = self.wait(patience, what, async {
+            let mut lease = self.pool.lease().await?;
+            match lease.list(path, what).await {
+                Ok((data, are_facts)) => Ok((lease, data, are_facts)),
+                Err(error) => {
+                    lease.give_back_after(&error);
+                    Err(error)
+                }
+            }
+        })?;
+        let mut data = BufReader::new(data);
+        loop {
+            let mut page = Vec::with_capacity(PAGE_LINES);
+            self.wait(patience, what, async {
+                while page.len() < PAGE_LINES {
+                    let mut line = Vec::new();
+                    let read = (&mut data).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await;
+                    match read.map_err(|error| unreachable(what, &error))? as u64 {
+                        0 => break,
+                        LINE_BYTES_MAX => return Err(Error::new(Kind::Unsupported, format!("{what}: no listing"))),
+                        _ => page.push(line),
+                    }
+                }
+                Ok(())
+            })?;
+            if page.is_empty() {
+                break;
+            }
+            for line in page {
+                let line = line.strip_suffix(b"\n").unwrap_or(&line);
+                take(line.strip_suffix(b"\r").unwrap_or(line), are_facts)?;
+            }
+        }
+        drop(data);
+        // Only this reply tells a whole listing from one that broke off.
+        self.wait(patience, what, async {
+            lease.finish(what).await?;
+            lease.give_back();
+            Ok(())
+        })
+    }
+}
+
+impl Read for Ftp {
+    fn stat(&self, key: &str, patience: &Patience) -> Result<Stat> {
+        let (path, what) = self.path(key, patience)?;
+        match self.find(&path, &what, patience)? {
+            Found::File(stat) => Ok(stat),
+            Found::Folder => Err(is_folder(&what)),
+        }
+    }
+
+    fn begin(&self, key: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
+        // The last bytes can't be asked for before it is known where they are.
+        let End::First(bytes) = end else { return Ok(None) };
+        let (path, what) = self.path(key, patience)?;
+        let transfer = self.wait(patience, &what, async {
+            let mut lease = self.pool.lease().await?;
+            let stat = match lease.find(&path, &what).await {
+                Ok(Found::File(stat)) if stat.size_bytes > 0 => stat,
+                // `stat` finds out, and says so.
+                Ok(_) => {
+                    lease.give_back();
+                    return Ok(None);
+                }
+                Err(error) => {
+                    lease.give_back_after(&error);
+                    return Err(error);
+                }
+            };
+            let range = ByteRange::new(0, bytes.min(stat.size_bytes));
+            let transfer = Transfer::begin(lease, &path, &what, &stat, range).await?;
+            Ok(Some((stat, range, transfer)))
+        })?;
+        let Some((stat, range, transfer)) = transfer else { return Ok(None) };
+        let body = Box::new(FtpBody::new(&self.driver, patience, transfer));
+        Ok(Some(Begun { stat, range, body, cancel: patience.cancel.clone() }))
+    }
+
+    fn read(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
+        let (path, what) = self.path(key, patience)?;
+        let transfer = self.wait(patience, &what, async {
+            let mut lease = self.pool.lease().await?;
+            if let Err(error) = check(&mut lease, &path, &what, expected).await {
+                lease.give_back_after(&error);
+                return Err(error);
+            }
+            Transfer::begin(lease, &path, &what, expected, range).await
+        })?;
+        Ok(Box::new(FtpBody::new(&self.driver, patience, transfer)))
+    }
+}
+
+impl List for Ftp {
+    fn list(&self, folder: &str, patience: &Patience, pages: &mut Pages<'_>) -> Result<()> {
+        let mut paging = Paging::new(pages);
+        if let (Some(name), "") = (&self.root(patience)?.file_name, folder) {
+            paging.add(file(name, &self.stat(name, patience)?))?;
+            return paging.finish();
+        }
+        let (path, what) = self.path(folder, patience)?;
+        let (mut links, mut skipped, now) = (Vec::new(), 0, SystemTime::now());
+        let mut add = |listed| paging.add(listed).map_err(|error: Error| error.context(&what));
+        self.take_lines(&path, &what, patience, |line, are_facts| match told(line, are_facts, now) {
+            Told::Name(listed) => add(listed),
+            Told::Nothing => Ok(()),
+            Told::Link(name) if links.len() < LINKS_MAX => {
+                links.push(name);
+                Ok(())
+            }
+            Told::Link(_) | Told::Unsafe => {
+                skipped += 1;
+                Ok(())
+            }
+        })?;
+        for name in links {
+            // One that leads nowhere is left out.
+            match self.find(&format!("{}/{name}", path.trim_end_matches('/')), &what, patience) {
+                Ok(Found::Folder) => add(Listed { name: name.into(), kind: ListedKind::Folder, modified: None })?,
+                Ok(Found::File(stat)) => add(file(&name, &stat))?,
+                Err(error) if error.may_pass() || error.kind() == Kind::Cancelled => return Err(error),
+                Err(_) => {}
+            }
+        }
+        if skipped > 0 {
+            log::warn!("{what}: {skipped} names left out: unsafe, not UTF-8, or links beyond the first {LINKS_MAX}");
+        }
+        paging.finish()
+    }
+}
+
+/// What one line of a listing tells.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    Name(Listed),
+    /// What it leads to must be asked for.
+    Link(String),
+    /// The folder itself and the one above, a pipe, a total.
+    Nothing,
+    Unsafe,
+}
+
+fn told(line: &[u8], are_facts: bool, now: SystemTime) -> Told {
+    if line.is_empty() || (!are_facts && line.starts_with(b"total ")) {
+        return Told::Nothing;
+    }
+    let line = str::from_utf8(line).ok();
+    let line = line.and_then(|line| if are_facts { line::facts(line) } else { line::listing(line, now) });
+    let Some(Line { name, kind, size_bytes, modified }) = line else { return Told::Unsafe };
+    if matches!(name, "." | "..") || kind == LineKind::Other {
+        return Told::Nothing;
+    }
+    if !is_askable(name) {
+        return Told::Unsafe;
+    }
+    let kind = match kind {
+        LineKind::Folder => ListedKind::Folder,
+        LineKind::File => ListedKind::File { size_bytes },
+        LineKind::Link | LineKind::Other => return Told::Link(name.to_owned()),
+    };
+    Told::Name(Listed { name: name.into(), kind, modified })
+}
+
+/// Whether a name can be asked for: a line's end would be that of a command.
+fn is_askable(name: &str) -> bool {
+    is_safe_name(name) && !name.contains(['\r', '\n'])
+}
+
+fn file(name: &str, stat: &Stat) -> Listed {
+    let kind = ListedKind::File { size_bytes: Some(stat.size_bytes) };
+    Listed { name: name.into(), kind, modified: stat.modified }
+}
+
+fn is_folder(what: &str) -> Error {
+    Error::new(Kind::Missing, format!("{what} is a folder, not a file"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_tells_a_name_that_can_be_asked_for_or_none() {
+        let told = |line: &[u8]| told(line, true, SystemTime::UNIX_EPOCH);
+        let film = Listed { name: "film.mkv".into(), kind: ListedKind::File { size_bytes: Some(5) }, modified: None };
+        assert_eq!(told(b"type=file;size=5; film.mkv"), Told::Name(film));
+        assert_eq!(told(b"type=OS.unix=symlink; link"), Told::Link("link".into()));
+        for nothing in [&b""[..], b"type=cdir; /films", b"type=dir; .", b"type=OS.unix=pipe; x"] {
+            assert_eq!(told(nothing), Told::Nothing);
+        }
+        for bad in [&b"type=file; \xff.mkv"[..], b"type=file; a/b", b"type=file; a\rDELE b", b"nonsense"] {
+            assert_eq!(told(bad), Told::Unsafe);
+        }
+    }
+}

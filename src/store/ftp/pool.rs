@@ -1,0 +1,138 @@
+//! The connections to one FTP server: few, as such servers count them, and each used by one reader at a time.
+//! Never here: commands.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::address::Address;
+use super::control::Control;
+use crate::error::{Error, Kind, Result};
+use crate::store::driver::Driver;
+
+/// Servers close an idle connection after some minutes; one that has been idle longer than this is not trusted.
+const IDLE_MAX: Duration = Duration::from_mins(1);
+/// A transfer that was closed early is over by then, or its connection is given up.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// At most `most` connections, idle ones last used last.
+pub(super) struct Pool {
+    address: Address,
+    // Taken alone.
+    state: Mutex<State>,
+    // A connection, or room for one.
+    freed: Notify,
+}
+
+struct State {
+    idle: Vec<(Control, Instant)>,
+    /// In use, or on the way.
+    used: usize,
+    most: usize,
+}
+
+/// A connection in use; given up when dropped.
+pub(super) struct Lease {
+    seat: Seat,
+    control: Control,
+}
+
+/// One of `most`.
+struct Seat(Arc<Pool>);
+
+impl Pool {
+    pub fn new(address: Address, most: usize) -> Arc<Self> {
+        let state = Mutex::new(State { idle: Vec::new(), used: 0, most });
+        Arc::new(Self { address, state, freed: Notify::new() })
+    }
+
+    /// A connection for the caller alone, as soon as there is one.
+    pub async fn lease(self: &Arc<Self>) -> Result<Lease> {
+        loop {
+            let mut freed = std::pin::pin!(self.freed.notified());
+            freed.as_mut().enable();
+            let taken = {
+                let mut state = self.state.lock();
+                let old = state.idle.extract_if(.., |(_, since)| since.elapsed() > IDLE_MAX).collect::<Vec<_>>();
+                let idle = state.idle.pop();
+                let is_seated = idle.is_some() || state.used < state.most;
+                state.used += usize::from(is_seated);
+                is_seated.then_some((idle, old))
+            };
+            let Some((idle, _old)) = taken else {
+                freed.await;
+                continue;
+            };
+            let seat = Seat(Arc::clone(self));
+            if let Some((control, _)) = idle {
+                return Ok(Lease { seat, control });
+            }
+            match Control::open(&self.address).await {
+                Ok(control) => return Ok(Lease { seat, control }),
+                Err(error) if error.kind() == Kind::Busy && self.make_do(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The server takes no more connections: those that there are will do. Whether there are any.
+    fn make_do(&self, error: &Error) -> bool {
+        let mut state = self.state.lock();
+        // The one that was refused is among those in use.
+        let others = state.used - 1;
+        if others > 0 {
+            state.most = others;
+            log::info!("{error}; going on with {others} connections");
+        }
+        others > 0
+    }
+}
+
+impl Lease {
+    /// The connection is ready for the next command.
+    pub fn give_back(self) {
+        let Self { seat, control } = self;
+        seat.0.state.lock().idle.push((control, Instant::now()));
+        drop(seat);
+    }
+
+    /// The same after an error, unless it is one that says nothing of the connection.
+    pub fn give_back_after(self, error: &Error) {
+        // The server's own answers; after anything else it may be in the middle of one.
+        if matches!(error.kind(), Kind::Missing | Kind::Denied | Kind::Changed) {
+            self.give_back();
+        }
+    }
+
+    /// A transfer was closed early: it can be given back as soon as the server has seen that.
+    pub fn give_back_settled(mut self, driver: &Driver) {
+        driver.start(async move {
+            if let Ok(Ok(())) = tokio::time::timeout(SETTLE_TIMEOUT, self.control.settle()).await {
+                self.give_back();
+            }
+        });
+    }
+}
+
+impl std::ops::Deref for Lease {
+    type Target = Control;
+
+    fn deref(&self) -> &Control {
+        &self.control
+    }
+}
+
+impl std::ops::DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Control {
+        &mut self.control
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.state.lock().used -= 1;
+        self.0.freed.notify_one();
+    }
+}

@@ -1,0 +1,251 @@
+//! A folder on a server that is reached with `ssh`: the user's own, with their keys, agent, configuration and known
+//! hosts. We speak SFTP version 3 over its pipes.
+//! Never here: HTTP, retries, and passwords.
+
+pub mod address;
+mod body;
+mod pool;
+mod session;
+mod ssh;
+mod wire;
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use self::address::Address;
+use self::body::{Reading, SftpBody, stat};
+use self::pool::{Lease, Pool};
+use self::wire::{Attributes, FileKind, Name, Request};
+use super::driver::Driver;
+use super::{Begun, Body, End, List, Listed, ListedKind, Pages, Paging, Patience, Read, Stat, is_safe_name};
+use crate::error::{Error, Kind, Result};
+use crate::range::ByteRange;
+
+/// Pages of a listing under way at once; a page holds about a hundred names.
+const PAGES_AHEAD: usize = 8;
+
+/// A folder or a file, read over SFTP.
+pub struct Sftp {
+    driver: Arc<Driver>,
+    pool: Arc<Pool>,
+    address: Address,
+    described: String,
+    /// What the address turned out to be; asked once, when first needed, so that a drive can start without its server.
+    root: OnceLock<Root>,
+}
+
+/// What an address turned out to be.
+enum Root {
+    Folder,
+    /// One file, under the name its path ends in.
+    File(Box<str>),
+}
+
+impl Sftp {
+    /// The place at `address`, reached by `program` (`ssh` and what else it is to be told) over `connections` at most.
+    /// Asks nothing yet.
+    pub fn new(address: &Address, program: &[String], connections: usize) -> Result<Self> {
+        let driver = Arc::new(Driver::new()?);
+        let pool = Pool::new(&driver, program.to_owned(), address.clone(), connections.max(1));
+        let (address, described) = (address.clone(), address.to_string());
+        Ok(Self { driver, pool, address, described, root: OnceLock::new() })
+    }
+
+    /// Waits for an answer. If none comes, the connection is not waited for any longer, either.
+    fn wait<T>(&self, patience: &Patience, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let answer = self.driver.wait(patience, what, work);
+        if answer.as_ref().is_err_and(|error| error.kind() == Kind::TimedOut) {
+            self.pool.doubt(patience.stall);
+        }
+        answer
+    }
+
+    async fn lease(&self, path: &str) -> Result<Lease> {
+        self.pool.lease(&self.driver, path).await
+    }
+
+    fn root(&self, patience: &Patience) -> Result<&Root> {
+        if let Some(root) = self.root.get() {
+            return Ok(root);
+        }
+        let attributes = self.attributes(&self.address.path, &self.described, patience)?;
+        let root = match attributes.kind {
+            Some(FileKind::File) if is_safe_name(self.address.name()) => Root::File(self.address.name().into()),
+            _ => Root::Folder,
+        };
+        Ok(self.root.get_or_init(|| root))
+    }
+
+    /// The path of a key at the server, and how it is called in messages.
+    fn path(&self, key: &str, patience: &Patience) -> Result<(String, String)> {
+        let what = self.what(key);
+        if !key.is_empty() && !key.split('/').all(is_safe_name) {
+            return Err(Error::new(Kind::Invalid, format!("{what}: not a path")));
+        }
+        match self.root(patience)? {
+            Root::Folder => Ok((self.address.join(key), what)),
+            Root::File(name) if *key == **name => Ok((self.address.path.clone(), what)),
+            Root::File(_) => Err(Error::new(Kind::Missing, format!("{what}: not there"))),
+        }
+    }
+
+    fn what(&self, key: &str) -> String {
+        if key.is_empty() { self.described.clone() } else { format!("{}: {}", self.described, key.escape_debug()) }
+    }
+
+    /// Of what is at `path`, links followed.
+    fn attributes(&self, path: &str, what: &str, patience: &Patience) -> Result<Attributes> {
+        self.wait(patience, what, async {
+            self.lease(path).await?.ask(Request::Stat(path.as_bytes())).attributes(what).await
+        })
+    }
+}
+
+impl Read for Sftp {
+    fn stat(&self, key: &str, patience: &Patience) -> Result<Stat> {
+        let (path, what) = self.path(key, patience)?;
+        stat(&self.attributes(&path, &what, patience)?, &what)
+    }
+
+    fn begin(&self, key: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
+        // Where a file ends is found out first, and then there is nothing to gain.
+        let End::First(bytes) = end else { return Ok(None) };
+        let (path, what) = self.path(key, patience)?;
+        let begin = async {
+            let lease = self.lease(&path).await?;
+            // Not one that is open already: what is at this path now is asked for.
+            let handle = lease.open(&path, &what).await?;
+            let state = lease.ask(Request::StatHandle(handle.name()));
+            let reading = Reading::new(lease, handle, what.clone(), ByteRange::new(0, bytes));
+            Ok((stat(&state.attributes(&what).await?, &what)?, reading))
+        };
+        let (stat, mut reading) = self.wait(patience, &what, begin)?;
+        let range = ByteRange::new(0, bytes.min(stat.size_bytes));
+        if range.is_empty() {
+            return Ok(None);
+        }
+        reading.cut(range.end);
+        let body = self.body(reading, None, &stat, patience);
+        Ok(Some(Begun { stat, range, body, cancel: patience.cancel.clone() }))
+    }
+
+    fn warm(&self, every: Duration) {
+        self.pool.warm(&self.driver, every);
+    }
+
+    fn read(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
+        let (path, what) = self.path(key, patience)?;
+        let read = async {
+            let lease = self.lease(&path).await?;
+            if let Some(handle) = lease.kept(&path) {
+                let mut reading = Reading::new(lease, handle, what.clone(), range);
+                let first = reading.next(&expected.version).await;
+                // Opened before its name was given to another file: that one is asked for, below.
+                let is_other = first.as_ref().is_err_and(|error| error.kind() == Kind::Changed);
+                if !is_other {
+                    return Ok((first?, reading));
+                }
+            }
+            let lease = self.lease(&path).await?;
+            let handle = lease.open(&path, &what).await?;
+            let mut reading = Reading::new(lease, handle, what.clone(), range);
+            Ok((reading.next(&expected.version).await?, reading))
+        };
+        let (first, reading) = self.wait(patience, &what, read)?;
+        Ok(self.body(reading, first, expected, patience))
+    }
+}
+
+impl Sftp {
+    fn body(&self, reading: Reading, first: Option<Bytes>, expected: &Stat, patience: &Patience) -> Box<dyn Body> {
+        Box::new(SftpBody {
+            driver: Arc::clone(&self.driver),
+            pool: Arc::clone(&self.pool),
+            patience: patience.clone(),
+            reading,
+            expected: expected.version.clone(),
+            first,
+            failure: None,
+        })
+    }
+}
+
+impl List for Sftp {
+    fn list(&self, folder: &str, patience: &Patience, pages: &mut Pages<'_>) -> Result<()> {
+        let mut paging = Paging::new(pages);
+        if let (Root::File(name), "") = (self.root(patience)?, folder) {
+            let stat = self.stat(name, patience)?;
+            let kind = ListedKind::File { size_bytes: Some(stat.size_bytes) };
+            paging.add(Listed { name: name.clone(), kind, modified: stat.modified })?;
+            return paging.finish();
+        }
+        let (path, what) = self.path(folder, patience)?;
+        let mut skipped = 0;
+        let open = async {
+            let lease = self.lease(&path).await?;
+            let handle = lease.ask(Request::OpenFolder(path.as_bytes())).folder(&what).await?;
+            Ok((lease, handle))
+        };
+        let (lease, handle) = self.wait(patience, &what, open)?;
+        let mut answers = VecDeque::new();
+        loop {
+            while answers.len() < PAGES_AHEAD {
+                answers.push_back(lease.ask(Request::ReadFolder(handle.name())));
+            }
+            let Some(page) = answers.pop_front() else { break };
+            let Some(page) = self.wait(patience, &what, page.names(&what))? else { break };
+            for (name, attributes) in self.wait(patience, &what, follow(&lease, &path, page))? {
+                let Some(name) = str::from_utf8(&name).ok().filter(|name| is_safe_name(name)) else {
+                    skipped += 1;
+                    continue;
+                };
+                let Some(listed) = listed(name, attributes) else { continue };
+                paging.add(listed).map_err(|error| error.context(&what))?;
+            }
+        }
+        if skipped > 0 {
+            log::warn!("{what}: {skipped} names left out: not UTF-8, or unsafe");
+        }
+        paging.finish()
+    }
+}
+
+/// Names of a folder with what they stand for: links are followed, as by every file server. One that leads nowhere, and
+/// the folder's names for itself and the one above, are left out.
+async fn follow(lease: &Lease, folder: &str, names: Vec<Name>) -> Result<Vec<(Bytes, Attributes)>> {
+    let names = names.into_iter().filter(|name| !matches!(&*name.name, b"." | b".."));
+    let asked: Vec<_> = names
+        .map(|Name { name, attributes }| {
+            let is_told = !matches!(attributes.kind, None | Some(FileKind::Link));
+            let path = || [folder.as_bytes(), b"/", &name].concat();
+            let target = if is_told { None } else { Some(lease.ask(Request::Stat(&path()))) };
+            (name, attributes, target)
+        })
+        .collect();
+    let mut followed = Vec::with_capacity(asked.len());
+    for (name, attributes, target) in asked {
+        match target {
+            None => followed.push((name, attributes)),
+            Some(target) => match target.attributes(folder).await {
+                Ok(attributes) => followed.push((name, attributes)),
+                Err(error) if error.kind() == Kind::Unreachable => return Err(error),
+                Err(_) => {}
+            },
+        }
+    }
+    Ok(followed)
+}
+
+/// What is neither file nor folder (a pipe, a device) does not exist here.
+fn listed(name: &str, attributes: Attributes) -> Option<Listed> {
+    let kind = match attributes.kind {
+        Some(FileKind::Folder) => ListedKind::Folder,
+        None | Some(FileKind::File) => ListedKind::File { size_bytes: attributes.size_bytes },
+        Some(FileKind::Link | FileKind::Other) => return None,
+    };
+    Some(Listed { name: name.into(), kind, modified: attributes.modified })
+}
