@@ -8,18 +8,17 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use crate::cache::Cache;
-use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::control::{self, Control, Exporter};
 use crate::drive::Drive;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fetch::Fetcher;
 use crate::fuse::session::Session;
 use crate::fuse::signals::End;
 use crate::metrics::Metrics;
+use crate::origin::Origin;
 use crate::origin::breaker::Breaker;
 use crate::origin::source::Source;
-use crate::origin::{Listed, Origin, Patience};
 use crate::read::Reader;
 use crate::retry::Retry;
 use crate::sys;
@@ -31,6 +30,8 @@ pub struct Mounted {
     exporter: Option<Exporter>,
     session: Session,
     cache: Arc<Cache>,
+    drive: Arc<Drive>,
+    absence: Option<Error>,
     source: String,
 }
 
@@ -43,6 +44,16 @@ impl Mounted {
     /// Where figures are served, if they are.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.exporter.as_ref().map(Exporter::address)
+    }
+
+    /// Why the source could not be asked, if the drive began with what an earlier run knew of it.
+    pub fn absence(&self) -> Option<&Error> {
+        self.absence.as_ref()
+    }
+
+    /// For whoever wants everything asked for anew.
+    pub fn drive(&self) -> &Arc<Drive> {
+        &self.drive
     }
 
     /// Takes the drive off its mount point, if it is still there, and ends its threads. What was fetched is recorded.
@@ -65,12 +76,17 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
         Arc::new(Breaker::start(origin, config.fetch.chunk_timeout / 2, Arc::clone(&metrics))?);
     // One that is taken is told before anything is mounted.
     let metrics_listener = config.metrics_listen.map(Exporter::listen).transpose()?;
-    let top = list_top(&*origin, config.fetch.chunk_timeout)?;
-    // While the rest is put together.
-    origin.warm(Duration::ZERO);
+    let cache_was_there = config.cache.dir.exists();
     let cache = Arc::new(Cache::open(&config.cache, origin.describe(), Arc::clone(&metrics))?);
     let drive = Arc::new(drive(config, &origin, &cache, Arc::clone(&metrics))?);
-    drive.learn_top(top);
+    // A source nobody knows that can't be listed is a mistake in the command more often than a passing fault: say so
+    // before mounting, and leave nothing behind.
+    let absence = drive.begin().inspect_err(|_| {
+        if !cache_was_there {
+            cache.abandon();
+        }
+    })?;
+    origin.warm(Duration::ZERO);
     let ended = move || {
         // Full: the mount is ending already.
         let _ = ends.try_send(End::Unmounted);
@@ -78,7 +94,7 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     let session = Session::mount(&drive, &config.mountpoint, &config.fuse, ended)?;
     let mount = Arc::new(control::Mount {
         mountpoint: config.mountpoint.clone(),
-        drive,
+        drive: Arc::clone(&drive),
         cache: Arc::clone(&cache),
         metrics,
         since: Instant::now(),
@@ -88,7 +104,7 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
         .inspect_err(|error| log::warn!("{error}: `reelfs status` will not see this mount"))
         .ok();
     let exporter = metrics_listener.map(|listener| Exporter::start(listener, mount)).transpose()?;
-    Ok(Mounted { control, exporter, session, cache, source: origin.describe().to_owned() })
+    Ok(Mounted { control, exporter, session, cache, drive, absence, source: origin.describe().to_owned() })
 }
 
 /// Everything above the cache and below the kernel.
@@ -105,9 +121,4 @@ fn drive(config: &Config, origin: &Arc<dyn Origin>, cache: &Arc<Cache>, metrics:
     )?;
     let reader = Reader::start(Arc::clone(cache), fetcher, &config.read, fetch.chunk_timeout, metrics)?;
     Drive::start(Arc::clone(origin), Arc::clone(cache), reader, &config.drive, (fetch.chunk_timeout, retry))
-}
-
-/// A source that can't be listed is a mistake in the command more often than a passing fault: say so before mounting.
-fn list_top(origin: &dyn Origin, timeout: Duration) -> Result<Vec<Listed>> {
-    origin.list_whole("", &Patience { stall: timeout, cancel: Cancel::new() })
 }

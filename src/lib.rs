@@ -47,7 +47,7 @@
 //! | [`error`] [`range`] [`digest`] [`config`] [`metrics`] [`retry`] [`cancel`] [`sys`] | pure or tiny; used by all |
 //! | [`store`] | keyed bytes: on a disk; on the web, in buckets, over `WebDAV` (`OpenDAL`, in `store/remote`); over SFTP and FTP |
 //! | [`demo`] | a film and a far server to show it from; also the tests' origin, with any weather |
-//! | [`cache`] | the index, the bytes, trust, room |
+//! | [`cache`] | the index, the bytes, trust, room, the last known tree |
 //! | [`origin`] | list, stat, read: what the drive sees of a source |
 //! | [`fetch`] | flights, lanes, hedges, checks |
 //! | [`read`] | pending reads, patterns, pace, lookahead, fill |
@@ -67,12 +67,16 @@
 //! 5. **Every wait has an end**: `read::deadlines` for readers, `fetch::worker` for flights, `retry` for asking again,
 //!    `origin::breaker` for asking at all.
 //! 6. **The budget is hard**: room is made before bytes are written.
-//! 7. **Memory is bounded**: `fetch::memory` for flights, LRUs for trust, listings and stats; each limit has a name.
+//! 7. **Memory is bounded**: `fetch::memory` for flights, LRUs for trust, listings and stats; each limit has a name. Names
+//!    come in pages; a folder too large for memory is read from the index, and a walk through it makes the kernel forget.
+//! 8. **Unreachable is not deleted**: what folders held and files were is written down (`cache/tree.rs`), and shown when
+//!    nobody answers. It goes when the origin itself says so.
 //!
 //! # What is not here
 //!
-//! No async above `store` (`store/driver` is the border). No retries below `fetch` and `drive`. No time of day in a decision. No second copy of
-//! the truth: the index says what is on disk, and what is held in memory beside it can be thrown away at any time.
+//! No async above `store` (`store/driver` is the border). No retries below `fetch` and `drive`. No time of day in a
+//! decision, but for one: how old a listing of an earlier run is. No second copy of the truth: the index says what is on
+//! disk, and what is held in memory beside it can be thrown away at any time.
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("offsets are u64 and lengths usize: reelfs needs a 64-bit target");

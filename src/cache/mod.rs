@@ -4,14 +4,15 @@
 //!
 //! ```text
 //! CACHE/lock                   one process at a time; holds its pid
-//! CACHE/index.sqlite           entries and chunks (see `index`)
+//! CACHE/index.sqlite           entries and chunks (see `index`), and the last known tree (see `tree`)
 //! CACHE/entries/ab/ID.data     the bytes (see `data`)
 //! ```
 //!
 //! The way of a chunk: hashed by its fetcher → `keep` → *writer* thread (room, then bytes; from here on it is read
 //! from disk) → *recorder* thread (sync, then row; from here on it survives a crash).
 //!
-//! Locks, in the order they are taken: `pinning` → `open` or `drops` → the index's writer → `hot`. None is held while an origin is asked.
+//! Locks, in the order they are taken: `pinning` → `open`, `drops` or the tree's → the index's writer → `hot`. None is held
+//! while an origin is asked.
 
 mod backing;
 mod data;
@@ -22,6 +23,7 @@ mod keeper;
 mod pins;
 mod status;
 mod sweep;
+mod tree;
 mod unread;
 mod upkeep;
 
@@ -48,11 +50,13 @@ use data::{DataDir, DataFile, disk_cost};
 use hot::Hot;
 use index::{ChunkRow, EntryKey, EntryRow, Index, micros};
 use keeper::Job;
+use tree::Tree;
 use unread::Unread;
 
 pub use backing::Backing;
 pub use pins::Pinned;
 pub use status::{CacheStatus, EntryStatus, entries, status};
+pub use tree::{KeptListing, KnownListing, Spool};
 pub use upkeep::{BadChunk, Purge, Purged, Verified};
 
 /// Chunks waiting to be written; their bytes are counted by whoever fetched them.
@@ -69,6 +73,7 @@ pub struct Cache {
     shared: Arc<Shared>,
     jobs: Option<Sender<Job>>,
     writer: Option<JoinHandle<()>>,
+    tree: Tree,
 }
 
 /// What the cache's threads and callers share.
@@ -207,7 +212,15 @@ impl Cache {
         shared.sweep()?;
         let (jobs, inbox) = bounded(JOBS_MAX);
         let writer = keeper::start(Arc::clone(&shared), inbox)?;
-        Ok(Self { shared, jobs: Some(jobs), writer: Some(writer) })
+        let tree = Tree::start(&shared)?;
+        Ok(Self { shared, jobs: Some(jobs), writer: Some(writer), tree })
+    }
+
+    /// Removes the directory of a cache that was made a moment ago, and has nothing to keep.
+    pub fn abandon(&self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.shared.config.dir) {
+            log::debug!("cache: {} stays: {error}", self.shared.config.dir.display());
+        }
     }
 
     /// The entry of this version of `path`: the one there is, or a new one. Entries of other versions give way. Where
@@ -406,6 +419,7 @@ impl Cache {
             // An error means the writer has ended, and all is done.
             let _ = wait.recv();
         }
+        self.tree.flush();
     }
 
     fn jobs(&self) -> &Sender<Job> {

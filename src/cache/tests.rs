@@ -3,6 +3,7 @@
 //! Never here: origins and readers (see `read`'s own tests), SQL (see the index's).
 
 mod keeping;
+mod tree;
 
 use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};

@@ -52,7 +52,8 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     let reaper = Reaper::start(&mountpoint).inspect_err(|error| log::warn!("{error}"));
     let config = config(server.url(), mountpoint.clone(), scratch.0.join("cache"));
     let mounted = assemble::mount(&config, Arc::clone(&metrics), ends.clone())?;
-    signals::listen(ends)?;
+    // Nothing changes at this origin.
+    signals::listen(ends, || ())?;
     let shown = if args.once {
         tour::tour(&mountpoint, FILM_NAME, FILM, &metrics, &mut io::stdout())
     } else {

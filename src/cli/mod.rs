@@ -12,6 +12,7 @@ mod man;
 mod mount;
 mod mount_helper;
 mod options;
+mod refresh;
 mod settings;
 mod sources;
 mod status;
@@ -68,6 +69,7 @@ enum Command {
     Demo(demo::DemoArgs),
     Cache(cache::CacheArgs),
     Status(status::StatusArgs),
+    Refresh(refresh::RefreshArgs),
     Top(top::TopArgs),
     /// List what can be mounted, and how it is written.
     Sources,
@@ -148,6 +150,7 @@ fn dispatch(command: Command, talk: &Talk) -> Result<ExitCode> {
         Command::Demo(args) => demo::run(&args),
         Command::Cache(args) => return cache::run(args, talk.quiet, &mut io::stdout().lock()),
         Command::Status(args) => status::run(&args, &mut io::stdout().lock()),
+        Command::Refresh(args) => refresh::run(&args, &mut io::stdout().lock()),
         Command::Top(args) => top::run(&args),
         Command::Sources => sources::run(&mut io::stdout().lock()),
         Command::Completions(args) => completions::run(&args, Cli::command(), &mut io::stdout().lock()),

@@ -161,9 +161,16 @@ pub fn run(args: MountArgs, mut told: Told) -> Result<()> {
         .inspect_err(|error| log::warn!("{error}: after a crash, unmount with `fusermount3 -u {typed}`"));
     let mounted = assemble::mount(&config, Arc::new(Metrics::default()), ends.clone())?;
     // Only from here on: until the drive is there, Ctrl-C may simply kill us, and the reaper tidies up.
-    signals::listen(ends)?;
+    let drive = Arc::downgrade(mounted.drive());
+    signals::listen(ends, move || match drive.upgrade().map(|drive| drive.refresh("")) {
+        Some(Err(error)) => log::warn!("{error}"),
+        _ => log::info!("everything is asked for anew"),
+    })?;
     if let Some(address) = mounted.metrics_address() {
         log::info!("figures for Prometheus are at http://{address}/metrics");
+    }
+    if let Some(absence) = mounted.absence() {
+        log::warn!("{absence}; the drive shows what it knew, and goes on when the source is back");
     }
     let watchdog = told.tell(mounted.source(), &typed, &config.mountpoint)?;
     let end = ended.recv().map_err(|_| Error::new(Kind::Local, "the drive went away without a word"))?;

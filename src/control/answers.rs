@@ -18,6 +18,10 @@ pub(super) fn answer(mount: &Mount, request: &Request, tell: Tell) -> Result<Ans
     };
     match request {
         Request::Status => Ok(Answer::Status(Box::new(Snapshot::of(mount)))),
+        Request::Refresh { path } => {
+            mount.drive.refresh(path)?;
+            Ok(Answer::Done { message: format!("{}: what is there is asked for anew", shown(path)) })
+        }
         Request::Pin { path } => {
             let pinned = mount.drive.pin(path, &mut tell)?;
             Ok(done(path, "pinned", pinned))

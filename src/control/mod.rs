@@ -77,6 +77,11 @@ pub enum Request {
         /// Only what players open films with.
         head_tail: bool,
     },
+    /// What is at `path` and below it is asked for anew by whoever wants it next. Asks nothing itself.
+    Refresh {
+        /// Relative to the source; `""` is all of it.
+        path: String,
+    },
 }
 
 /// What a mount says.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::inodes::folder_of;
 use super::names::changed;
 use super::{Drive, Late, Node, NodeKind, OpenFile};
 use crate::cache::Backing;
@@ -210,11 +211,6 @@ impl Drive {
             _ => None,
         })
     }
-}
-
-/// The folder a path lies in.
-fn folder_of(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
 impl OpenFile {

@@ -5,17 +5,22 @@
 //! Invariant: an inode number means one version of one file for its whole life. A name whose file has changed gets a
 //! new number; so what the kernel keeps in its page cache under a number never mixes two versions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
+use super::listing::Listing;
 use crate::origin::{Listed, ListedKind, Stat};
 
 /// The drive's top folder, as FUSE demands.
 pub const ROOT: u64 = 1;
+
+/// Nodes the kernel may know before it is asked to forget files: about 400 bytes each. By itself it forgets only when
+/// the machine runs out of memory, and whoever walks through a million names makes it know them all.
+const NODES_MAX: usize = 200_000;
 
 /// A file or folder the kernel knows.
 pub struct Node {
@@ -56,6 +61,8 @@ struct State {
     nodes: HashMap<u64, (Arc<Node>, u64)>,
     // The number a path stands for now; older versions keep theirs until forgotten.
     current: HashMap<Arc<str>, u64>,
+    // Files, in the order they came to be known; forgotten ones are still among them for a while.
+    files: VecDeque<u64>,
 }
 
 impl Node {
@@ -84,6 +91,12 @@ impl Node {
         }
         known.stat = Some(stat.clone());
         true
+    }
+
+    /// Whether it can be what is listed so.
+    fn can_be(&self, listed: &Listed) -> bool {
+        let is_folder = listed.kind == ListedKind::Folder;
+        is_folder == (self.kind == NodeKind::Folder) && (is_folder || self.known.lock().agrees(Some(listed), None))
     }
 
     /// The last component of its path.
@@ -117,6 +130,16 @@ impl Known {
     }
 }
 
+/// The folder a path lies in.
+pub(super) fn folder_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+/// Whether `path` is `top` or lies below it; everything lies below `""`.
+pub(super) fn is_at_or_below(path: &str, top: &str) -> bool {
+    top.is_empty() || path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 fn size_of(listed: &Listed) -> Option<u64> {
     match listed.kind {
         ListedKind::Folder => None,
@@ -136,8 +159,11 @@ impl Inodes {
     pub fn new() -> Self {
         let root = Node { ino: ROOT, path: "".into(), kind: NodeKind::Folder, known: Mutex::default() };
         let path = Arc::clone(&root.path);
-        let state =
-            State { nodes: HashMap::from([(ROOT, (Arc::new(root), 1))]), current: HashMap::from([(path, ROOT)]) };
+        let state = State {
+            nodes: HashMap::from([(ROOT, (Arc::new(root), 1))]),
+            current: HashMap::from([(path, ROOT)]),
+            files: VecDeque::new(),
+        };
         Self { state: Mutex::new(state) }
     }
 
@@ -180,7 +206,55 @@ impl Inodes {
         let node = Arc::new(Node { ino, path: Arc::clone(&path), kind, known: Mutex::new(known) });
         state.nodes.insert(ino, (Arc::clone(&node), 1));
         state.current.insert(path, ino);
+        if kind == NodeKind::File {
+            state.files.push_back(ino);
+            if state.files.len() > 2 * state.nodes.len() + NODES_MAX {
+                let nodes = &state.nodes;
+                state.files.retain(|ino| nodes.contains_key(ino));
+            }
+        }
         node
+    }
+
+    /// The path of the file that has been known longest, where there are too many: the kernel is to forget its name.
+    /// Each is told once; what is open stays.
+    pub fn next_to_forget(&self) -> Option<Arc<str>> {
+        let mut state = self.state.lock();
+        while state.nodes.len() > NODES_MAX {
+            let oldest = state.files.pop_front()?;
+            if let Some((node, _)) = state.nodes.get(&oldest) {
+                return Some(Arc::clone(&node.path));
+            }
+        }
+        None
+    }
+
+    /// The number the kernel knows a path under.
+    pub fn number(&self, path: &str) -> Option<u64> {
+        self.state.lock().current.get(path).copied()
+    }
+
+    /// What the kernel knows at a path and below it.
+    pub fn at_or_below(&self, path: &str) -> Vec<(Arc<str>, u64, NodeKind)> {
+        let state = self.state.lock();
+        let all = state.current.iter().filter(|(known, _)| is_at_or_below(known, path));
+        all.filter_map(|(known, ino)| state.nodes.get(ino).map(|(node, _)| (Arc::clone(known), *ino, node.kind)))
+            .collect()
+    }
+
+    /// Names directly in `folder` that the kernel knows otherwise than `listing` tells them.
+    pub fn changed_in(&self, folder: &str, listing: &Listing) -> Vec<Box<str>> {
+        let known: Vec<_> = {
+            let state = self.state.lock();
+            let here = state.current.iter().filter(|(path, ino)| **ino != ROOT && folder_of(path) == folder);
+            here.filter_map(|(_, ino)| state.nodes.get(ino).map(|(node, _)| Arc::clone(node))).collect()
+        };
+        let is_another = |node: &Arc<Node>| match listing.find(node.name()) {
+            Ok(Some(listed)) => !node.can_be(&listed),
+            Ok(None) => true,
+            Err(_) => false,
+        };
+        known.iter().filter(|node| is_another(node)).map(|node| node.name().into()).collect()
     }
 
     /// The file behind this node is another version by now: the next lookup of its name gets a new number.
@@ -268,6 +342,27 @@ mod tests {
         assert!(new.bind(&stat(5, "y")));
         inodes.supersede(&old);
         assert_eq!(inodes.current_number("a.mkv"), new.ino, "only the current one can be superseded");
+    }
+
+    #[test]
+    fn where_too_many_are_known_the_oldest_are_to_be_forgotten() {
+        let inodes = Inodes::new();
+        let look_up = |at: usize| inodes.look_up(&format!("{at}.mkv"), &file(Some(5), 1), None).ino;
+        let first: Vec<_> = (0..NODES_MAX - 1).map(look_up).collect();
+        assert_eq!(inodes.next_to_forget(), None);
+        look_up(NODES_MAX);
+        inodes.forget(first[0], 1);
+        assert_eq!(inodes.next_to_forget(), None, "forgotten by itself meanwhile");
+        look_up(NODES_MAX + 1);
+        assert_eq!(inodes.next_to_forget().as_deref(), Some("1.mkv"));
+        assert_eq!(inodes.next_to_forget().as_deref(), Some("2.mkv"), "the kernel has not forgotten the first yet");
+    }
+
+    #[test]
+    fn paths_lie_in_and_below_folders() {
+        assert!(is_at_or_below("a/b.mkv", "a") && is_at_or_below("a", "a") && is_at_or_below("a", ""));
+        assert!(!is_at_or_below("ab/b.mkv", "a") && !is_at_or_below("a", "a/b"));
+        assert_eq!((folder_of("a/b/c"), folder_of("c")), ("a/b", ""));
     }
 
     #[test]

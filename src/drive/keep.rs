@@ -161,13 +161,14 @@ impl Drive {
             ListedKind::File { size_bytes } => files.push((path.to_owned(), size_bytes)),
         }
         while let Some(folder) = folders.pop() {
-            for listed in self.listing_now(&folder)?.iter() {
+            self.listing_now(&folder)?.visit_from(0, |_, listed| {
                 let path = join(&folder, &listed.name);
                 match listed.kind {
                     ListedKind::Folder => folders.push(path),
                     ListedKind::File { size_bytes } => files.push((path, size_bytes)),
                 }
-            }
+                files.len() + folders.len() > NAMES_MAX
+            })?;
             if files.len() + folders.len() > NAMES_MAX {
                 let message = format!("{}: more than {NAMES_MAX} files: take less at a time", shown(path));
                 return Err(Error::new(Kind::Full, message));
@@ -183,7 +184,7 @@ impl Drive {
             return Ok(ListedKind::Folder);
         };
         let listing = self.listing_now(folder)?;
-        let found = listing.iter().find(|listed| *listed.name == *name).map(|listed| listed.kind);
+        let found = listing.find(name)?.map(|listed| listed.kind);
         found.ok_or_else(|| Error::new(Kind::Missing, format!("{path}: no such file or folder")))
     }
 

@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use lru::LruCache;
 use parking_lot::Mutex;
 
+use super::inodes::is_at_or_below;
 use super::jobs::Jobs;
 use crate::error::{Error, Kind, Result};
 
@@ -27,16 +28,42 @@ const GRACED_MAX: usize = 4_096;
 
 /// Takes the answer.
 pub(super) type Then<V> = Box<dyn FnOnce(Result<V>) + Send>;
-type Load<V> = dyn Fn(&str) -> Result<V> + Send + Sync;
 /// Another way to the same answer, for one question.
 pub(super) type LoadOnce<V> = Box<dyn FnOnce(&str) -> Result<V> + Send>;
+
+/// Where answers come from, and who else is told of them. Called on a thread for names, without a lock held.
+pub(super) trait Source<V>: Send + Sync + 'static {
+    /// Asks the origin.
+    fn ask(&self, path: &str) -> Result<V>;
+
+    /// What is known of a path that nothing is held of in memory, and how long it is fresh still.
+    fn recall(&self, _path: &str) -> Option<(V, Duration)> {
+        None
+    }
+
+    /// The origin has answered; `old` is what was known before.
+    fn learned(&self, _path: &str, _old: Option<&V>, _new: &V) {}
+
+    /// The origin says that there is nothing.
+    fn gone(&self, _path: &str) {}
+}
+
+/// An answer on its way in.
+struct Told<V> {
+    value: V,
+    fresh_for: Duration,
+    /// From the origin just now; else it was remembered.
+    is_new: bool,
+    /// What was known before, if it was not held in memory.
+    old: Option<V>,
+}
 
 /// Answers by path.
 pub(super) struct Memo<V> {
     ttl: Duration,
     // A question that waited longer for a thread is not asked any more.
     queue_wait_max: Duration,
-    load: Box<Load<V>>,
+    source: Box<dyn Source<V>>,
     // What an answer weighs, and how much all may weigh before the least recently used go.
     weigh: fn(&V) -> usize,
     weight_max: usize,
@@ -61,19 +88,19 @@ struct Answer<V> {
 }
 
 impl<V: Clone + Send + 'static> Memo<V> {
-    /// Answers of `load` count as fresh for `ttl`; all together weigh at most `weight_max` (but one is always kept).
+    /// Answers of `source` count as fresh for `ttl`; all together weigh at most `weight_max` (but one is always kept).
     pub(super) fn new(
         (ttl, queue_wait_max): (Duration, Duration),
         (weigh, weight_max): (fn(&V) -> usize, usize),
         jobs: &Arc<Jobs>,
-        load: impl Fn(&str) -> Result<V> + Send + Sync + 'static,
+        source: impl Source<V>,
     ) -> Result<Arc<Self>> {
         let (graced, to_grace) = bounded(GRACED_MAX);
         let state = Mutex::new(State { answers: LruCache::unbounded(), weight: 0 });
         let memo = Arc::new(Self {
             ttl,
             queue_wait_max,
-            load: Box::new(load),
+            source: Box::new(source),
             weigh,
             weight_max,
             jobs: Arc::clone(jobs),
@@ -145,8 +172,19 @@ impl<V: Clone + Send + 'static> Memo<V> {
         }
     }
 
-    /// Takes in an answer that somebody else asked for.
-    pub(super) fn learn(&self, path: &str, value: V) {
+    /// Asks for `path` on this very thread with `load`, before there is anybody else. What kept the origin from answering,
+    /// if what is known from earlier has to do.
+    pub(super) fn begin(&self, path: &str, load: LoadOnce<V>) -> Result<Option<Error>> {
+        match self.load(path, false, Some(load)) {
+            (Ok(told), failure) => {
+                self.learn(path, told);
+                Ok(failure)
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    fn learn(&self, path: &str, told: Told<V>) {
         let path: Arc<str> = path.into();
         {
             let mut state = self.state.lock();
@@ -154,7 +192,15 @@ impl<V: Clone + Send + 'static> Memo<V> {
                 state.answers.push(Arc::clone(&path), Answer::unknown());
             }
         }
-        self.answered(&path, Ok(value));
+        self.answered(&path, Ok(told));
+    }
+
+    /// All at `top` and below it is asked for anew by the next `get`.
+    pub(super) fn expire_below(&self, top: &str) {
+        for (_, answer) in self.state.lock().answers.iter_mut().filter(|(path, _)| is_at_or_below(path, top)) {
+            answer.fresh_until = None;
+            answer.is_doubted = true;
+        }
     }
 
     /// The next `get` asks the origin. What is known stays, for when the origin is away.
@@ -176,49 +222,78 @@ impl<V: Clone + Send + 'static> Memo<V> {
         if std::mem::replace(&mut answer.is_asked, true) {
             return;
         }
+        let is_known = answer.value.is_some() || answer.is_doubted;
         drop(state);
         let (memo, asked) = (Arc::clone(self), Arc::clone(path));
         let queued_at = Instant::now();
         let job = move || {
             // Behind too many questions to an origin that hangs: whoever waits has waited long enough.
-            let loaded = if queued_at.elapsed() > memo.queue_wait_max {
-                Err(Error::new(Kind::TimedOut, format!("{asked}: the origin did not answer in time")))
+            let load = if queued_at.elapsed() > memo.queue_wait_max {
+                Some(Box::new(|path: &str| Err(late(path))) as LoadOnce<V>)
             } else {
-                let load = || load.map_or_else(|| (memo.load)(&asked), |load| load(&asked));
-                panic::catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| {
-                    Err(Error::new(Kind::Local, format!("{asked}: a question failed inside reelfs")))
-                })
+                load
             };
-            memo.answered(&asked, loaded);
+            let told = panic::catch_unwind(AssertUnwindSafe(|| memo.load(&asked, is_known, load).0));
+            memo.answered(
+                &asked,
+                told.unwrap_or_else(|_| {
+                    Err(Error::new(Kind::Local, format!("{asked}: a question failed inside reelfs")))
+                }),
+            );
         };
         if let Err(error) = self.jobs.run(job) {
             self.answered(path, Err(error));
         }
     }
 
-    fn answered(&self, path: &Arc<str>, loaded: Result<V>) {
+    /// The answer from wherever it can be had: from disk if nothing is held in memory and that is fresh, else from the
+    /// origin, else from disk after all. And what kept the origin from answering.
+    fn load(&self, path: &str, is_known: bool, load: Option<LoadOnce<V>>) -> (Result<Told<V>>, Option<Error>) {
+        let recalled = if is_known { None } else { self.source.recall(path) };
+        if let Some((value, fresh_for)) = recalled.clone().filter(|(_, fresh_for)| !fresh_for.is_zero()) {
+            return (Ok(Told { value, fresh_for, is_new: false, old: None }), None);
+        }
+        match (load.map_or_else(|| self.source.ask(path), |load| load(path)), recalled) {
+            (Ok(value), recalled) => {
+                let old = recalled.map(|(value, _)| value);
+                (Ok(Told { value, fresh_for: self.ttl, is_new: true, old }), None)
+            }
+            (Err(error), Some((value, _))) if leaves_known(&error) => {
+                log::info!("{path}: {error}; going on with what an earlier run knew");
+                (Ok(Told { value, fresh_for: FAILED_FOR, is_new: false, old: None }), Some(error))
+            }
+            (Err(error), _) => (Err(error), None),
+        }
+    }
+
+    fn answered(&self, path: &Arc<str>, told: Result<Told<V>>) {
         let mut state = self.state.lock();
         let Some(answer) = state.answers.peek_mut(path) else { return };
         answer.is_asked = false;
         let askers = std::mem::take(&mut answer.askers);
-        let reply = match (loaded, &answer.value) {
-            (Ok(value), old) => {
-                let (gained, lost) = ((self.weigh)(&value), old.as_ref().map_or(0, self.weigh));
-                answer.value = Some(value.clone());
-                answer.fresh_until = Some(Instant::now() + self.ttl);
+        let mut learned = None;
+        let mut is_gone = false;
+        let reply = match (told, &answer.value) {
+            (Ok(told), held) => {
+                let (gained, lost) = ((self.weigh)(&told.value), held.as_ref().map_or(0, self.weigh));
+                let old = held.clone().or(told.old);
+                answer.value = Some(told.value.clone());
+                answer.fresh_until = Some(Instant::now() + told.fresh_for);
                 answer.is_doubted = false;
                 state.weight = state.weight + gained - lost;
                 self.shrink(&mut state);
-                Ok(value)
+                learned = told.is_new.then(|| (old, told.value.clone()));
+                Ok(told.value)
             }
             // Away is not gone: what was known stays true until the origin itself says otherwise.
-            (Err(error), Some(old)) if error.may_pass() || error.kind() == Kind::Full => {
+            (Err(error), Some(old)) if leaves_known(&error) => {
                 log::info!("{path}: {error}; going on with what is known");
                 let old = old.clone();
                 answer.fresh_until = Some(Instant::now() + FAILED_FOR);
                 Ok(old)
             }
             (Err(error), _) => {
+                is_gone = error.kind() == Kind::Missing;
                 if let Some(gone) = state.answers.pop(path) {
                     state.weight -= gone.value.as_ref().map_or(0, self.weigh);
                 }
@@ -228,6 +303,12 @@ impl<V: Clone + Send + 'static> Memo<V> {
         drop(state);
         for then in askers {
             then(reply.clone());
+        }
+        if let Some((old, new)) = learned {
+            self.source.learned(path, old.as_ref(), &new);
+        }
+        if is_gone {
+            self.source.gone(path);
         }
     }
 
@@ -256,6 +337,15 @@ impl<V> Answer<V> {
     }
 }
 
+/// Whether an error says nothing of what is there: the origin is away, or what answers in its place is not it.
+fn leaves_known(error: &Error) -> bool {
+    !matches!(error.kind(), Kind::Missing | Kind::Denied | Kind::Changed | Kind::Invalid)
+}
+
+fn late(path: &str) -> Error {
+    Error::new(Kind::TimedOut, format!("{path}: the origin did not answer in time"))
+}
+
 /// Gives those who have waited long enough the old answer, in the order they came.
 fn end_grace<V: Clone + Send + 'static>(memo: &Weak<Memo<V>>, inbox: &Receiver<(Instant, Arc<str>)>) {
     for (deadline, path) in inbox {
@@ -280,6 +370,25 @@ mod tests {
 
     const LONG: Duration = Duration::from_mins(10);
 
+    struct Counting {
+        tokens: Receiver<Result<()>>,
+        count: AtomicUsize,
+        recalled: Option<(usize, Duration)>,
+    }
+
+    impl Source<usize> for Counting {
+        fn ask(&self, _: &str) -> Result<usize> {
+            match self.tokens.recv() {
+                Ok(Err(error)) => Err(error),
+                _ => Ok(self.count.fetch_add(1, Ordering::Relaxed)),
+            }
+        }
+
+        fn recall(&self, _: &str) -> Option<(usize, Duration)> {
+            self.recalled
+        }
+    }
+
     fn ask(memo: &Arc<Memo<usize>>, path: &str) -> Receiver<Result<usize>> {
         let (answer, answers) = bounded(1);
         memo.get(path, Box::new(move |result| drop(answer.send(result))));
@@ -288,14 +397,16 @@ mod tests {
 
     /// A memo whose answers count up, and whose origin answers one question for each token.
     fn counting(ttl: Duration) -> (Arc<Memo<usize>>, Sender<Result<()>>) {
+        remembering(ttl, None)
+    }
+
+    /// The same, with an answer on disk.
+    fn remembering(ttl: Duration, recalled: Option<(usize, Duration)>) -> (Arc<Memo<usize>>, Sender<Result<()>>) {
         let jobs = Arc::new(Jobs::start("test", 4).unwrap());
         let (token, tokens) = bounded::<Result<()>>(100);
         let count = AtomicUsize::new(0);
-        let load = move |_: &str| match tokens.recv() {
-            Ok(Err(error)) => Err(error),
-            _ => Ok(count.fetch_add(1, Ordering::Relaxed)),
-        };
-        (Memo::new((ttl, LONG), (|_| 1, 3), &jobs, load).unwrap(), token)
+        let source = Counting { tokens, count, recalled };
+        (Memo::new((ttl, LONG), (|_| 1, 3), &jobs, source).unwrap(), token)
     }
 
     #[test]
@@ -326,6 +437,46 @@ mod tests {
         token.send(Err(Error::new(Kind::Unreachable, "away"))).unwrap();
         assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap(), 0);
         assert_eq!(memo.known("a"), Some(0));
+    }
+
+    #[test]
+    fn what_an_earlier_run_knew_counts_while_it_is_fresh_or_nobody_answers() {
+        let (memo, _token) = remembering(LONG, Some((77, LONG)));
+        assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap(), 77, "the origin was not asked");
+
+        let (memo, token) = remembering(LONG, Some((77, Duration::ZERO)));
+        token.send(Ok(())).unwrap();
+        assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap(), 0);
+        token.send(Err(Error::new(Kind::Unreachable, "away"))).unwrap();
+        assert_eq!(ask(&memo, "b").recv_timeout(LONG).unwrap().unwrap(), 77);
+        token.send(Err(Error::new(Kind::Missing, "gone"))).unwrap();
+        assert_eq!(ask(&memo, "c").recv_timeout(LONG).unwrap().unwrap_err().kind(), Kind::Missing);
+        token.send(Err(Error::new(Kind::Denied, "no"))).unwrap();
+        assert_eq!(ask(&memo, "d").recv_timeout(LONG).unwrap().unwrap_err().kind(), Kind::Denied);
+    }
+
+    #[test]
+    fn what_is_asked_for_anew_is_not_taken_from_an_earlier_run() {
+        let (memo, token) = remembering(LONG, Some((77, LONG)));
+        for path in ["a", "a/b", "ab"] {
+            assert_eq!(ask(&memo, path).recv_timeout(LONG).unwrap().unwrap(), 77);
+        }
+        memo.expire_below("a");
+        token.send(Ok(())).unwrap();
+        assert_eq!(ask(&memo, "a/b").recv_timeout(LONG).unwrap().unwrap(), 0);
+        assert_eq!(ask(&memo, "ab").recv_timeout(LONG).unwrap().unwrap(), 77);
+    }
+
+    #[test]
+    fn a_start_tells_what_kept_the_origin_from_answering() {
+        let away = || -> LoadOnce<usize> { Box::new(|_| Err(Error::new(Kind::Unreachable, "away"))) };
+        let (memo, _token) = remembering(LONG, Some((77, Duration::ZERO)));
+        assert_eq!(memo.begin("", away()).unwrap().unwrap().kind(), Kind::Unreachable);
+        assert_eq!(memo.known(""), Some(77));
+        let (memo, _token) = counting(LONG);
+        assert_eq!(memo.begin("", away()).unwrap_err().kind(), Kind::Unreachable);
+        assert!(memo.begin("", Box::new(|_| Ok(0))).unwrap().is_none());
+        assert_eq!(memo.fresh(""), Some(0));
     }
 
     #[test]

@@ -8,21 +8,25 @@ mod handles;
 mod inodes;
 mod jobs;
 mod keep;
+mod known;
+mod listing;
 mod memo;
 mod names;
 mod next;
+mod stale;
 mod status;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 
 use crate::cache::Cache;
 use crate::cancel::Cancel;
 use crate::config::DriveConfig;
 use crate::error::{Error, Kind, Result};
-use crate::origin::{Listed, ListedKind, Origin, Patience, Stat};
+use crate::origin::{Origin, Patience, Stat};
 use crate::range::ByteRange;
 use crate::read::{Handle, Reader};
 use crate::retry::{self, Retry};
@@ -30,12 +34,16 @@ use crate::retry::{self, Retry};
 use handles::Handles;
 use inodes::Inodes;
 use jobs::Jobs;
+use known::{Files, Folders};
+use listing::Listing;
 use memo::Memo;
+use stale::Kernel;
 
 pub use files::Opened;
 pub use inodes::{Node, NodeKind, ROOT};
 pub use keep::{Extent, Warmed, Warming};
-pub use names::DirEntry;
+pub use names::{DirEntry, Found};
+pub use stale::Stale;
 
 /// Questions about names asked at once: a folder's worth of sizes in a few round trips.
 const NAMES_THREADS: usize = 16;
@@ -45,13 +53,10 @@ const OPEN_THREADS: usize = 2;
 const GIVE_THREADS: usize = 2;
 /// Next episodes prepared at once: they are in no hurry.
 const NEXT_THREADS: usize = 1;
-/// Names kept of all folders together, in listings: about 100 bytes each.
-const LISTED_NAMES_MAX: usize = 400_000;
+/// Names held in memory of all folders together, in listings: about 100 bytes each.
+const LISTED_NAMES_MAX: usize = 200_000;
 /// Stats kept: about 300 bytes each.
 const STATS_MAX: usize = 65_536;
-
-/// A folder's names, sorted.
-pub(crate) type Listing = Arc<Vec<Listed>>;
 
 /// The drive.
 pub struct Drive {
@@ -59,7 +64,9 @@ pub struct Drive {
     reader: Reader,
     files: Handles<OpenFile>,
     folders: Handles<OpenFolder>,
-    inodes: Inodes,
+    inodes: Arc<Inodes>,
+    // What the kernel remembers and must not any longer.
+    kernel: Arc<Kernel>,
     listings: Arc<Memo<Listing>>,
     stats: Arc<Memo<Stat>>,
     // Passes first bytes on to the kernel, which may have a reader wait for them.
@@ -147,22 +154,19 @@ impl Drive {
         let nexts = Jobs::start("next", NEXT_THREADS)?;
         let cancel = Cancel::new();
         let ask = Ask { origin: Arc::clone(&origin), cancel: cancel.clone(), timeout, retry };
-        let listings = {
-            let ask = ask.clone();
-            let weigh: fn(&Listing) -> usize = |listing| listing.len() + 1;
-            Memo::new((config.dir_ttl, timeout), (weigh, LISTED_NAMES_MAX), &jobs, move |path| {
-                ask.of(|origin, patience| origin.list_whole(path, patience)).map(Arc::new)
-            })?
-        };
-        let stats_ask = ask.clone();
-        let stats = Memo::new((config.dir_ttl, timeout), (|_| 1, STATS_MAX), &jobs, move |path| {
-            stats_ask.of(|origin, patience| origin.stat(path, patience))
-        })?;
+        let inodes = Arc::new(Inodes::new());
+        let kernel = Arc::new(Kernel::new(&inodes));
+        let ttl = config.dir_ttl;
+        let folders = Folders { ask: ask.clone(), cache: Arc::clone(&cache), kernel: Arc::clone(&kernel), ttl };
+        let listings = Memo::new((ttl, timeout), (Listing::weight, LISTED_NAMES_MAX), &jobs, folders)?;
+        let known = Files { ask: ask.clone(), cache: Arc::clone(&cache), kernel: Arc::clone(&kernel) };
+        let stats = Memo::new((ttl, timeout), (|_| 1, STATS_MAX), &jobs, known)?;
         Ok(Self {
             reader,
             files: Handles::new(),
             folders: Handles::new(),
-            inodes: Inodes::new(),
+            inodes,
+            kernel,
             listings,
             stats,
             gives,
@@ -179,9 +183,31 @@ impl Drive {
         })
     }
 
-    /// Takes in the listing of the top folder as it was just asked for: `df` and the first `ls` know it already.
-    pub fn learn_top(&self, listed: Vec<Listed>) {
-        self.listings.learn("", Arc::new(listed));
+    /// Finds out whether the source is there, before anybody else asks: `df` and the first `ls` know the top folder
+    /// already. What kept the origin from answering, if the drive has to start with what an earlier run knew of it; an
+    /// error if nothing is known, or the origin itself says that there is nothing.
+    pub fn begin(&self) -> Result<Option<Error>> {
+        let (ask, cache) = (self.ask.clone(), Arc::clone(&self.cache));
+        // Once, and with all the time there is: a large folder's page may take a while to begin.
+        let patience = Patience { stall: ask.timeout, cancel: Cancel::new() };
+        self.listings.begin("", Box::new(move |top| Listing::gather(&*ask.origin, top, &patience, &cache)))
+    }
+
+    /// Everything at `path` (relative to the source; `""`: all) and below it is asked for anew by whoever wants it next.
+    pub fn refresh(&self, path: &str) -> Result<()> {
+        let path = path.trim_matches('/');
+        self.listings.expire_below(path);
+        self.stats.expire_below(path);
+        // What is there by this name, its folder tells.
+        self.listings.expire(inodes::folder_of(path));
+        let expired = self.cache.expire_listings(path);
+        self.kernel.refresh(path);
+        expired
+    }
+
+    /// What the kernel is to be told, by a thread that does nothing else.
+    pub fn stale(&self) -> Receiver<Stale> {
+        self.kernel.stale()
     }
 
     /// The drive is off its mount point: nothing is asked or fetched any longer that no reader waits for.
@@ -206,15 +232,9 @@ impl Drive {
 
     /// Space for `df`. Never asks the origin.
     pub fn capacity(&self) -> Capacity {
-        let top = self.listings.known("").unwrap_or_default();
-        let size = |listed: &Listed| match listed.kind {
-            ListedKind::File { size_bytes } => size_bytes.unwrap_or(0),
-            ListedKind::Folder => 0,
-        };
-        Capacity {
-            size_bytes: top.iter().map(size).fold(0, u64::saturating_add).max(self.cache.used_bytes()),
-            names: top.len() as u64,
-        }
+        let top = self.listings.known("");
+        let size_bytes = top.as_ref().map_or(0, Listing::size_bytes);
+        Capacity { size_bytes: size_bytes.max(self.cache.used_bytes()), names: top.as_ref().map_or(0, Listing::len) }
     }
 
     fn node(&self, ino: u64) -> Result<Arc<Node>> {

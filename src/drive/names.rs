@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::inodes::ROOT;
-use super::{Attributes, Drive, Listing, NodeKind, OpenFolder};
+use super::listing::{Listing, position};
+use super::{Attributes, Drive, Node, NodeKind, OpenFolder};
 use crate::error::{Error, Kind, Result};
-use crate::origin::{Listed, ListedKind};
+use crate::origin::{Listed, ListedKind, Stat};
 
 /// Sizes asked for ahead of somebody who walks through a folder: as many as the threads for names take at once, four
 /// times over.
@@ -18,6 +19,9 @@ const STAT_GAP_MAX: usize = 16;
 /// Connections are made ready for whoever looks names up, but not more often than this; the shortest time for which common
 /// servers keep an idle one (Apache) is 5 s.
 const WARM_EVERY: Duration = Duration::from_secs(4);
+
+/// Offsets into a folder begin with the two dots.
+const DOTS: u64 = 2;
 
 /// A name in an open folder.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +34,15 @@ pub struct DirEntry<'a> {
     pub ino: u64,
     /// Where the next `readdir` goes on after it.
     pub next_offset: u64,
+}
+
+/// What became of looking a name up.
+#[derive(Clone, Copy, Debug)]
+pub enum Found {
+    /// It is there; one lookup was counted.
+    Name(Attributes),
+    /// The folder's listing does not hold it. That may be remembered so long.
+    Nothing(Duration),
 }
 
 /// A walk through a folder whose sizes have to be asked for one by one.
@@ -56,7 +69,7 @@ impl StatRun {
 
 impl Drive {
     /// Finds `name` in the folder `parent` and counts one lookup of it.
-    pub fn lookup(self: &Arc<Self>, parent: u64, name: &str, reply: impl FnOnce(Result<Attributes>) + Send + 'static) {
+    pub fn lookup(self: &Arc<Self>, parent: u64, name: &str, reply: impl FnOnce(Result<Found>) + Send + 'static) {
         let folder = match self.node(parent) {
             Ok(folder) => folder,
             Err(error) => return reply(Err(error)),
@@ -66,7 +79,7 @@ impl Drive {
         self.listings.get(
             &path,
             Box::new(move |listing| match listing {
-                Ok(listing) => drive.lookup_in(&folder.path, &listing, &name, reply),
+                Ok(listing) => drive.lookup_in(&folder, &listing, &name, reply),
                 Err(error) => reply(Err(error)),
             }),
         );
@@ -74,35 +87,63 @@ impl Drive {
 
     fn lookup_in(
         self: Arc<Self>,
-        folder: &Arc<str>,
+        folder: &Node,
         listing: &Listing,
         name: &str,
-        reply: impl FnOnce(Result<Attributes>) + Send + 'static,
+        reply: impl FnOnce(Result<Found>) + Send + 'static,
     ) {
-        let Ok(at) = listing.binary_search_by(|listed| (*listed.name).cmp(name)) else {
-            return reply(Err(Error::new(Kind::Missing, format!("{}: no such name", join(folder, name)))));
+        let listed = match listing.find(name) {
+            Ok(Some(listed)) => listed,
+            Ok(None) => return reply(Ok(Found::Nothing(self.remember_absent(folder.ino, listing, name)))),
+            Err(error) => return reply(Err(error)),
         };
-        let listed = &listing[at];
-        let path = join(folder, name);
+        let path = join(&folder.path, name);
         if matches!(listed.kind, ListedKind::File { .. }) {
             // Whoever looks a film up may open it next.
             self.origin.warm(WARM_EVERY);
         }
         if listed.kind != (ListedKind::File { size_bytes: None }) {
             let stat = self.stats.fresh(&path);
-            let node = self.inodes.look_up(&path, listed, stat.as_ref());
-            return reply(Ok(self.attributes(&node)));
+            return reply(Ok(Found::Name(self.known_to_kernel(&path, &listed, stat.as_ref()))));
         }
-        let ahead = self.stat_run.lock().observe(folder, at);
-        let next = listing[at + 1..].iter().filter(|next| next.kind == ListedKind::File { size_bytes: None });
-        next.take(ahead).for_each(|next| self.stats.prefetch(&join(folder, &next.name)));
-        let (drive, listed) = (Arc::clone(&self), listed.clone());
+        self.prefetch_stats(&folder.path, listing, name);
+        let drive = Arc::clone(&self);
         self.stats.get(
             &path.clone(),
             Box::new(move |stat| {
-                reply(stat.map(|stat| drive.attributes(&drive.inodes.look_up(&path, &listed, Some(&stat)))));
+                reply(stat.map(|stat| Found::Name(drive.known_to_kernel(&path, &listed, Some(&stat)))));
             }),
         );
+    }
+
+    /// How long the kernel may remember that a name is not there: players ask for side files of each film again and
+    /// again. Of a large folder it is asked each time, as nobody could tell it all that has come to be there.
+    fn remember_absent(&self, folder: u64, listing: &Listing, name: &str) -> Duration {
+        match listing {
+            Listing::Small(_) if !self.ttl().is_zero() => {
+                self.kernel.remembers_absent(folder, name);
+                self.ttl()
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Has the sizes behind `name` asked for, if somebody walks through the folder. A large one is not walked ahead.
+    fn prefetch_stats(&self, folder: &Arc<str>, listing: &Listing, name: &str) {
+        let Listing::Small(names) = listing else { return };
+        let Some(at) = position(names, name) else { return };
+        let ahead = self.stat_run.lock().observe(folder, at);
+        let next = names[at + 1..].iter().filter(|next| next.kind == ListedKind::File { size_bytes: None });
+        next.take(ahead).for_each(|next| self.stats.prefetch(&join(folder, &next.name)));
+    }
+
+    /// The attributes of a name with one lookup of it counted. Where the kernel knows too many, it is to forget one.
+    fn known_to_kernel(&self, path: &str, listed: &Listed, stat: Option<&Stat>) -> Attributes {
+        let node = self.inodes.look_up(path, listed, stat);
+        if let Some(path) = self.inodes.next_to_forget() {
+            self.kernel.name_changed(&path);
+        }
+        self.attributes(&node)
     }
 
     /// Attributes of an inode. Asks the origin only if the size was never told.
@@ -157,13 +198,10 @@ impl Drive {
                 return Ok(());
             }
         }
-        for (at, listed) in rest(&folder.listing, offset) {
+        folder.listing.visit_from(offset.saturating_sub(DOTS), |at, listed| {
             let ino = self.inodes.current_number(&join(&folder.node.path, &listed.name));
-            if visit(DirEntry { name: &listed.name, kind: kind_of(listed), ino, next_offset: at + 1 }) {
-                break;
-            }
-        }
-        Ok(())
+            visit(DirEntry { name: &listed.name, kind: kind_of(listed), ino, next_offset: at + DOTS + 1 })
+        })
     }
 
     /// The same with attributes, counting one lookup of each name taken. The two dots come without (`None`).
@@ -179,17 +217,18 @@ impl Drive {
                 return Ok(());
             }
         }
-        for (at, listed) in rest(&folder.listing, offset) {
+        folder.listing.visit_from(offset.saturating_sub(DOTS), |at, listed| {
             let path = join(&folder.node.path, &listed.name);
-            let node = self.inodes.look_up(&path, listed, self.stats.fresh(&path).as_ref());
-            let entry = DirEntry { name: &listed.name, kind: node.kind, ino: node.ino, next_offset: at + 1 };
-            if visit(entry, Some(self.attributes(&node))) {
+            let attributes = self.known_to_kernel(&path, listed, self.stats.fresh(&path).as_ref());
+            let (kind, ino) = (attributes.kind, attributes.ino);
+            let is_full =
+                visit(DirEntry { name: &listed.name, kind, ino, next_offset: at + DOTS + 1 }, Some(attributes));
+            if is_full {
                 // Not taken: the kernel will not forget it.
-                self.inodes.forget(node.ino, 1);
-                break;
+                self.inodes.forget(ino, 1);
             }
-        }
-        Ok(())
+            is_full
+        })
     }
 
     /// `.` and `..`, as far as `offset` has not passed them.
@@ -209,12 +248,6 @@ impl Drive {
     fn open_folder(&self, handle: u64) -> Result<Arc<OpenFolder>> {
         self.folders.get(handle).ok_or_else(|| Error::new(Kind::Invalid, "this folder is not open"))
     }
-}
-
-/// The names of a listing from a `readdir` offset on, with their own offsets: 0 and 1 are the two dots.
-fn rest(listing: &Listing, offset: u64) -> impl Iterator<Item = (u64, &Listed)> {
-    let from = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX).min(listing.len());
-    (2 + from as u64..).zip(&listing[from..])
 }
 
 pub(super) fn changed(path: &str) -> Error {
@@ -245,17 +278,5 @@ mod tests {
         assert_eq!(run.observe(&folder, 500), 0);
         assert_eq!(run.observe(&other, 501), 0);
         assert_eq!(run.observe(&other, 500), 0, "backwards");
-    }
-
-    #[test]
-    fn offsets_name_the_same_entries_however_they_are_paged() {
-        let listed = |name: String| Listed { name: name.into(), kind: ListedKind::Folder, modified: None };
-        let listing: Listing = Arc::new((0..100).map(|at| listed(format!("{at:03}"))).collect());
-        for offset in [0, 1, 2, 50, 101, 102, u64::MAX] {
-            let names: Vec<_> = rest(&listing, offset).map(|(at, listed)| (at, listed.name.clone())).collect();
-            let from = offset.saturating_sub(2).min(100);
-            assert_eq!(names.len() as u64, 100 - from);
-            assert!(names.iter().all(|(at, name)| format!("{:03}", at - 2) == **name));
-        }
     }
 }

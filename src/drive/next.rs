@@ -4,10 +4,11 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use super::Drive;
+use super::listing::Listing;
 use super::names::join;
-use super::{Drive, Listing};
 use crate::error::{Error, Kind, Result};
-use crate::origin::ListedKind;
+use crate::origin::{Listed, ListedKind};
 use crate::read::is_film_name;
 
 impl Drive {
@@ -30,8 +31,9 @@ impl Drive {
 
     fn fetch_next(&self, played: &str) -> Result<Option<String>> {
         let (folder, name) = played.rsplit_once('/').unwrap_or(("", played));
-        let listing = self.listing_now(folder)?;
-        let Some(next) = next_name(&listing, name).map(|next| join(folder, next)) else { return Ok(None) };
+        // A folder too large for memory holds no season.
+        let Listing::Small(names) = self.listing_now(folder)? else { return Ok(None) };
+        let Some(next) = next_name(&names, name).map(|next| join(folder, next)) else { return Ok(None) };
         let entry = self.cache.entry(&next, &self.stat_now(&next)?)?;
         self.reader.warm_opening(&entry, &mut |_| self.still_there())?;
         Ok(Some(next))
@@ -47,8 +49,8 @@ impl Drive {
 }
 
 /// The file of the same kind that follows `name` in a listing as a person would sort it.
-fn next_name<'a>(listing: &'a Listing, name: &str) -> Option<&'a str> {
-    listing
+fn next_name<'a>(names: &'a [Listed], name: &str) -> Option<&'a str> {
+    names
         .iter()
         .filter(|listed| matches!(listed.kind, ListedKind::File { .. }))
         .map(|listed| &*listed.name)
@@ -98,19 +100,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::origin::Listed;
 
-    fn next<'a>(listing: &'a Listing, name: &str) -> Option<&'a str> {
+    fn next<'a>(listing: &'a [Listed], name: &str) -> Option<&'a str> {
         next_name(listing, name)
     }
 
-    fn listing(names: &[&str]) -> Listing {
+    fn listing(names: &[&str]) -> Vec<Listed> {
         let kind = |name: &str| match name.strip_suffix('/') {
             Some(_) => ListedKind::Folder,
             None => ListedKind::File { size_bytes: Some(1) },
         };
         let listed = |name: &&str| Listed { name: name.trim_end_matches('/').into(), kind: kind(name), modified: None };
-        Arc::new(names.iter().map(listed).collect())
+        names.iter().map(listed).collect()
     }
 
     #[test]

@@ -14,7 +14,7 @@ use fuser::{
 
 use super::errno::errno;
 use super::passthrough::Passthrough;
-use crate::drive::{Attributes, Drive, NodeKind};
+use crate::drive::{Attributes, Drive, Found, NodeKind};
 use crate::error::{Error, Kind, Result};
 use crate::store::NAME_BYTES_MAX;
 
@@ -32,6 +32,18 @@ const GENERATION: Generation = Generation(0);
 /// Filesystems below ours, counting the one a lent file is on: an ordinary disk. With two, nothing could be stacked on
 /// the drive any more.
 const STACK_DEPTH: u32 = 1;
+
+/// Stands for a name that is not there.
+const NO_NAME: Attributes = Attributes {
+    ino: 0,
+    kind: NodeKind::File,
+    size_bytes: 0,
+    modified: SystemTime::UNIX_EPOCH,
+    mode: 0,
+    uid: 0,
+    gid: 0,
+    is_complete: true,
+};
 
 /// The drive as the kernel talks to it.
 pub struct Adapter {
@@ -158,7 +170,12 @@ impl Filesystem for Adapter {
         let drive = Arc::clone(&self.drive);
         match text(name) {
             Ok(name) => self.drive.lookup(parent.0, name, move |found| match found {
-                Ok(attributes) => reply.entry(&ttl(&drive, &attributes), &file_attr(&attributes), GENERATION),
+                Ok(Found::Name(attributes)) => {
+                    reply.entry(&ttl(&drive, &attributes), &file_attr(&attributes), GENERATION);
+                }
+                Ok(Found::Nothing(Duration::ZERO)) => reply.error(Errno::ENOENT),
+                // An entry without a number is one that is not there, for so long.
+                Ok(Found::Nothing(remembered)) => reply.entry(&remembered, &file_attr(&NO_NAME), GENERATION),
                 Err(error) => reply.error(errno(&error)),
             }),
             Err(error) => reply.error(errno(&error)),

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fuser::{BackgroundSession, MountOption, SessionACL};
+use crossbeam_channel::Receiver;
+use fuser::{BackgroundSession, INodeNo, MountOption, Notifier, SessionACL};
 
 use super::adapter::Adapter;
 use super::mount_point;
 use super::mount_table::{SUBTYPE, escape_fsname};
 use super::{passthrough, readahead};
 use crate::config::{FuseConfig, Passthrough};
-use crate::drive::Drive;
+use crate::drive::{Drive, Stale};
 use crate::error::{Error, Result};
 
 /// How long the threads may take to end after the drive is off: what is left then ends with the process.
@@ -64,6 +65,7 @@ impl Session {
         let session = fuser::Session::new(adapter, mountpoint, &config).map_err(cannot)?;
         // Once: there is one session.
         let _ = notifier.set(session.notifier());
+        tell_kernel(drive.stale(), session.notifier())?;
         let background = session.spawn().map_err(cannot)?;
         readahead::raise(mountpoint);
         Ok(Self { background: Some(background), mountpoint: mountpoint.to_owned() })
@@ -94,6 +96,25 @@ impl Session {
         std::mem::forget(background);
         unmounted
     }
+}
+
+/// Has the kernel forget what the drive says, on a thread of its own: the kernel may make it wait for a lookup in the same
+/// folder, which the threads of the session answer. Ends with the drive.
+fn tell_kernel(stale: Receiver<Stale>, notifier: Notifier) -> Result<()> {
+    let tell = move || {
+        for stale in stale {
+            let told = match &stale {
+                Stale::Name { folder, name } => notifier.inval_entry(INodeNo(*folder), name.as_ref().as_ref()),
+                // Of the file's pages none: a number is one version for its whole life.
+                Stale::Attributes(ino) => notifier.inval_inode(INodeNo(*ino), -1, 0),
+            };
+            if let Err(error) = told {
+                log::debug!("the kernel was not told of {stale:?}: {error}");
+            }
+        }
+    };
+    let started = thread::Builder::new().name("tell-kernel".into()).spawn(tell);
+    started.map(drop).map_err(|error| Error::io("starting a thread", &error))
 }
 
 impl Drop for Session {

@@ -27,6 +27,7 @@ mod listings;
 mod memory;
 mod mount;
 mod needs;
+mod offline;
 mod outage;
 mod passthrough;
 mod places;
@@ -84,6 +85,7 @@ fn main() {
         limit::tests(),
         listings::tests(),
         memory::tests(),
+        offline::tests(),
         outage::tests(),
         passthrough::tests(),
         places::tests(),

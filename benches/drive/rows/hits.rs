@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use reelfs::cache::Cache;
 use reelfs::config::{CacheConfig, DriveConfig, FetchConfig, Fill, PlacesConfig, ReadConfig};
-use reelfs::drive::{Drive, ROOT};
+use reelfs::drive::{Drive, Found, ROOT};
 use reelfs::fetch::Fetcher;
 use reelfs::metrics::Metrics;
 use reelfs::origin::source::Source;
@@ -155,7 +155,8 @@ pub fn read_hits(dir: &Path, reads: u64) -> Result<()> {
     let (tell, told) = bounded(1);
     let tell_ino = tell.clone();
     drive.lookup(ROOT, NAME, move |found| {
-        let _ = tell_ino.send(found.map(|attributes| attributes.ino));
+        let ino = |found| if let Found::Name(attributes) = found { attributes.ino } else { 0 };
+        let _ = tell_ino.send(found.map(ino));
     });
     let ino = told.recv_timeout(ANSWER_MAX)??;
     drive.open(ino, move |opened| {

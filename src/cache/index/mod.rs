@@ -9,6 +9,7 @@
 
 mod covering;
 mod recording;
+mod tree;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -22,9 +23,10 @@ use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 
 pub use recording::{EntryKey, NewChunk, Touch};
+pub(super) use tree::{ListingRow, NAMES_PAGE};
 
 /// The newest schema this program knows; `PRAGMA user_version` of a database it wrote.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 /// Idle reading connections kept; more are opened under load and closed after.
 const READERS_MAX: usize = 8;
 /// Pages each of them keeps in memory: the inner ones of an index of ten million rows.
@@ -80,6 +82,7 @@ const MIGRATIONS: [&str; SCHEMA as usize] = [
             - (old.keep = 1) * (old.end_byte - old.start_byte) + (new.keep = 1) * (new.end_byte - new.start_byte);
     END;
 ",
+    tree::TABLES,
 ];
 
 /// What an eviction makes of a chunk that is not pinned, as the index stores it.

@@ -238,7 +238,7 @@ impl Index {
     }
 
     /// Runs `change` in one transaction on the writing connection.
-    fn write<T>(&self, change: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+    pub(super) fn write<T>(&self, change: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         let mut connection = self.writer();
         let run = |connection: &mut Connection| -> rusqlite::Result<T> {
             let transaction = connection.transaction()?;

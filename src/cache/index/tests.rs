@@ -65,7 +65,7 @@ fn the_schema_is_what_the_design_says() {
             .map(|value| format!("{value:?}"))
             .unwrap()
     };
-    assert_eq!(pragma("user_version"), "Integer(2)");
+    assert_eq!(pragma("user_version"), format!("Integer({SCHEMA})"));
     assert_eq!(pragma("journal_mode"), "Text(\"wal\")");
     let columns = |table: &str| -> Vec<String> {
         let mut query = connection.prepare(&format!("SELECT name FROM pragma_table_info('{table}')")).unwrap();

@@ -1,0 +1,88 @@
+//! Where listings and stats come from, and where they go: the origin is asked, the tree on disk remembers, the kernel is
+//! told what it must not remember any longer.
+//! Never here: how long an answer counts (see `memo`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Ask;
+use super::listing::Listing;
+use super::memo::Source;
+use super::stale::Kernel;
+use crate::cache::Cache;
+use crate::error::Result;
+use crate::origin::Stat;
+
+/// The folders of a source.
+pub(super) struct Folders {
+    pub ask: Ask,
+    pub cache: Arc<Cache>,
+    pub kernel: Arc<Kernel>,
+    pub ttl: Duration,
+}
+
+/// Its files.
+pub(super) struct Files {
+    pub ask: Ask,
+    pub cache: Arc<Cache>,
+    pub kernel: Arc<Kernel>,
+}
+
+impl Source<Listing> for Folders {
+    fn ask(&self, folder: &str) -> Result<Listing> {
+        self.ask.of(|origin, patience| Listing::gather(origin, folder, patience, &self.cache))
+    }
+
+    fn recall(&self, folder: &str) -> Option<(Listing, Duration)> {
+        let known = self.cache.known_listing(folder).and_then(|known| {
+            let Some(known) = known else { return Ok(None) };
+            let fresh_for = known.age.map_or(Duration::ZERO, |age| self.ttl.saturating_sub(age));
+            Ok(Some((Listing::recall(known.listing)?, fresh_for)))
+        });
+        known.unwrap_or_else(|error| {
+            log::warn!("{error}");
+            None
+        })
+    }
+
+    fn learned(&self, folder: &str, old: Option<&Listing>, new: &Listing) {
+        if let Listing::Small(names) = new {
+            self.cache.keep_listing(folder, names);
+        }
+        self.kernel.folder_changed(folder, old, new);
+    }
+
+    fn gone(&self, folder: &str) {
+        self.cache.forget_path(folder);
+        self.kernel.name_changed(folder);
+    }
+}
+
+impl Source<Stat> for Files {
+    fn ask(&self, path: &str) -> Result<Stat> {
+        self.ask.of(|origin, patience| origin.stat(path, patience))
+    }
+
+    /// Never fresh: the first open of a run asks which version there is now. Only if nobody answers, the last one counts.
+    fn recall(&self, path: &str) -> Option<(Stat, Duration)> {
+        let known = self.cache.known_stat(path).unwrap_or_else(|error| {
+            log::warn!("{error}");
+            None
+        });
+        known.map(|stat| (stat, Duration::ZERO))
+    }
+
+    fn learned(&self, path: &str, old: Option<&Stat>, new: &Stat) {
+        if old != Some(new) {
+            self.cache.note_stat(path, new);
+            if old.is_some() {
+                self.kernel.name_changed(path);
+            }
+        }
+    }
+
+    fn gone(&self, path: &str) {
+        self.cache.forget_path(path);
+        self.kernel.name_changed(path);
+    }
+}

@@ -1,0 +1,167 @@
+//! A folder's names as the drive holds them: a small folder's in memory, a large one's in the index.
+//! Never here: asking for them.
+
+use std::sync::Arc;
+
+use crate::cache::{Cache, KeptListing, Spool};
+use crate::error::Result;
+use crate::origin::{Listed, ListedKind, Origin, Patience};
+use crate::store::{PAGE_NAMES_MAX, sort_listing};
+
+/// Names of a folder that is held in memory: about 5 MB. A larger one is read from the index a page at a time.
+const NAMES_IN_MEMORY_MAX: usize = 50_000;
+
+/// A folder's names, sorted; the same for as long as it is held. Cheap to clone.
+#[derive(Clone)]
+pub(crate) enum Listing {
+    Small(Arc<Vec<Listed>>),
+    Large(Arc<KeptListing>),
+}
+
+impl Listing {
+    /// Asks for a folder's names and takes them in as they come.
+    pub(super) fn gather(origin: &dyn Origin, folder: &str, patience: &Patience, cache: &Cache) -> Result<Self> {
+        let mut names: Vec<Listed> = Vec::new();
+        let mut spool: Option<Spool> = None;
+        let mut fits = true;
+        origin.list(folder, patience, &mut |page| {
+            if let Some(spool) = &mut spool {
+                return spool.add(&page);
+            }
+            names.extend(page);
+            if fits && names.len() > NAMES_IN_MEMORY_MAX {
+                match cache.spool_listing(folder) {
+                    Ok(new) => {
+                        let spool = spool.insert(new);
+                        std::mem::take(&mut names).chunks(PAGE_NAMES_MAX).try_for_each(|page| spool.add(page))?;
+                    }
+                    Err(error) => {
+                        log::warn!("{folder}: its names are held in memory: {error}");
+                        fits = false;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        if let Some(spool) = spool {
+            return Ok(Self::Large(spool.finish()?));
+        }
+        sort_listing(&mut names);
+        names.shrink_to_fit();
+        Ok(Self::Small(Arc::new(names)))
+    }
+
+    /// What was written down of a folder.
+    pub(super) fn recall(kept: Arc<KeptListing>) -> Result<Self> {
+        Ok(if kept.len() > NAMES_IN_MEMORY_MAX as u64 {
+            Self::Large(kept)
+        } else {
+            Self::Small(Arc::new(kept.whole()?))
+        })
+    }
+
+    /// How many names there are.
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            Self::Small(names) => names.len() as u64,
+            Self::Large(kept) => kept.len(),
+        }
+    }
+
+    /// Names held in memory, about.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Self::Small(names) => names.len() + 1,
+            // A page, and a mark for each page.
+            Self::Large(kept) => PAGE_NAMES_MAX + kept.len() as usize / PAGE_NAMES_MAX,
+        }
+    }
+
+    /// Bytes of all its files, as far as the listing tells.
+    pub(super) fn size_bytes(&self) -> u64 {
+        let size = |listed: &Listed| match listed.kind {
+            ListedKind::File { size_bytes } => size_bytes.unwrap_or(0),
+            ListedKind::Folder => 0,
+        };
+        match self {
+            Self::Small(names) => names.iter().map(size).fold(0, u64::saturating_add),
+            Self::Large(kept) => kept.size_bytes(),
+        }
+    }
+
+    /// The name, if it is there.
+    pub(super) fn find(&self, name: &str) -> Result<Option<Listed>> {
+        match self {
+            Self::Small(names) => Ok(position(names, name).map(|at| names[at].clone())),
+            Self::Large(kept) => kept.find(name),
+        }
+    }
+
+    /// Names from number `at` on, with their numbers, until `visit` says that it is enough (`true`).
+    pub(super) fn visit_from(&self, mut at: u64, mut visit: impl FnMut(u64, &Listed) -> bool) -> Result<()> {
+        loop {
+            let (start, names) = match self {
+                Self::Small(names) => (0, Arc::clone(names)),
+                Self::Large(kept) => kept.page_of(at)?,
+            };
+            let rest = usize::try_from(at - start).ok().and_then(|from| names.get(from..)).unwrap_or_default();
+            if rest.is_empty() {
+                return Ok(());
+            }
+            for listed in rest {
+                if visit(at, listed) {
+                    return Ok(());
+                }
+                at += 1;
+            }
+        }
+    }
+}
+
+/// The number of a name in a sorted listing.
+pub(super) fn position(names: &[Listed], name: &str) -> Option<usize> {
+    names.binary_search_by(|listed| (*listed.name).cmp(name)).ok()
+}
+
+/// Names of `old` that `new` does not hold as they were. Both are sorted.
+pub(super) fn changed<'a>(old: &'a [Listed], new: &[Listed]) -> impl Iterator<Item = &'a str> {
+    let mut new = new.iter().peekable();
+    old.iter().filter_map(move |listed| {
+        while new.next_if(|new| new.name < listed.name).is_some() {}
+        (new.peek() != Some(&listed)).then_some(&*listed.name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(name: &str, size_bytes: u64) -> Listed {
+        Listed { name: name.into(), kind: ListedKind::File { size_bytes: Some(size_bytes) }, modified: None }
+    }
+
+    #[test]
+    fn what_went_and_what_is_another_has_changed() {
+        let old = ["a", "b", "d", "e"].map(|name| listed(name, 1));
+        let new = [listed("a", 1), listed("b", 2), listed("c", 1), listed("e", 1)];
+        assert_eq!(changed(&old, &new).collect::<Vec<_>>(), ["b", "d"]);
+        assert_eq!(changed(&old, &[]).count(), 4);
+        assert_eq!(changed(&[], &new).count(), 0);
+    }
+
+    #[test]
+    fn offsets_name_the_same_entries_however_they_are_paged() {
+        let listing = Listing::Small(Arc::new((0..100).map(|at| listed(&format!("{at:03}"), at)).collect()));
+        for from in [0, 1, 2, 50, 99, 100, u64::MAX] {
+            let mut names = Vec::new();
+            listing
+                .visit_from(from, |at, listed| {
+                    names.push((at, listed.name.clone()));
+                    false
+                })
+                .unwrap();
+            assert_eq!(names.len() as u64, 100 - from.min(100));
+            assert!(names.iter().all(|(at, name)| format!("{at:03}") == **name));
+        }
+    }
+}
