@@ -1,5 +1,5 @@
-//! Real films, made by ffmpeg and served by nginx: the drive's bytes, frames and seeks are those of the original, and a
-//! player plays them to the end.
+//! Real films, made by ffmpeg and served by programs of other people's making over all that reelfs speaks: the drive's
+//! bytes, frames and seeks are those of the original, and a player plays them to the end.
 //! Never here: faults.
 
 use std::fs;
@@ -11,16 +11,26 @@ use reelfs::digest::Digest;
 use tempfile::TempDir;
 
 use super::daemon::{Daemon, free_port};
+use super::ftp::start_vsftpd;
 use super::mount::{Mount, open_direct};
 use super::needs::{FUSE, Need, Test};
+use super::ssh;
 
 const NEEDS: &[Need] = &[FUSE, Need::Program("nginx"), Need::Program("ffmpeg")];
+const RCLONE: &[Need] = &[FUSE, Need::Program("rclone"), Need::Program("ffmpeg")];
+const OPENSSH: &[Need] = &[FUSE, Need::Program("ssh"), Need::Program("sshd"), Need::Program("ffmpeg")];
+const VSFTPD: &[Need] = &[FUSE, Need::Program("vsftpd"), Need::Program("ffmpeg")];
 const PLAYER: &[Need] = &[FUSE, Need::Program("nginx"), Need::Program("ffmpeg"), Need::Program("mpv")];
 
 pub fn tests() -> Vec<Test> {
     vec![
         Test::new("films::bytes_are_equal", NEEDS, bytes_are_equal),
         Test::new("films::frames_are_equal_also_after_seeks", NEEDS, frames_are_equal_also_after_seeks),
+        Test::new("films::through_http", NEEDS, || are_equal_through(http)),
+        Test::new("films::through_s3", RCLONE, || are_equal_through(s3)),
+        Test::new("films::through_webdav", RCLONE, || are_equal_through(webdav)),
+        Test::new("films::through_sftp", OPENSSH, || are_equal_through(sftp)),
+        Test::new("films::through_ftp", VSFTPD, || are_equal_through(ftp)),
         Test::new("films::a_player_plays_each_to_its_end", PLAYER, a_player_plays_each_to_its_end),
     ]
 }
@@ -62,26 +72,74 @@ fn films() -> PathBuf {
     folder
 }
 
-/// nginx on a copy of the films that it may read, and a drive of it.
+/// A server that shows a folder, and how a drive of it is mounted.
+struct Shown {
+    source: String,
+    options: Vec<String>,
+    _daemon: Daemon,
+}
+
+/// Starts a server of a folder on a port, with its own files beside it.
+type Serve = fn(films: &Path, home: &Path, port: u16) -> Shown;
+
+fn http(films: &Path, home: &Path, port: u16) -> Shown {
+    let daemon = Daemon::nginx(films, home, "", port);
+    Shown { source: format!("http://127.0.0.1:{port}/"), options: Vec::new(), _daemon: daemon }
+}
+
+fn s3(films: &Path, home: &Path, port: u16) -> Shown {
+    // A bucket is a folder in what it shows.
+    let daemon = rclone("s3", films.parent().unwrap(), home, port);
+    let options = vec!["--s3-endpoint".into(), format!("http://127.0.0.1:{port}")];
+    Shown { source: "s3://films/".into(), options, _daemon: daemon }
+}
+
+fn webdav(films: &Path, home: &Path, port: u16) -> Shown {
+    let daemon = rclone("webdav", films, home, port);
+    Shown { source: format!("webdav://127.0.0.1:{port}/"), options: Vec::new(), _daemon: daemon }
+}
+
+fn sftp(films: &Path, home: &Path, port: u16) -> Shown {
+    let daemon = ssh::start_sshd(home, port);
+    let source = format!("sftp://127.0.0.1:{port}{}", films.display());
+    Shown { source, options: vec!["--ssh-command".into(), ssh::command(home)], _daemon: daemon }
+}
+
+fn ftp(films: &Path, home: &Path, port: u16) -> Shown {
+    let daemon = start_vsftpd(films, home, port);
+    Shown { source: format!("ftp://127.0.0.1:{port}/"), options: Vec::new(), _daemon: daemon }
+}
+
+fn rclone(protocol: &str, root: &Path, home: &Path, port: u16) -> Daemon {
+    let address = format!("127.0.0.1:{port}");
+    let arguments = ["serve", protocol, root.to_str().unwrap(), "--addr", &address, "--config", "/dev/null"];
+    Daemon::start("rclone", &arguments, home, port)
+}
+
+/// A server of a copy of the films that it may read, and a drive of it.
 struct Cinema {
     mount: Mount,
     originals: PathBuf,
-    _daemon: Daemon,
+    _shown: Shown,
     _folder: TempDir,
 }
 
 impl Cinema {
     fn open() -> Self {
+        Self::served(http)
+    }
+
+    fn served(serve: Serve) -> Self {
         let folder = super::daemon::public_folder();
         let originals = folder.path().join("films");
         fs::create_dir(&originals).unwrap();
         for (name, _) in FILMS {
             fs::copy(films().join(name), originals.join(name)).unwrap();
         }
-        let port = free_port();
-        let daemon = Daemon::nginx(&originals, folder.path(), "", port);
-        let mount = Mount::new(&format!("http://127.0.0.1:{port}/"), &SMALL_CHUNKS);
-        Self { mount, originals, _daemon: daemon, _folder: folder }
+        let shown = serve(&originals, folder.path(), free_port());
+        let options: Vec<&str> = shown.options.iter().map(String::as_str).chain(SMALL_CHUNKS).collect();
+        let mount = Mount::new(&shown.source, &options);
+        Self { mount, originals, _shown: shown, _folder: folder }
     }
 
     /// Each film on the drive, and its original.
@@ -91,7 +149,10 @@ impl Cinema {
 }
 
 fn bytes_are_equal() {
-    let cinema = Cinema::open();
+    compare_bytes(&Cinema::open());
+}
+
+fn compare_bytes(cinema: &Cinema) {
     let names = fs::read_dir(cinema.mount.point()).unwrap().count();
     assert_eq!(names, FILMS.len());
     for (far, original) in cinema.pairs() {
@@ -118,16 +179,25 @@ fn frames(film: &Path, seek: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Backwards, so that no seek lands in what an earlier one has fetched.
+const SEEKS: [&str; 4] = ["11.5", "7.3", "2.04", "0"];
+
 fn frames_are_equal_also_after_seeks() {
-    // Backwards, so that no seek lands in what an earlier one has fetched.
-    for seek in ["11.5", "7.3", "2.04", "0"] {
-        let cinema = Cinema::open();
-        for (far, original) in cinema.pairs() {
-            let expected = frames(&original, seek);
-            assert!(expected.lines().count() > 10, "{expected}");
-            assert!(frames(&far, seek) == expected, "{} from {seek} s on", far.display());
-        }
+    SEEKS.iter().for_each(|seek| compare_frames(&Cinema::open(), seek));
+}
+
+fn compare_frames(cinema: &Cinema, seek: &str) {
+    for (far, original) in cinema.pairs() {
+        let expected = frames(&original, seek);
+        assert!(expected.lines().count() > 10, "{expected}");
+        assert!(frames(&far, seek) == expected, "{} from {seek} s on", far.display());
     }
+}
+
+fn are_equal_through(serve: Serve) {
+    let cinema = Cinema::served(serve);
+    SEEKS.iter().for_each(|seek| compare_frames(&cinema, seek));
+    compare_bytes(&cinema);
 }
 
 fn a_player_plays_each_to_its_end() {
