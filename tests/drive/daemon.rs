@@ -57,14 +57,27 @@ impl Daemon {
 
     /// nginx on the folder `root`, with its own files in `home`.
     pub fn nginx(root: &Path, home: &Path, directives: &str, port: u16) -> Self {
-        let (root, home_shown) = (root.display(), home.display());
+        let server = format!("root {}; autoindex on; {directives}", root.display());
+        Self::nginx_with("access_log off;", &server, home, port)
+    }
+
+    /// nginx in front of the server on `behind`, which sees the requests as they were sent; `log` says what it notes.
+    pub fn nginx_proxy(behind: u16, home: &Path, log: &str, port: u16) -> Self {
+        let server = format!(
+            "location / {{ proxy_pass http://127.0.0.1:{behind}; proxy_set_header Host $http_host; \
+             proxy_http_version 1.1; }}"
+        );
+        Self::nginx_with(log, &server, home, port)
+    }
+
+    fn nginx_with(http: &str, server: &str, home: &Path, port: u16) -> Self {
+        let home_shown = home.display();
         let temp_paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|name| format!("{name}_temp_path {home_shown}/{name};\n"))
             .concat();
         let config = format!(
             "daemon off; worker_processes 1; pid {home_shown}/pid; error_log stderr;\nevents {{}}\n\
-             http {{ access_log off; {temp_paths} server {{ listen 127.0.0.1:{port}; root {root}; autoindex on; \
-             {directives} }} }}\n"
+             http {{ {http} {temp_paths} server {{ listen 127.0.0.1:{port}; {server} }} }}\n"
         );
         Self::start_on(&config, "nginx", &["-c", "CONFIG"], home, port)
     }

@@ -8,17 +8,19 @@ use std::path::Path;
 use reelfs::demo::generate;
 
 use super::compare::{check, check_whole, wait_until};
-use super::daemon::{Daemon, free_port};
+use super::daemon::{Daemon, free_port, public_folder};
 use super::mount::{Mount, Place, reelfs};
 use super::needs::{FUSE, Need, Test};
 
 const NEEDS: &[Need] = &[FUSE, Need::Program("rclone")];
+const COUNTED: &[Need] = &[FUSE, Need::Program("rclone"), Need::Program("nginx")];
 pub const SIZE: u64 = (9 << 20) + 4_321;
 pub const SECRET: &str = "very-secret-indeed";
 
 pub fn tests() -> Vec<Test> {
     vec![
         Test::new("places::a_bucket_with_keys", NEEDS, a_bucket_with_keys),
+        Test::new("places::a_bucket_opens_in_one_answer", COUNTED, a_bucket_opens_in_one_answer),
         Test::new("places::webdav_with_a_password", NEEDS, webdav_with_a_password),
         Test::new("places::a_bucket_whose_film_is_replaced", NEEDS, a_bucket_whose_film_is_replaced),
     ]
@@ -92,6 +94,23 @@ fn a_bucket_with_keys() {
     assert!(said.contains("s3://none"), "{said}");
     let said = refused("s3://films/no%20such%20folder", &options, &keys);
     assert!(said.contains("no such folder"), "{said}");
+}
+
+/// The version comes with the first bytes, as from any web server, though what is asked is signed.
+fn a_bucket_opens_in_one_answer() {
+    let (home, _daemon, port) = serve("s3", &["--auth-key", &format!("viewer,{SECRET}")]);
+    // In between, to see what is asked.
+    let (folder, counted) = (public_folder(), free_port());
+    let asked = folder.path().join("asked");
+    let log = format!("log_format asked '$request_method $uri'; access_log {} asked;", asked.display());
+    let _proxy = Daemon::nginx_proxy(port, folder.path(), &log, counted);
+    let keys = [("AWS_ACCESS_KEY_ID", "viewer"), ("AWS_SECRET_ACCESS_KEY", SECRET)];
+    let endpoint = format!("http://127.0.0.1:{counted}");
+    let mount = Mount::with(&Place::new(), "s3://films", &["--s3-endpoint", &endpoint], &keys);
+    check_films(&mount);
+    let asked = fs::read_to_string(asked).unwrap();
+    assert!(asked.contains("GET /films/film.mkv") && !asked.contains("HEAD /films/film.mkv"), "{asked}");
+    drop(home);
 }
 
 fn webdav_with_a_password() {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::Method;
 use http::header::{HeaderMap, HeaderValue, RANGE};
 use http::status::StatusCode;
+use url::Url;
 
 use super::answer::{self, Asked};
 use super::body::Missing;
@@ -25,22 +26,23 @@ const WARM_AFTER: Duration = Duration::from_millis(15);
 const WARM_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Remote {
-    /// One end of the file at `key`, whatever version it is; `None` if the answer does not prove what it is.
-    pub(super) fn ask_for_end(&self, key: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
-        let url = self.url(key)?;
-        let shown = shown(&url);
+    /// One end of the file at `url`, whatever version it is; `None` if the answer does not prove what it is.
+    pub(super) fn ask_for_end(&self, url: &Url, end: End, patience: &Patience) -> Result<Option<Begun>> {
+        let shown = shown(url);
         let range = match end {
             End::First(bytes) => format!("bytes=0-{}", bytes.saturating_sub(1)),
             End::Last(bytes) => format!("bytes=-{bytes}"),
         };
         let Ok(range) = HeaderValue::from_str(&range) else { return Ok(None) };
-        let response = self.send(Method::GET, &url, HeaderMap::from_iter([(RANGE, range)]), patience)?;
+        let response = self.send(Method::GET, url, HeaderMap::from_iter([(RANGE, range)]), patience)?;
         let (status, headers) = (response.status(), response.headers());
         if status != StatusCode::RANGE_NOT_SATISFIABLE {
             // A busy server is not asked a second time at once, nor one that says it has no such file.
             answer::check_status(status, headers, &shown, SystemTime::now())?;
         }
-        let (Some((range, size_bytes)), StatusCode::PARTIAL_CONTENT) = (answer::sent_range(headers), status) else {
+        // Some say what they send and call it 200; the range is checked below either way.
+        let is_sent = matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::OK);
+        let Some((range, size_bytes)) = answer::sent_range(headers).filter(|_| is_sent) else {
             // An empty file, or a server that does not heed ranges: `stat` finds out which.
             return Ok(None);
         };

@@ -5,6 +5,12 @@ use std::env;
 
 use opendal::{Operator, Result};
 
+/// Where they are asked, for connections made ahead.
+#[cfg(feature = "gcs")]
+pub(super) const GCS_ENDPOINT: &str = "https://storage.googleapis.com";
+#[cfg(feature = "azblob")]
+pub(super) const AZBLOB_ENDPOINT: &str = "https://blob.core.windows.net";
+
 /// A bucket at Google, signed for with the account that `GOOGLE_APPLICATION_CREDENTIALS` or gcloud's own login names;
 /// without either it is asked as anybody may.
 #[cfg(feature = "gcs")]

@@ -34,6 +34,8 @@ pub(super) fn from_service(place: &str, error: &opendal::Error) -> Error {
         // Services say it in a page of XML.
         Kind::Missing => "not there".to_owned(),
         Kind::Denied => "access denied: are user and password, or the keys, right?".to_owned(),
+        // A page for people who browse, of a server in between.
+        _ if error.message().trim_start().starts_with('<') => "the server answers with an error page".to_owned(),
         _ => one_line(error.message()),
     };
     Error::new(kind, format!("{place}: {what}"))

@@ -195,7 +195,7 @@ impl Read for Remote {
     }
 
     fn begin(&self, key: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
-        self.ask_for_end(key, end, patience)
+        self.ask_for_end(&self.url(key)?, end, patience)
     }
 
     fn warm(&self, every: Duration) {

@@ -1,35 +1,38 @@
 //! A place whose folders `OpenDAL` knows how to list, asked over HTTP: buckets and `WebDAV`.
 //! Never here: which service it is (see `service`), and retries.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
-use http::header::HeaderMap;
+use http::header::{HOST, HeaderMap};
 use opendal::{EntryMode, HttpTransporter, Metadata, OperationContext, Operator};
 use opendal_http_transport_reqwest::ReqwestTransport;
+use url::Url;
 
 use super::answer::Asked;
 use super::body::RemoteBody;
 use super::guard::Guard;
 use super::service::Address;
-use super::{Remote, checked_key, client, fault};
+use super::{Remote, checked_key, fault};
 use crate::config::S3Config;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
-use crate::store::driver::Driver;
 use crate::store::{
     Begun, Body, End, List, Listed, ListedKind, PAGE_NAMES_MAX, Pages, Paging, Patience, Read, Stat, Version,
     is_safe_name,
 };
 
+/// A signed URL is asked at once; clocks may differ.
+const SIGNED_FOR: Duration = Duration::from_mins(15);
+
 /// A place below one prefix of a service.
 pub struct Place {
-    driver: Arc<Driver>,
-    client: reqwest::Client,
+    /// What asks: for the service, too.
+    remote: Remote,
+    /// Each file has a plain URL below the remote's own: there it is read as any on the web.
+    is_web: bool,
     operator: Operator,
-    /// Where each file has a plain URL: there it is read as any on the web, first bytes and version in one answer.
-    web: Option<Remote>,
     /// In front of every key; without slashes at its ends. The service's own root is not used: it is trimmed of spaces.
     prefix: String,
     says_folder: bool,
@@ -50,12 +53,10 @@ impl Place {
     pub fn new(address: &Address, s3: &S3Config) -> Result<Self> {
         let (operator, described) = (address.operator(s3)?, address.located(s3));
         let (prefix, says_folder) = address.prefix()?;
-        let client = client(&described)?;
-        let transport = HttpTransporter::new(ReqwestTransport::new(client.clone()));
+        let (remote, is_web) = (Remote::new(&address.base(s3)?)?, address.is_web());
+        let transport = HttpTransporter::new(ReqwestTransport::new(remote.client.clone()));
         let operator = operator.with_context(OperationContext::new().with_http_transport(transport));
-        let driver = Arc::new(Driver::new()?);
-        let web = address.web().map(|url| Remote::new(&url)).transpose()?;
-        Ok(Self { driver, client, operator, web, prefix, says_folder, root: OnceLock::new(), described })
+        Ok(Self { remote, is_web, operator, prefix, says_folder, root: OnceLock::new(), described })
     }
 
     /// The place as it may be shown, and told from others.
@@ -85,10 +86,12 @@ impl Place {
 
     /// The web's own key of a key, where there is one.
     fn on_web<'a>(&self, key: &'a str, patience: &Patience) -> Result<Option<(&Remote, &'a str)>> {
-        let Some(web) = &self.web else { return Ok(None) };
+        if !self.is_web {
+            return Ok(None);
+        }
         match self.root(patience)? {
-            Root::Folder => Ok(Some((web, key))),
-            Root::File(name) if *key == **name => Ok(Some((web, ""))),
+            Root::Folder => Ok(Some((&self.remote, key))),
+            Root::File(name) if *key == **name => Ok(Some((&self.remote, ""))),
             Root::File(_) => Err(self.missing(key)),
         }
     }
@@ -104,10 +107,29 @@ impl Place {
         if path.trim() == path { Ok(path) } else { Err(self.missing(key)) }
     }
 
+    /// A URL that may be asked as any on the web, for a while; `None` where the service makes none.
+    fn signed(&self, path: &str, patience: &Patience) -> Result<Option<Url>> {
+        if !self.operator.info().capability().presign_read {
+            return Ok(None);
+        }
+        // Only keys may have to be waited for.
+        let work = async { Ok(self.operator.presign_read(path, SIGNED_FOR).await) };
+        let signed = match self.remote.driver.wait(patience, &self.shown(path), work)? {
+            Ok(signed) => signed,
+            Err(error) => {
+                log::debug!("{}: not signed: {error}", self.described);
+                return Ok(None);
+            }
+        };
+        // Headers that would have to be sent along: reads as usual send them.
+        let is_plain = signed.header().keys().all(|name| name == HOST);
+        Ok(Url::parse(&signed.uri().to_string()).ok().filter(|_| is_plain))
+    }
+
     fn metadata(&self, path: &str, patience: &Patience) -> Result<Metadata> {
         let shown = self.shown(path);
         let work = async { self.operator.stat(path).await.map_err(|error| fault::from_service(&shown, &error)) };
-        self.driver.wait(patience, &shown, work)
+        self.remote.driver.wait(patience, &shown, work)
     }
 
     fn shown(&self, path: &str) -> String {
@@ -135,16 +157,17 @@ impl Read for Place {
     }
 
     fn begin(&self, key: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
-        match self.on_web(key, patience)? {
-            Some((web, key)) => web.begin(key, end, patience),
+        if let Some((web, key)) = self.on_web(key, patience)? {
+            return web.begin(key, end, patience);
+        }
+        match self.signed(&self.path(key, patience)?, patience)? {
+            Some(url) => self.remote.ask_for_end(&url, end, patience),
             None => Ok(None),
         }
     }
 
     fn warm(&self, every: Duration) {
-        if let Some(web) = &self.web {
-            web.warm(every);
-        }
+        self.remote.warm(every);
     }
 
     fn read(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
@@ -153,10 +176,10 @@ impl Read for Place {
         }
         let path = self.path(key, patience)?;
         let asked = Asked { url: self.shown(&path), range, expected: expected.clone() };
-        let transport = ReqwestTransport::new(self.client.clone());
+        let transport = ReqwestTransport::new(self.remote.client.clone());
         let guard = Guard { transport, target: None, headers: HeaderMap::new(), asked: asked.clone() };
         let context = OperationContext::new().with_http_transport(HttpTransporter::new(guard));
-        RemoteBody::open(&self.driver, &self.operator.clone().with_context(context), &path, asked, patience)
+        RemoteBody::open(&self.remote.driver, &self.operator.clone().with_context(context), &path, asked, patience)
     }
 }
 
@@ -177,9 +200,9 @@ impl List for Place {
         let failed = |error: opendal::Error| fault::from_service(&shown, &error);
         let open = async { self.operator.lister(&path).await.map_err(failed) };
         // The service's own pages: names that came with one answer are taken without a wait each.
-        let mut answers = self.driver.wait(patience, &shown, open)?.ready_chunks(PAGE_NAMES_MAX);
+        let mut answers = self.remote.driver.wait(patience, &shown, open)?.ready_chunks(PAGE_NAMES_MAX);
         let (mut skipped, mut is_nothing) = (0, true);
-        while let Some(answer) = self.driver.wait(patience, &shown, async { Ok(answers.next().await) })? {
+        while let Some(answer) = self.remote.driver.wait(patience, &shown, async { Ok(answers.next().await) })? {
             for entry in answer {
                 let entry = entry.map_err(failed)?;
                 is_nothing = false;

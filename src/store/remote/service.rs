@@ -86,14 +86,25 @@ impl Address {
         }
     }
 
-    /// The same place as the web has it, credentials included, where each file there has a plain URL.
-    pub(super) fn web(&self) -> Option<Url> {
-        let (_, rest) = self.url.as_str().split_once("://")?;
-        match self.url.scheme() {
-            "webdav" => Url::parse(&format!("http://{rest}")).ok(),
-            "webdavs" => Url::parse(&format!("https://{rest}")).ok(),
-            _ => None,
-        }
+    /// Whether each file there has a plain URL below its own, as any on the web.
+    pub(super) fn is_web(&self) -> bool {
+        self.service == Service::WebDav
+    }
+
+    /// Where it is asked over HTTP, credentials included.
+    pub(super) fn base(&self, s3: &S3Config) -> Result<Url> {
+        let base = match self.service {
+            Service::WebDav => {
+                let (scheme, rest) = self.url.as_str().split_once("://").unwrap_or_default();
+                &format!("{}://{rest}", if scheme == "webdavs" { "https" } else { "http" })
+            }
+            Service::S3 => s3.endpoint.as_deref().unwrap_or(S3_ENDPOINT),
+            #[cfg(feature = "gcs")]
+            Service::Gcs => clouds::GCS_ENDPOINT,
+            #[cfg(feature = "azblob")]
+            Service::Azblob => clouds::AZBLOB_ENDPOINT,
+        };
+        Url::parse(base).map_err(|error| self.invalid(&format!("can't be asked: {error}")))
     }
 
     /// The service, ready to be asked.
@@ -106,8 +117,7 @@ impl Address {
             #[cfg(feature = "azblob")]
             Service::Azblob => clouds::azblob(host).map_err(|error| fault::from_service(&self.shown(), &error)),
             Service::WebDav => {
-                let web = self.web().ok_or_else(|| self.invalid("can't be read"))?;
-                let endpoint = web.origin().ascii_serialization();
+                let endpoint = self.base(s3)?.origin().ascii_serialization();
                 let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
                 let mut webdav = Webdav::default().endpoint(&endpoint);
                 if !self.url.username().is_empty() {
@@ -179,11 +189,11 @@ mod tests {
     }
 
     #[test]
-    fn webdav_is_a_part_of_the_web() {
-        let web = |url: &str| address(url).web().map(String::from);
-        assert_eq!(web("webdav://me:pw@host:81/a%20b/").as_deref(), Some("http://me:pw@host:81/a%20b/"));
-        assert_eq!(web("webdavs://host/").as_deref(), Some("https://host/"));
-        assert_eq!(web("s3://films/"), None);
+    fn each_place_is_asked_over_http() {
+        let base = |url: &str| String::from(address(url).base(&S3Config::default()).unwrap());
+        assert_eq!(base("webdav://me:pw@host:81/a%20b/"), "http://me:pw@host:81/a%20b/");
+        assert_eq!(base("webdavs://host/"), "https://host/");
+        assert_eq!(base("s3://films/"), "https://s3.amazonaws.com/");
     }
 
     #[test]
