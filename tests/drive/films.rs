@@ -106,7 +106,7 @@ fn sftp(films: &Path, home: &Path, port: u16) -> Shown {
 }
 
 fn ftp(films: &Path, home: &Path, port: u16) -> Shown {
-    let daemon = start_vsftpd(films, home, port);
+    let daemon = start_vsftpd(films, home, port, 16);
     Shown { source: format!("ftp://127.0.0.1:{port}/"), options: Vec::new(), _daemon: daemon }
 }
 

@@ -114,7 +114,7 @@ impl Place {
         }
         // Only keys may have to be waited for.
         let work = async { Ok(self.operator.presign_read(path, SIGNED_FOR).await) };
-        let signed = match self.remote.driver.wait(patience, &self.shown(path), work)? {
+        let signed = match self.remote.driver.wait(patience, self.shown(path), work)? {
             Ok(signed) => signed,
             Err(error) => {
                 log::debug!("{}: not signed: {error}", self.described);
