@@ -183,7 +183,9 @@ fn frames(film: &Path, seek: &str) -> String {
 const SEEKS: [&str; 4] = ["11.5", "7.3", "2.04", "0"];
 
 fn frames_are_equal_also_after_seeks() {
-    SEEKS.iter().for_each(|seek| compare_frames(&Cinema::open(), seek));
+    for seek in SEEKS {
+        compare_frames(&Cinema::open(), seek);
+    }
 }
 
 fn compare_frames(cinema: &Cinema, seek: &str) {
@@ -196,7 +198,9 @@ fn compare_frames(cinema: &Cinema, seek: &str) {
 
 fn are_equal_through(serve: Serve) {
     let cinema = Cinema::served(serve);
-    SEEKS.iter().for_each(|seek| compare_frames(&cinema, seek));
+    for seek in SEEKS {
+        compare_frames(&cinema, seek);
+    }
     compare_bytes(&cinema);
 }
 
