@@ -33,7 +33,7 @@ pub fn tests() -> Vec<Test> {
 /// A `cache` command about a path on the drive, under way.
 fn begin(mount: &Mount, typed: &[&str], path: &str) -> Child {
     let mut command = reelfs();
-    command.arg("cache").args(typed).arg(mount.file(path));
+    command.arg("cache").args(typed).arg(mount.file(path)).env("XDG_RUNTIME_DIR", mount.place.runtime());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
