@@ -30,7 +30,17 @@ pub fn tests() -> Vec<Test> {
         Test::new("offline::a_young_listing_is_not_asked_for_again", &[FUSE], a_young_listing_is_not_asked_for_again),
         Test::new("offline::a_hang_up_shows_what_changed", &[FUSE], || refreshed(|mount| mount.send(Signal::HUP))),
         Test::new("offline::a_refresh_shows_what_changed", &[FUSE], || {
-            refreshed(|mount| assert!(reelfs().arg("refresh").arg(mount.point()).status().unwrap().success()));
+            refreshed(|mount| {
+                assert!(
+                    reelfs()
+                        .arg("refresh")
+                        .arg(mount.point())
+                        .env("XDG_RUNTIME_DIR", mount.place.runtime())
+                        .status()
+                        .unwrap()
+                        .success()
+                )
+            });
         }),
         Test::new("offline::what_changed_shows_in_time", &[FUSE], what_changed_shows_in_time),
     ]
@@ -93,6 +103,8 @@ fn a_mount_without_its_server() {
     }
     mount.end();
     drop(first);
+    // What is known is not fresh any longer.
+    std::thread::sleep(Duration::from_millis(1100));
 
     let mount = Mount::on(&place, &url, &options);
     assert!(place.log().contains("the drive shows what it knew"), "{}", place.log());
