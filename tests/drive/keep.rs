@@ -139,9 +139,9 @@ fn what_is_warm_plays_without_its_server() {
 }
 
 fn a_warm_up_goes_on_where_it_was() {
-    let size = 24 * MIB;
-    // Some seconds.
-    let link = Link { rate_total: Some(4_000_000), ..Link::default() };
+    // Several times what all connections bring at once, for some seconds.
+    let size = 64 * MIB;
+    let link = Link { rate_total: Some(16_000_000), ..Link::default() };
     let server =
         Server::start(ServerConfig { link, ..ServerConfig::default() }.file("film.mkv", made(5, size))).unwrap();
     let mount = Mount::new(&server.url(), &["--dir-ttl", "600"]);
