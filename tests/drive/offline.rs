@@ -31,15 +31,9 @@ pub fn tests() -> Vec<Test> {
         Test::new("offline::a_hang_up_shows_what_changed", &[FUSE], || refreshed(|mount| mount.send(Signal::HUP))),
         Test::new("offline::a_refresh_shows_what_changed", &[FUSE], || {
             refreshed(|mount| {
-                assert!(
-                    reelfs()
-                        .arg("refresh")
-                        .arg(mount.point())
-                        .env("XDG_RUNTIME_DIR", mount.place.runtime())
-                        .status()
-                        .unwrap()
-                        .success()
-                )
+                let mut refresh = reelfs();
+                refresh.arg("refresh").arg(mount.point()).env("XDG_RUNTIME_DIR", mount.place.runtime());
+                assert!(refresh.status().unwrap().success());
             });
         }),
         Test::new("offline::what_changed_shows_in_time", &[FUSE], what_changed_shows_in_time),
