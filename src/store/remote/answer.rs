@@ -65,6 +65,9 @@ pub(super) fn check_range(status: StatusCode, headers: &HeaderMap, asked: &Asked
         let was = expected.size_bytes;
         return Err(Error::new(Kind::Changed, format!("{url}: was {was} bytes long and is {total} now")));
     }
+    if total.is_none() && expected.version == Version::size_and_time(expected.size_bytes, None) {
+        return Err(refused(url, "the server tells neither the file's size nor anything else it could be known by"));
+    }
     check_version(headers, asked)?;
     if sent != *range {
         return Err(refused(url, &format!("the server sends bytes {sent} where {range} was asked")));
@@ -273,6 +276,10 @@ mod tests {
         let later = (LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:38 GMT");
         assert_eq!(check(partial, &timed, &[good.clone(), later]), Some(Kind::Changed));
         assert_eq!(check(partial, &timed, std::slice::from_ref(&good)), Some(Kind::Changed));
+        let sized = Version::size_and_time(100, None);
+        let sized = Asked { expected: Stat { modified: None, version: sized, size_bytes: 100 }, ..timed.clone() };
+        assert_eq!(check(partial, &sized, std::slice::from_ref(&good)), None);
+        assert_eq!(check(partial, &sized, &[(CONTENT_RANGE, "bytes 10-19/*")]), Some(Kind::Unsupported));
         let stored = Asked { expected: Stat { modified: None, ..timed.expected.clone() }, ..timed };
         assert_eq!(check(partial, &stored, std::slice::from_ref(&good)), Some(Kind::Changed));
         assert_eq!(check(partial, &stored, &[good, (LAST_MODIFIED, WHEN)]), None);

@@ -28,6 +28,14 @@ pub(super) fn gcs(bucket: &str) -> Result<Operator> {
     Operator::new(service)
 }
 
+/// Whose containers are asked for; empty if nobody said.
+#[cfg(feature = "azblob")]
+pub(super) fn azblob_account() -> String {
+    let connection = env::var("AZURE_STORAGE_CONNECTION_STRING").unwrap_or_default();
+    let named = connection.split(';').find_map(|part| part.strip_prefix("AccountName=")).map(str::to_owned);
+    named.or_else(|| env::var("AZURE_STORAGE_ACCOUNT").ok()).unwrap_or_default()
+}
+
 /// A container at Azure: of the account that `AZURE_STORAGE_CONNECTION_STRING` or `AZURE_STORAGE_ACCOUNT` names, with
 /// `AZURE_STORAGE_KEY` or `AZURE_STORAGE_SAS_TOKEN`; without these it is asked as anybody may.
 #[cfg(feature = "azblob")]

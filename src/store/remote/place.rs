@@ -213,8 +213,9 @@ impl List for Place {
                 }
             }
         }
-        if is_nothing && path != "/" {
-            // A bucket answers so for any prefix; a folder there is what has names in it.
+        if is_nothing && (path != "/" || self.is_web) {
+            // A bucket answers so for any prefix; a folder there is what has names in it. One of WebDAV lists itself at
+            // least: what does not is a 404, which OpenDAL takes for an empty folder.
             return Err(Error::new(Kind::Missing, format!("{shown}: no such folder")));
         }
         if skipped > 0 {

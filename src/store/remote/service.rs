@@ -82,6 +82,12 @@ impl Address {
     pub fn located(&self, s3: &S3Config) -> String {
         match (self.service, &s3.endpoint) {
             (Service::S3, Some(endpoint)) => format!("{} at {endpoint}", self.shown()),
+            // Two users may see two different folders.
+            (Service::WebDav, _) if !self.url.username().is_empty() => {
+                format!("{} as {}", self.shown(), decoded(self.url.username()))
+            }
+            #[cfg(feature = "azblob")]
+            (Service::Azblob, _) => format!("{} of {}", self.shown(), clouds::azblob_account()),
             _ => self.shown(),
         }
     }
@@ -118,13 +124,12 @@ impl Address {
             Service::Azblob => clouds::azblob(host).map_err(|error| fault::from_service(&self.shown(), &error)),
             Service::WebDav => {
                 let endpoint = self.base(s3)?.origin().ascii_serialization();
-                let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
                 let mut webdav = Webdav::default().endpoint(&endpoint);
                 if !self.url.username().is_empty() {
-                    webdav = webdav.username(&decode(self.url.username()));
+                    webdav = webdav.username(&decoded(self.url.username()));
                 }
                 if let Some(password) = self.url.password() {
-                    webdav = webdav.password(&decode(password));
+                    webdav = webdav.password(&decoded(password));
                 }
                 Operator::new(webdav).map_err(|error| fault::from_service(&self.shown(), &error))
             }
@@ -154,6 +159,10 @@ impl Address {
     fn invalid(&self, what: &str) -> Error {
         Error::new(Kind::Invalid, format!("{} {what}", self.shown()))
     }
+}
+
+fn decoded(text: &str) -> String {
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 /// Whether there is anything to sign requests with; a public bucket is asked without.
@@ -203,6 +212,13 @@ mod tests {
         assert!(place.operator(&S3Config::default()).is_ok());
         let error = address("s3://key:secret@films/").operator(&S3Config::default()).unwrap_err();
         assert!(error.to_string().contains("AWS_ACCESS_KEY_ID") && !error.to_string().contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn one_url_of_two_users_is_two_places() {
+        let of = |url: &str| address(url).located(&S3Config::default());
+        assert_eq!(of("webdavs://alice:secret@cloud/dav/"), "webdavs://cloud/dav/ as alice");
+        assert_ne!(of("webdavs://alice@cloud/dav/"), of("webdavs://bob@cloud/dav/"));
     }
 
     #[test]
