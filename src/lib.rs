@@ -29,13 +29,13 @@
 //!
 //! # The words
 //!
-//! *source*: what the user typed. *origin*: the code that lists and reads it. *version*: what tells two states of a file
-//! apart. *entry*: one cached version of one file. *chunk*: a byte range of an entry, fetched, hashed, recorded and
-//! evicted as one; a row of the index. *slot*: a multiple of the chunk size; a chunk never crosses one. *block*: 64 KiB,
-//! the grain of a probe. *covering query*: which recorded chunks cover these bytes, and where the gaps are. *flight*: one
-//! fetch under way. *lane*: demand, urgent, lookahead, fill. *probe*: a first, lone or near-the-end read. *opening*: what
-//! players open a film with: its head, its tail, its container's index; it outlives the middle of films. *pin*: a person's wish that a file is never
-//! evicted. *warm*: fetched before anyone reads it. *scan*: films
+//! *source*: what the user typed. *origin*: the code that lists and reads it. *version*: what tells two states of a
+//! file apart. *entry*: one cached version of one file. *chunk*: a byte range of an entry, fetched, hashed, recorded
+//! and evicted as one; a row of the index. *slot*: a multiple of the chunk size; a chunk never crosses one. *block*: 64
+//! KiB, the grain of a probe. *covering query*: which recorded chunks cover these bytes, and where the gaps are.
+//! *flight*: one fetch under way. *lane*: demand, urgent, lookahead, fill. *probe*: a first, lone or near-the-end read.
+//! *opening*: what players open a film with: its head, its tail, its container's index; it outlives the middle of
+//! films. *pin*: a person's wish that a file is never evicted. *warm*: fetched before anyone reads it. *scan*: films
 //! opened one behind the other, of each as little as will do.
 //!
 //! # The rooms, lowest floor first
