@@ -2,7 +2,11 @@
 //! Never here: listings.
 //!
 //! FTP has no way to ask for bytes of one version, nor for bytes up to some end. So size and time are asked for before the
-//! first byte and before the last piece is handed out; and where a range ends, the transfer is closed.
+//! first byte and behind the last one, and no byte is handed out before that has proved them all; and where a range ends,
+//! the transfer is closed.
+//!
+//! This has its price: a reader waits for the whole of a range (a chunk, as a rule) rather than for its first bytes, it is
+//! held in memory until then, and what has come of one that breaks off, or is called off, has come for nothing.
 
 use std::sync::Arc;
 
@@ -17,22 +21,33 @@ use crate::range::ByteRange;
 use crate::store::driver::Driver;
 use crate::store::{Body, Patience, Stat};
 
-/// Read at once, as far as it has come.
+/// Read at once, as far as it has come, and handed out at once.
 const PIECE_BYTES: usize = 256 << 10;
+/// Held at once, until proved: twice a chunk of the usual size. A longer range comes in parts, each a transfer with a
+/// proof of its own.
+const PART_BYTES_MAX: u64 = 4 << 20;
 
 /// A transfer under way. Invariant: there is a connection until all is over.
 pub(super) struct FtpBody {
     driver: Arc<Driver>,
     patience: Patience,
     transfer: Option<Transfer>,
+    /// Of the expected version, and not handed out yet.
+    proved: Bytes,
     failure: Option<Error>,
 }
 
-/// The two connections of a transfer, and what is still to come over them.
+/// The two connections of a transfer, what has come of a part, and what is still to come. `held`, then `left`, then
+/// `rest` are without gaps.
 pub(super) struct Transfer {
     lease: Lease,
     data: TcpStream,
+    /// Of some version.
+    held: BytesMut,
+    /// Of this part.
     left: ByteRange,
+    /// The parts behind it.
+    rest: ByteRange,
     path: String,
     /// The source and the file, for messages.
     what: String,
@@ -44,33 +59,44 @@ impl Transfer {
     pub async fn begin(mut lease: Lease, path: &str, what: &str, expected: &Stat, range: ByteRange) -> Result<Self> {
         let data = lease.send(path, range.start, what).await?;
         let (path, what, expected) = (path.to_owned(), what.to_owned(), expected.clone());
-        Ok(Self { lease, data, left: range, path, what, expected })
+        let (left, rest) = part(range);
+        Ok(Self { lease, data, held: BytesMut::new(), left, rest, path, what, expected })
     }
 
-    /// What has come.
-    async fn piece(&mut self) -> Result<Bytes> {
-        let mut piece = BytesMut::with_capacity(PIECE_BYTES);
-        let wanted = usize::try_from(self.left.len()).unwrap_or(usize::MAX).min(PIECE_BYTES);
-        let mut data = (&mut self.data).take(wanted as u64);
-        data.read_buf(&mut piece).await.map_err(|error| unreachable(&self.what, &error))?;
-        if piece.is_empty() {
+    /// Takes what has come.
+    async fn take(&mut self) -> Result<()> {
+        let wanted = self.left.len().min(PIECE_BYTES as u64);
+        self.held.reserve(wanted as usize);
+        let mut data = (&mut self.data).take(wanted);
+        let read = data.read_buf(&mut self.held).await.map_err(|error| unreachable(&self.what, &error))?;
+        if read == 0 {
             // The server may say why.
             self.lease.finish(&self.what).await?;
             return Err(Error::new(Kind::Unreachable, format!("{}: ends before byte {}", self.what, self.left.end)));
         }
-        self.left.start += piece.len() as u64;
-        Ok(piece.freeze())
+        self.left.start += read as u64;
+        Ok(())
     }
 
-    /// All bytes are here: is the file still the same?
-    async fn end(self) -> Result<()> {
-        let Self { mut lease, data, path, what, expected, .. } = self;
+    /// All bytes of the part are here: is the file still the same? They, and the transfer of the next part.
+    async fn end(self) -> Result<(Bytes, Option<Self>)> {
+        let Self { mut lease, data, held, rest, path, what, expected, .. } = self;
         drop(data);
         lease.settle().await?;
         check(&mut lease, &path, &what, &expected).await?;
-        lease.give_back();
-        Ok(())
+        if rest.is_empty() {
+            lease.give_back();
+            return Ok((held.freeze(), None));
+        }
+        let next = Self::begin(lease, &path, &what, &expected, rest).await?;
+        Ok((held.freeze(), Some(next)))
     }
+}
+
+/// What of a range is asked for at once, and what then.
+fn part(range: ByteRange) -> (ByteRange, ByteRange) {
+    let end = range.start + range.len().min(PART_BYTES_MAX);
+    (ByteRange::new(range.start, end), ByteRange::new(end, range.end))
 }
 
 /// Whether the file at `path` is still the expected one.
@@ -87,36 +113,38 @@ pub(super) async fn check(lease: &mut Lease, path: &str, what: &str, expected: &
 
 impl FtpBody {
     pub fn new(driver: &Arc<Driver>, patience: &Patience, transfer: Transfer) -> Self {
-        Self { driver: Arc::clone(driver), patience: patience.clone(), transfer: Some(transfer), failure: None }
+        let (driver, patience) = (Arc::clone(driver), patience.clone());
+        Self { driver, patience, transfer: Some(transfer), proved: Bytes::new(), failure: None }
+    }
+
+    /// The whole of a part, proved, and the transfer of the next one. Each wait of it has a patience of its own.
+    fn part(&self, mut transfer: Transfer) -> Result<(Bytes, Option<Transfer>)> {
+        let what = transfer.what.clone();
+        while !transfer.left.is_empty() {
+            self.driver.wait(&self.patience, &what, transfer.take())?;
+        }
+        self.driver.wait(&self.patience, &what, transfer.end())
     }
 }
 
 impl Body for FtpBody {
     fn next(&mut self) -> Result<Option<Bytes>> {
-        if let Some(failure) = &self.failure {
-            return Err(failure.clone());
-        }
-        let Some(mut transfer) = self.transfer.take() else { return Ok(None) };
-        let what = transfer.what.clone();
-        let next = async {
-            let piece = transfer.piece().await?;
-            if transfer.left.is_empty() {
-                transfer.end().await?;
-                return Ok((piece, None));
+        if self.proved.is_empty() {
+            if let Some(failure) = &self.failure {
+                return Err(failure.clone());
             }
-            Ok((piece, Some(transfer)))
-        };
-        match self.driver.wait(&self.patience, what, next) {
-            Ok((piece, transfer)) => {
-                self.transfer = transfer;
-                Ok(Some(piece))
-            }
-            // Its connections are gone.
-            Err(error) => {
-                self.failure = Some(error.clone());
-                Err(error)
+            let Some(transfer) = self.transfer.take() else { return Ok(None) };
+            match self.part(transfer) {
+                Ok((proved, next)) => (self.proved, self.transfer) = (proved, next),
+                // Its connections are gone.
+                Err(error) => {
+                    self.failure = Some(error.clone());
+                    return Err(error);
+                }
             }
         }
+        let bytes = self.proved.len().min(PIECE_BYTES);
+        Ok(Some(self.proved.split_to(bytes)))
     }
 }
 
@@ -126,5 +154,19 @@ impl Drop for FtpBody {
             drop(data);
             lease.give_back_settled(&self.driver);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_range_is_held_in_parts() {
+        let range = |start, end| ByteRange::new(start, end);
+        let max = PART_BYTES_MAX;
+        assert_eq!(part(range(5, 6)), (range(5, 6), range(6, 6)));
+        assert_eq!(part(range(5, 5 + max)), (range(5, 5 + max), range(5 + max, 5 + max)));
+        assert_eq!(part(range(5, 6 + max)), (range(5, 5 + max), range(5 + max, 6 + max)));
     }
 }
