@@ -104,7 +104,7 @@ impl Session {
         let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
             return Err(Error::new(Kind::Local, format!("{address}: ssh was started without pipes")));
         };
-        let mut incoming = Incoming { stdout, said: Said::listen(stderr), address: address.clone() };
+        let mut incoming = Incoming { stdout, said: Said::listen(stderr), address: address.clone(), is_in: false };
         let greeted = tokio::time::timeout(CONNECT_TIMEOUT, greet(&mut stdin, &mut incoming)).await;
         let in_time = || Error::new(Kind::TimedOut, format!("{address}: no connection in time"));
         let is_in_order = match greeted.unwrap_or_else(|_| Err(in_time())) {
@@ -344,6 +344,8 @@ struct Incoming {
     stdout: ChildStdout,
     said: Said,
     address: Address,
+    /// The server has spoken.
+    is_in: bool,
 }
 
 impl Incoming {
@@ -365,7 +367,8 @@ impl Incoming {
     }
 
     async fn ended(&mut self) -> Error {
-        ssh::ended(&self.address, &self.said.last_words().await)
+        let said = self.said.last_words().await;
+        if self.is_in { ssh::lost(&self.address, &said) } else { ssh::ended(&self.address, &said) }
     }
 
     fn not_sftp(&self) -> Error {
@@ -415,7 +418,11 @@ async fn greet(stdin: &mut ChildStdin, incoming: &mut Incoming) -> Result<bool> 
     // An `ssh` that has ended says why elsewhere.
     let _ = stdin.write_all(&wire::hello()).await;
     let first = incoming.receive().await?;
-    wire::is_in_order(first).ok_or_else(|| incoming.not_sftp())
+    let is_in_order = wire::is_in_order(first).ok_or_else(|| incoming.not_sftp())?;
+    incoming.is_in = true;
+    // On the way in it may have complained of a key that did not matter; that is not why it ends one day.
+    incoming.said.text.lock().clear();
+    Ok(is_in_order)
 }
 
 /// Gives replies to those who asked, until there are no more.

@@ -44,7 +44,7 @@ pub(super) fn command(program: &[String], address: &Address) -> Command {
     command
 }
 
-/// What is meant by what `ssh` said before it ended.
+/// What is meant by what `ssh` said before it ended, without having let us in.
 pub(super) fn ended(address: &Address, said: &str) -> Error {
     const PART: [(&str, Kind, &str); 9] = [
         (
@@ -69,16 +69,20 @@ pub(super) fn ended(address: &Address, said: &str) -> Error {
         ("Bad configuration option", Kind::Invalid, "ssh refuses its options"),
         ("unknown option", Kind::Invalid, "ssh refuses its options"),
     ];
-    let known = PART.iter().find(|(part, ..)| said.contains(part));
-    let last = said.lines().map(str::trim).rfind(|line| !line.is_empty());
-    let (kind, meaning) = match (known, last) {
-        (Some((_, kind, meaning)), _) => {
-            (*kind, meaning.replace("LOGIN", &address.login()).replace("HOST", &address.host))
-        }
-        (None, Some(last)) => (Kind::Unreachable, format!("the connection ended: {last}")),
-        (None, None) => (Kind::Unreachable, "the connection ended".to_owned()),
+    let Some((_, kind, meaning)) = PART.iter().find(|(part, ..)| said.contains(part)) else {
+        return lost(address, said);
     };
-    Error::new(kind, format!("{address}: {meaning}"))
+    let meaning = meaning.replace("LOGIN", &address.login()).replace("HOST", &address.host);
+    Error::new(*kind, format!("{address}: {meaning}"))
+}
+
+/// The same of a conversation that had begun: whatever `ssh` said, it may pass.
+pub(super) fn lost(address: &Address, said: &str) -> Error {
+    let meaning = match said.lines().map(str::trim).rfind(|line| !line.is_empty()) {
+        Some(last) => format!("the connection ended: {last}"),
+        None => "the connection ended".to_owned(),
+    };
+    Error::new(Kind::Unreachable, format!("{address}: {meaning}"))
 }
 
 #[cfg(test)]
@@ -115,6 +119,7 @@ mod tests {
             let error = ended(&nas, said);
             assert_eq!(error.kind(), kind, "{said}");
             assert!(error.to_string().contains(hint) && !error.to_string().contains('\n'), "{error}");
+            assert_eq!(lost(&nas, said).kind(), Kind::Unreachable, "{said}");
         }
     }
 }
