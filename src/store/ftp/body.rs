@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
 use super::control::{Found, unreachable};
-use super::pool::Lease;
+use super::pool::{Lease, Pool};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::driver::Driver;
@@ -30,6 +30,7 @@ const PART_BYTES_MAX: u64 = 4 << 20;
 /// A transfer under way. Invariant: there is a connection until all is over.
 pub(super) struct FtpBody {
     driver: Arc<Driver>,
+    pool: Arc<Pool>,
     patience: Patience,
     transfer: Option<Transfer>,
     /// Of the expected version, and not handed out yet.
@@ -112,9 +113,9 @@ pub(super) async fn check(lease: &mut Lease, path: &str, what: &str, expected: &
 }
 
 impl FtpBody {
-    pub fn new(driver: &Arc<Driver>, patience: &Patience, transfer: Transfer) -> Self {
-        let (driver, patience) = (Arc::clone(driver), patience.clone());
-        Self { driver, patience, transfer: Some(transfer), proved: Bytes::new(), failure: None }
+    pub fn new(driver: &Arc<Driver>, pool: &Arc<Pool>, patience: &Patience, transfer: Transfer) -> Self {
+        let (driver, pool, patience) = (Arc::clone(driver), Arc::clone(pool), patience.clone());
+        Self { driver, pool, patience, transfer: Some(transfer), proved: Bytes::new(), failure: None }
     }
 
     /// The whole of a part, proved, and the transfer of the next one. Each wait of it has a patience of its own.
@@ -138,6 +139,7 @@ impl Body for FtpBody {
                 Ok((proved, next)) => (self.proved, self.transfer) = (proved, next),
                 // Its connections are gone.
                 Err(error) => {
+                    self.pool.doubt(&error);
                     self.failure = Some(error.clone());
                     return Err(error);
                 }

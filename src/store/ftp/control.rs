@@ -2,6 +2,7 @@
 //! over. Binary and passive only.
 //! Never here: how many there are, and what is read for.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -70,10 +71,20 @@ impl Control {
         &self.home
     }
 
+    /// Whether nothing has come since the last reply, the connection's end included: what has come would be taken for the
+    /// reply to the next command. Waits for nothing.
+    pub fn is_quiet(&self) -> bool {
+        let read = self.stream.get_ref().try_read(&mut [0]);
+        self.stream.buffer().is_empty() && read.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+
     /// What is at `path`, as exactly as the server tells.
     pub async fn find(&mut self, path: &str, what: &str) -> Result<Found> {
         if self.features.facts {
             let reply = self.ask("MLST", path).await?.success(what)?;
+            if reply.code != 250 {
+                return Err(out_of_step(what, &reply));
+            }
             let line =
                 reply.lines.iter().skip(1).find_map(|line| super::line::facts(line.strip_prefix(' ').unwrap_or(line)));
             match line {
@@ -91,6 +102,9 @@ impl Control {
             let size_bytes = size.size_bytes().ok_or_else(|| nonsense(what))?;
             let modified = self.ask("MDTM", path).await?;
             return Ok(Found::File(stat(size_bytes, modified.modified().filter(|_| modified.code == 213))));
+        }
+        if size.is_success() {
+            return Err(out_of_step(what, &size));
         }
         if self.ask("CWD", path).await?.is_success() {
             return Ok(Found::Folder);
@@ -190,6 +204,11 @@ impl Reply {
 
 fn stat(size_bytes: u64, modified: Option<std::time::SystemTime>) -> Stat {
     Stat { size_bytes, modified, version: Version::size_and_time(size_bytes, modified) }
+}
+
+/// A reply to another question: a server that told the end of a transfer twice. The next connection begins anew.
+fn out_of_step(what: &str, reply: &Reply) -> Error {
+    Error::new(Kind::Unreachable, format!("{what}: the server answers something else ({})", reply.code))
 }
 
 fn nonsense(what: &str) -> Error {

@@ -63,7 +63,11 @@ impl Ftp {
     }
 
     fn wait<T>(&self, patience: &Patience, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
-        self.driver.wait(patience, what, work)
+        let answer = self.driver.wait(patience, what, work);
+        if let Err(error) = &answer {
+            self.pool.doubt(error);
+        }
+        answer
     }
 
     fn root(&self, patience: &Patience) -> Result<&Root> {
@@ -200,7 +204,7 @@ impl Read for Ftp {
             Ok(Some((stat, range, transfer)))
         })?;
         let Some((stat, range, transfer)) = transfer else { return Ok(None) };
-        let body = Box::new(FtpBody::new(&self.driver, patience, transfer));
+        let body = Box::new(FtpBody::new(&self.driver, &self.pool, patience, transfer));
         Ok(Some(Begun { stat, range, body, cancel: patience.cancel.clone() }))
     }
 
@@ -214,7 +218,7 @@ impl Read for Ftp {
             }
             Transfer::begin(lease, &path, &what, expected, range).await
         })?;
-        Ok(Box::new(FtpBody::new(&self.driver, patience, transfer)))
+        Ok(Box::new(FtpBody::new(&self.driver, &self.pool, patience, transfer)))
     }
 }
 

@@ -55,7 +55,9 @@ impl Pool {
             freed.as_mut().enable();
             let taken = {
                 let mut state = self.state.lock();
-                let old = state.idle.extract_if(.., |(_, since)| since.elapsed() > IDLE_MAX).collect::<Vec<_>>();
+                // Closed by the server, or out of step. That can be seen without waiting.
+                let is_old = |control: &Control, since: Instant| since.elapsed() > IDLE_MAX || !control.is_quiet();
+                let old = state.idle.extract_if(.., |(control, since)| is_old(control, *since)).collect::<Vec<_>>();
                 let idle = state.idle.pop();
                 let is_seated = idle.is_some() || state.used < state.most;
                 state.used += usize::from(is_seated);
@@ -74,6 +76,14 @@ impl Pool {
                 Err(error) if error.kind() == Kind::Busy && self.make_do(&error) => {}
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// One connection was lost, or has gone silent: those that nobody uses may be gone, too, and are not tried one by one.
+    pub fn doubt(&self, error: &Error) {
+        if matches!(error.kind(), Kind::Unreachable | Kind::TimedOut) {
+            let idle = std::mem::take(&mut self.state.lock().idle);
+            drop(idle);
         }
     }
 
