@@ -63,7 +63,7 @@ impl<'a, 'b> Paging<'a, 'b> {
     /// Takes one more name, which is safe. `Full` when there are too many.
     pub fn add(&mut self, listed: Listed) -> Result<()> {
         if self.count >= LISTING_NAMES_MAX {
-            return Err(Error::new(Kind::Full, format!("the folder holds more than {LISTING_NAMES_MAX} names")));
+            return Err(too_long());
         }
         self.count += 1;
         self.page.push(listed);
@@ -79,6 +79,11 @@ impl<'a, 'b> Paging<'a, 'b> {
     pub fn finish(self) -> Result<()> {
         if self.page.is_empty() { Ok(()) } else { (self.pages)(self.page) }
     }
+}
+
+/// More names than a listing may hold, those that are left out included.
+pub(super) fn too_long() -> Error {
+    Error::new(Kind::Full, format!("the folder holds more than {LISTING_NAMES_MAX} names"))
 }
 
 /// All that `list` hands over, sorted by name, each once: for a folder that is known to be small.

@@ -23,7 +23,10 @@ use self::control::{Found, unreachable};
 use self::line::{Line, LineKind};
 use self::pool::Pool;
 use super::driver::Driver;
-use super::{Begun, Body, End, List, Listed, ListedKind, Pages, Paging, Patience, Read, Stat, is_safe_name};
+use super::listing::too_long;
+use super::{
+    Begun, Body, End, LISTING_NAMES_MAX, List, Listed, ListedKind, Pages, Paging, Patience, Read, Stat, is_safe_name,
+};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 
@@ -31,6 +34,8 @@ use crate::range::ByteRange;
 pub const CONNECTIONS_MAX: usize = 4;
 /// Lines of a listing read at once, under one wait.
 const PAGE_LINES: usize = 1_000;
+/// Most lines of a listing: its names, and the few that are none (a total, the folder itself, the one above).
+const LINES_MAX: usize = LISTING_NAMES_MAX + 3;
 /// Longest line: a name and what is told of it.
 const LINE_BYTES_MAX: u64 = 4 << 10;
 /// Links followed in one folder, each by a question of its own; further ones are left out.
@@ -140,6 +145,7 @@ impl Ftp {
             }
         })?;
         let mut data = BufReader::new(data);
+        let mut told = 0;
         loop {
             let mut page = Vec::with_capacity(PAGE_LINES);
             self.wait(patience, what, async {
@@ -156,6 +162,11 @@ impl Ftp {
             })?;
             if page.is_empty() {
                 break;
+            }
+            // Those that will be left out count, too: a listing has an end.
+            told += page.len();
+            if told > LINES_MAX {
+                return Err(too_long().context(what));
             }
             for line in page {
                 let line = line.strip_suffix(b"\n").unwrap_or(&line);

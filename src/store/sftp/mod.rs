@@ -21,12 +21,17 @@ use self::body::{Reading, SftpBody, stat};
 use self::pool::{Lease, Pool};
 use self::wire::{Attributes, FileKind, Name, Request};
 use super::driver::Driver;
-use super::{Begun, Body, End, List, Listed, ListedKind, Pages, Paging, Patience, Read, Stat, is_safe_name};
+use super::listing::too_long;
+use super::{
+    Begun, Body, End, LISTING_NAMES_MAX, List, Listed, ListedKind, Pages, Paging, Patience, Read, Stat, is_safe_name,
+};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 
 /// Pages of a listing under way at once; a page holds about a hundred names.
 const PAGES_AHEAD: usize = 8;
+/// Most names a folder may tell: with its own, and that of the one above.
+const NAMES_TOLD_MAX: usize = LISTING_NAMES_MAX + 2;
 
 /// A folder or a file, read over SFTP.
 pub struct Sftp {
@@ -184,7 +189,7 @@ impl List for Sftp {
             return paging.finish();
         }
         let (path, what) = self.path(folder, patience)?;
-        let mut skipped = 0;
+        let (mut told, mut skipped) = (0, 0);
         let open = async {
             let lease = self.lease(&path).await?;
             let handle = lease.ask(Request::OpenFolder(path.as_bytes())).folder(&what).await?;
@@ -198,6 +203,14 @@ impl List for Sftp {
             }
             let Some(page) = answers.pop_front() else { break };
             let Some(page) = self.wait(patience, &what, page.names(&what))? else { break };
+            // Those that will be left out count, too: a listing has an end. So does one whose server forgets to say so.
+            told += page.len();
+            if told > NAMES_TOLD_MAX {
+                return Err(too_long().context(&what));
+            }
+            if page.is_empty() {
+                break;
+            }
             for (name, attributes) in self.wait(patience, &what, follow(&lease, &path, page))? {
                 let Some(name) = str::from_utf8(&name).ok().filter(|name| is_safe_name(name)) else {
                     skipped += 1;
