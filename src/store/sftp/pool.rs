@@ -18,6 +18,9 @@ use crate::store::driver::Driver;
 
 /// Handshakes at once: servers drop whom they do not know beyond ten (`MaxStartups`), and others may be coming.
 const OPENING_MAX: usize = 3;
+/// A handshake that takes longer may hang, and another one be begun beside it. Less than half of what a stall allows, as
+/// whoever waits is to have the other one's answer, too.
+const OPENING_SLOW: Duration = Duration::from_secs(3);
 /// A server that refused one more conversation is not asked for another one so soon.
 const GROW_AGAIN: Duration = Duration::from_secs(15);
 /// Made ready for a film: for its head, its end, and what follows the head.
@@ -50,7 +53,8 @@ pub(super) struct Pool {
 #[derive(Default)]
 struct State {
     members: Vec<Arc<Member>>,
-    opening: usize,
+    /// When those were begun that are not there yet; one that hangs is in here until it is given up.
+    opening: Vec<Instant>,
     failures: u64,
     failure: Option<(Error, Instant)>,
     warmed: Option<Instant>,
@@ -89,7 +93,7 @@ impl Pool {
                 let failures = *failures_before.get_or_insert(state.failures);
                 if best.is_none()
                     && failures != state.failures
-                    && state.opening == 0
+                    && state.under_way() == 0
                     && let Some((failure, _)) = &state.failure
                 {
                     return Err(failure.clone());
@@ -102,7 +106,8 @@ impl Pool {
                 }
             }
             drop(ended);
-            changed.await;
+            // A handshake that hangs tells nobody.
+            let _ = tokio::time::timeout(OPENING_SLOW, changed).await;
         }
     }
 
@@ -113,7 +118,7 @@ impl Pool {
             return;
         }
         state.warmed = Some(Instant::now());
-        while state.members.len() + state.opening < WARM.min(self.most) && self.grow(&mut state, driver) {}
+        while state.members.len() + state.under_way() < WARM.min(self.most) && self.grow(&mut state, driver) {}
     }
 
     /// No answer came for so long: what has not been heard from since may be gone, too.
@@ -129,27 +134,35 @@ impl Pool {
     fn grow(self: &Arc<Self>, state: &mut State, driver: &Driver) -> bool {
         let has_any = !state.members.is_empty();
         let was_refused = state.failure.as_ref().is_some_and(|(_, at)| at.elapsed() < GROW_AGAIN);
-        if state.members.len() + state.opening >= self.most
-            || state.opening >= OPENING_MAX
+        let under_way = state.under_way();
+        if state.members.len() + under_way >= self.most
+            || under_way >= OPENING_MAX
             || (has_any && was_refused)
-            || (!has_any && state.opening > 0)
+            || (!has_any && under_way > 0)
         {
             return false;
         }
-        state.opening += 1;
+        let begun = Instant::now();
+        state.opening.push(begun);
         let (pool, program, address) = (Arc::downgrade(self), self.program.clone(), self.address.clone());
         driver.start(async move {
             let connected = Session::connect(&program, &address).await;
             let Some(pool) = pool.upgrade() else { return };
-            pool.opened(connected);
+            pool.opened(begun, connected);
         });
         true
     }
 
-    fn opened(&self, connected: Result<Session>) {
+    fn opened(&self, begun: Instant, connected: Result<Session>) {
         let mut state = self.state.lock();
-        state.opening -= 1;
+        if let Some(at) = state.opening.iter().position(|other| *other == begun) {
+            state.opening.swap_remove(at);
+        }
+        let mut surplus = None;
+        let alive = state.members.iter().filter(|member| !member.session.has_ended()).count();
         match connected {
+            // It was given up for lost, and others have come in its place.
+            Ok(session) if alive >= self.most => surplus = Some(session),
             Ok(session) => {
                 let used = Mutex::new(Instant::now());
                 state.members.push(Arc::new(Member { session, readers: AtomicUsize::new(0), used }));
@@ -165,7 +178,15 @@ impl Pool {
             }
         }
         drop(state);
+        drop(surplus);
         self.changed.notify_waiters();
+    }
+}
+
+impl State {
+    /// Handshakes that may soon be done.
+    fn under_way(&self) -> usize {
+        self.opening.iter().filter(|begun| begun.elapsed() < OPENING_SLOW).count()
     }
 }
 
@@ -221,5 +242,18 @@ async fn tidy(pool: Weak<Pool>) {
         };
         let over: Vec<_> = pool.state.lock().members.extract_if(.., |member| is_over(member)).collect();
         drop(over);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handshake_that_hangs_keeps_nobody_from_beginning_another_one() {
+        let now = Instant::now();
+        let slow = now.checked_sub(OPENING_SLOW).unwrap();
+        let state = State { opening: vec![slow, now, slow], ..State::default() };
+        assert_eq!(state.under_way(), 1);
     }
 }

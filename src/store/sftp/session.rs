@@ -67,11 +67,15 @@ struct State {
     next_id: u32,
     weight_bytes: u64,
     heard: Instant,
+    // Since when there is a reply to come, if there is one.
+    awaited: Instant,
 }
 
 struct Waiting {
     tell: oneshot::Sender<Answered>,
     weight_bytes: u64,
+    /// Of a file that is closed, nobody waits.
+    is_close: bool,
 }
 
 /// A reply; of a handle the kind that closes itself, wherever it is lost.
@@ -115,8 +119,16 @@ impl Session {
             }
         };
         let (requests, queue) = mpsc::unbounded_channel();
-        let state =
-            State { why: None, requests, waiting: HashMap::new(), next_id: 0, weight_bytes: 0, heard: Instant::now() };
+        let now = Instant::now();
+        let state = State {
+            why: None,
+            requests,
+            waiting: HashMap::new(),
+            next_id: 0,
+            weight_bytes: 0,
+            heard: now,
+            awaited: now,
+        };
         let link = Arc::new(Link { state: Mutex::new(state), ended: Notify::new() });
         let teller = tokio::spawn(tell(stdin, queue));
         tokio::spawn(converse(child, teller, incoming, Arc::clone(&link)));
@@ -180,7 +192,7 @@ impl Session {
     /// Since the last reply came, if there is one to come.
     pub fn silent_for(&self) -> Option<Duration> {
         let state = self.link.state.lock();
-        (!state.waiting.is_empty()).then(|| state.heard.elapsed())
+        (!state.waiting.is_empty()).then(|| state.heard.max(state.awaited).elapsed())
     }
 
     /// Since anything came at all.
@@ -206,15 +218,20 @@ impl Link {
         let mut state = self.state.lock();
         // Ended: `tell` is dropped, and the answer says why.
         if state.why.is_none() {
+            let (now, is_close) = (Instant::now(), matches!(request, Request::Close(_)));
+            // Silence counts from here.
             if state.waiting.is_empty() {
-                // Silence counts from here.
-                state.heard = Instant::now();
+                state.awaited = now;
+            }
+            // To close a file is no reason to trust a connection that nobody uses.
+            if !is_close && state.waiting.values().all(|waiting| waiting.is_close) {
+                state.heard = now;
             }
             let id = state.next_id;
             state.next_id = id.wrapping_add(1);
             let weight_bytes = request.weight_bytes();
             state.weight_bytes += weight_bytes;
-            state.waiting.insert(id, Waiting { tell, weight_bytes });
+            state.waiting.insert(id, Waiting { tell, weight_bytes, is_close });
             // It is read as long as there is no reason not to.
             let _ = state.requests.send(request.encode(id));
         }
