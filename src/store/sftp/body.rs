@@ -58,6 +58,11 @@ impl Reading {
         }
     }
 
+    /// The file that was opened at `path` is not the one there now: no other reader is to try it.
+    pub fn forget(&self, path: &str) {
+        self.lease.forget(path);
+    }
+
     /// The next bytes of the version `expected`, never empty; `None` after the last.
     pub async fn next(&mut self, expected: &Version) -> Result<Option<Bytes>> {
         self.ask_ahead();

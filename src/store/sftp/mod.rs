@@ -154,6 +154,7 @@ impl Read for Sftp {
                 if !is_other {
                     return Ok((first?, reading));
                 }
+                reading.forget(&path);
             }
             let lease = self.lease(&path).await?;
             let handle = lease.open(&path, &what).await?;
