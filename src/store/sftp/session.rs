@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use parking_lot::Mutex;
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -100,11 +101,12 @@ impl Session {
     /// Starts `program` and waits until the server speaks.
     pub async fn connect(program: &[String], address: &Address) -> Result<Self> {
         let spawned = ssh::command(program, address).spawn();
-        let mut child = spawned.map_err(|error| {
+        let child = spawned.map_err(|error| {
             let name = program.first().map_or("ssh", String::as_str);
             Error::new(Kind::Invalid, format!("{address}: `{name}` can't be started: {error}"))
         })?;
-        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let mut group = Group(child);
+        let pipes = (group.0.stdin.take(), group.0.stdout.take(), group.0.stderr.take());
         let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
             return Err(Error::new(Kind::Local, format!("{address}: ssh was started without pipes")));
         };
@@ -114,7 +116,7 @@ impl Session {
         let is_in_order = match greeted.unwrap_or_else(|_| Err(in_time())) {
             Ok(is_in_order) => is_in_order,
             Err(error) => {
-                end(child).await;
+                group.end().await;
                 return Err(error);
             }
         };
@@ -131,7 +133,7 @@ impl Session {
         };
         let link = Arc::new(Link { state: Mutex::new(state), ended: Notify::new() });
         let teller = tokio::spawn(tell(stdin, queue));
-        tokio::spawn(converse(child, teller, incoming, Arc::clone(&link)));
+        tokio::spawn(converse(group, teller, incoming, Arc::clone(&link)));
         let read_bytes = if is_in_order { READ_BYTES_IN_ORDER } else { READ_BYTES };
         Ok(Self { link, is_in_order, read_bytes, kept: Mutex::default() })
     }
@@ -469,22 +471,60 @@ async fn tell(mut stdin: ChildStdin, mut queue: mpsc::UnboundedReceiver<Vec<u8>>
 }
 
 /// The whole of a conversation, to its end.
-async fn converse(child: Child, teller: JoinHandle<()>, mut incoming: Incoming, link: Arc<Link>) {
+async fn converse(group: Group, teller: JoinHandle<()>, mut incoming: Incoming, link: Arc<Link>) {
     let why = match select(pin!(hear(&mut incoming, &link)), pin!(link.ended.notified())).await {
         Either::Left((why, _)) => why,
         Either::Right(_) => closed(),
     };
     link.end(why);
     teller.abort();
-    end(child).await;
+    group.end().await;
 }
 
 fn closed() -> Error {
     Error::new(Kind::Unreachable, "the connection was closed")
 }
 
-async fn end(mut child: Child) {
-    // It may have ended by itself. Waited for in any case: nothing is left of it.
-    let _ = child.start_kill();
-    let _ = child.wait().await;
+/// An `ssh` and whatever it has started, a `ProxyCommand` say: a group of processes of their own. Killed when dropped.
+struct Group(Child);
+
+impl Group {
+    async fn end(mut self) {
+        // It may have ended by itself. Waited for in any case: nothing is left of it.
+        self.kill();
+        let _ = self.0.wait().await;
+    }
+
+    fn kill(&self) {
+        // None when it has been waited for: then the number may be that of somebody else.
+        let id = self.0.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(group) = id.and_then(Pid::from_raw) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_ssh_has_started_ends_with_it() {
+        let mut command = tokio::process::Command::new("sh");
+        command.args(["-c", "sleep 600 & wait"]).stdout(Stdio::piped()).process_group(0).kill_on_drop(true);
+        let mut group = Group(command.spawn().unwrap());
+        let mut stdout = group.0.stdout.take().unwrap();
+        group.end().await;
+        // Ends when nobody holds its other end any longer.
+        let read = tokio::time::timeout(Duration::from_secs(30), stdout.read_u8()).await;
+        assert!(read.is_ok_and(|read| read.is_err()));
+    }
 }
