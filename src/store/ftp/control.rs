@@ -101,7 +101,13 @@ impl Control {
         if size.code == 213 {
             let size_bytes = size.size_bytes().ok_or_else(|| nonsense(what))?;
             let modified = self.ask("MDTM", path).await?;
-            return Ok(Found::File(stat(size_bytes, modified.modified().filter(|_| modified.code == 213))));
+            return match modified.code {
+                213 => Ok(Found::File(stat(size_bytes, modified.modified()))),
+                // It never tells. Any other refusal may pass, and the file is not another one because of it.
+                500.. => Ok(Found::File(stat(size_bytes, None))),
+                _ if modified.is_success() => Err(out_of_step(what, &modified)),
+                _ => Err(modified.refusal(what)),
+            };
         }
         if size.is_success() {
             return Err(out_of_step(what, &size));
