@@ -17,9 +17,14 @@ const IDLE_MAX: Duration = Duration::from_mins(1);
 /// A transfer that was closed early is over by then, or its connection is given up.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// A server that took no more may take one more by now: other programs come and go.
+const GROW_AGAIN: Duration = Duration::from_mins(1);
+
 /// At most `most` connections, idle ones last used last.
 pub(super) struct Pool {
     address: Address,
+    /// As many as we ever want.
+    most: usize,
     // Taken alone.
     state: Mutex<State>,
     // A connection, or room for one.
@@ -30,7 +35,10 @@ struct State {
     idle: Vec<(Control, Instant)>,
     /// In use, or on the way.
     used: usize,
+    /// As many as the server takes, as far as we know.
     most: usize,
+    /// When that last changed.
+    changed: Option<Instant>,
 }
 
 /// A connection in use; given up when dropped.
@@ -44,8 +52,8 @@ struct Seat(Arc<Pool>);
 
 impl Pool {
     pub fn new(address: Address, most: usize) -> Arc<Self> {
-        let state = Mutex::new(State { idle: Vec::new(), used: 0, most });
-        Arc::new(Self { address, state, freed: Notify::new() })
+        let state = Mutex::new(State { idle: Vec::new(), used: 0, most, changed: None });
+        Arc::new(Self { address, most, state, freed: Notify::new() })
     }
 
     /// A connection for the caller alone, as soon as there is one.
@@ -59,6 +67,9 @@ impl Pool {
                 let is_old = |control: &Control, since: Instant| since.elapsed() > IDLE_MAX || !control.is_quiet();
                 let old = state.idle.extract_if(.., |(control, since)| is_old(control, *since)).collect::<Vec<_>>();
                 let idle = state.idle.pop();
+                if idle.is_none() {
+                    state.grow(self.most);
+                }
                 let is_seated = idle.is_some() || state.used < state.most;
                 state.used += usize::from(is_seated);
                 is_seated.then_some((idle, old))
@@ -93,10 +104,20 @@ impl Pool {
         // The one that was refused is among those in use.
         let others = state.used - 1;
         if others > 0 {
-            state.most = others;
+            (state.most, state.changed) = (others, Some(Instant::now()));
             log::info!("{error}; going on with {others} connections");
         }
         others > 0
+    }
+}
+
+impl State {
+    /// All are in use: one more is tried, if the last time is long ago.
+    fn grow(&mut self, most: usize) {
+        let is_long_ago = self.changed.is_some_and(|at| at.elapsed() >= GROW_AGAIN);
+        if self.used >= self.most && self.most < most && is_long_ago {
+            (self.most, self.changed) = (self.most + 1, Some(Instant::now()));
+        }
     }
 }
 
@@ -144,5 +165,26 @@ impl Drop for Seat {
     fn drop(&mut self) {
         self.0.state.lock().used -= 1;
         self.0.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_more_connection_is_tried_a_minute_after_one_was_refused() {
+        let now = Instant::now();
+        let long_ago = now.checked_sub(GROW_AGAIN).unwrap();
+        for (used, changed, most) in [(2, Some(long_ago), 3), (1, Some(long_ago), 2), (2, Some(now), 2), (2, None, 2)] {
+            let mut state = State { idle: Vec::new(), used, most: 2, changed };
+            state.grow(4);
+            assert_eq!(state.most, most, "{used} {changed:?}");
+            state.grow(4);
+            assert_eq!(state.most, most, "one at a time");
+        }
+        let mut full = State { idle: Vec::new(), used: 4, most: 4, changed: Some(long_ago) };
+        full.grow(4);
+        assert_eq!(full.most, 4);
     }
 }
