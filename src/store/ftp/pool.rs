@@ -170,7 +170,47 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+    use std::thread;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_says_more_than_was_asked_is_not_used_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("ftp://{}/", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                thread::spawn(move || {
+                    stream.write_all(b"220 Hi\r\n").unwrap();
+                    for line in BufReader::new(stream.try_clone().unwrap()).lines() {
+                        let reply: &[u8] = match line.unwrap().get(..3) {
+                            Some("USE") => b"230 In\r\n",
+                            Some("SIZ") => b"213 5\r\n",
+                            // Twice.
+                            Some("MDT") => b"213 19700101000001\r\n226 Done\r\n",
+                            Some("TYP") => b"200 Binary\r\n",
+                            _ => b"502 No\r\n",
+                        };
+                        stream.write_all(reply).unwrap();
+                    }
+                });
+            }
+        });
+        let pool = Pool::new(Address::new(url.parse().unwrap()).unwrap(), 2);
+        let mut lease = pool.lease().await.unwrap();
+        assert!(lease.is_quiet());
+        lease.find("/film.mkv", "film").await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while lease.is_quiet() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(!lease.is_quiet());
+        lease.give_back();
+        assert!(pool.lease().await.unwrap().is_quiet(), "another one");
+    }
 
     #[test]
     fn one_more_connection_is_tried_a_minute_after_one_was_refused() {
