@@ -13,6 +13,7 @@ use super::{Cache, Entry, Shared};
 use crate::config::format_size;
 use crate::error::{Error, Kind, Result};
 use crate::store::Stat;
+use crate::sys;
 
 /// All but so much of the budget may be pinned: a quarter is left to what is played beside it.
 const UNPINNED_SHARE: u64 = 4;
@@ -105,6 +106,15 @@ impl Cache {
     /// What all files that are not pinned share of the budget.
     pub fn room_bytes(&self) -> u64 {
         self.shared.room_bytes()
+    }
+
+    /// Of it, what the disk has as well: what they hold now, and what others leave free.
+    pub fn room_on_disk_bytes(&self) -> Result<u64> {
+        let shared = &self.shared;
+        let held = self.used_bytes().saturating_sub(shared.index.pinned_held_bytes()?);
+        // A filesystem that can't tell how full it is will say so when it is written to.
+        let free = sys::free_bytes(&shared.lock).unwrap_or(u64::MAX).saturating_sub(shared.config.min_free_bytes);
+        Ok(shared.room_bytes().min(held.saturating_add(free)))
     }
 }
 

@@ -87,13 +87,13 @@ impl Drive {
         if extent == Extent::Opening {
             found.retain(|(path, _)| is_film_name(path));
         }
-        self.check_room(path, extent, &found)?;
+        let mut room = self.room_for(path, extent, &found)?;
         told.total_bytes = found.iter().map(|(_, size)| planned(extent, size.unwrap_or(0))).sum();
         let (mut failed, mut first_error) = (0_u64, None);
         for (at, (path, size)) in found.iter().enumerate() {
             self.ask_ahead(&found[at..]);
             let before = told.done_bytes;
-            match self.warm_file(path, extent, &mut told) {
+            match self.warm_file(path, extent, &mut room, &mut told) {
                 Ok(()) => {}
                 Err(error)
                     if error.may_pass() || matches!(error.kind(), Kind::Cancelled | Kind::Full | Kind::Local) =>
@@ -116,8 +116,12 @@ impl Drive {
         }
     }
 
-    fn warm_file(&self, path: &str, extent: Extent, told: &mut Told<'_>) -> Result<()> {
+    fn warm_file(&self, path: &str, extent: Extent, room: &mut Room, told: &mut Told<'_>) -> Result<()> {
         let entry = self.cache.entry(path, &self.stat_now(path)?)?;
+        // What is pinned has its room.
+        if !self.cache.is_pinned(&entry)? {
+            room.take(path, planned(extent, entry.size_bytes()))?;
+        }
         let mut tell = |more_bytes: u64| {
             told.done_bytes += more_bytes;
             told.tell(self, path)
@@ -128,28 +132,18 @@ impl Drive {
         }
     }
 
-    /// More than the cache holds would push out at its end what it fetched at its beginning.
-    fn check_room(&self, path: &str, extent: Extent, found: &[Found]) -> Result<()> {
+    /// The room there is for these files. An early refusal if their listings say already that it is not enough; where they
+    /// tell no sizes, each file takes its part when it is looked at.
+    fn room_for(&self, path: &str, extent: Extent, found: &[Found]) -> Result<Room> {
         let mut wanted_bytes = 0_u64;
         for (path, size) in found {
-            // What is pinned has its room.
             if self.cache.pinned_size(path)? == 0 {
                 wanted_bytes = wanted_bytes.saturating_add(planned(extent, size.unwrap_or(0)));
             }
         }
-        let room_bytes = self.cache.room_bytes();
-        if wanted_bytes > room_bytes {
-            return Err(Error::new(
-                Kind::Full,
-                format!(
-                    "{}: {} are more than the {} the cache has room for: raise --cache-size, or take less at a time",
-                    shown(path),
-                    format_size(wanted_bytes),
-                    format_size(room_bytes),
-                ),
-            ));
-        }
-        Ok(())
+        let bytes = self.cache.room_on_disk_bytes()?;
+        Room { bytes, wanted_bytes: 0 }.take(&shown(path), wanted_bytes)?;
+        Ok(Room { bytes, wanted_bytes: 0 })
     }
 
     /// All files at or below `path`, as a person would sort them.
@@ -224,6 +218,28 @@ fn shown(path: &str) -> String {
     if path.is_empty() { "the whole drive".to_owned() } else { path.to_owned() }
 }
 
+/// More than the cache holds would push out at its end what it fetched at its beginning.
+struct Room {
+    bytes: u64,
+    wanted_bytes: u64,
+}
+
+impl Room {
+    fn take(&mut self, shown: &str, more_bytes: u64) -> Result<()> {
+        self.wanted_bytes = self.wanted_bytes.saturating_add(more_bytes);
+        if self.wanted_bytes <= self.bytes {
+            return Ok(());
+        }
+        let (wanted, room) = (format_size(self.wanted_bytes), format_size(self.bytes));
+        Err(Error::new(
+            Kind::Full,
+            format!(
+                "{shown}: {wanted} are more than the {room} the cache has room for: raise --cache-size, or take less at a time"
+            ),
+        ))
+    }
+}
+
 /// Whoever asked, and what it was told.
 struct Told<'a> {
     tell: Tell<'a>,
@@ -246,5 +262,19 @@ impl<'a> Told<'a> {
         // An index makes an opening longer than was thought.
         let total_bytes = self.total_bytes.max(self.done_bytes);
         (self.tell)(Warming { path, done_bytes: self.done_bytes, total_bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_take_room_one_after_the_other() {
+        let mut room = Room { bytes: 10, wanted_bytes: 0 };
+        room.take("a", 4).unwrap();
+        room.take("b", 6).unwrap();
+        assert_eq!(room.take("c", 1).unwrap_err().kind(), Kind::Full);
+        assert!(room.take("d", u64::MAX).is_err());
     }
 }

@@ -118,6 +118,15 @@ impl Index {
         })
     }
 
+    /// Bytes of all chunks of pinned files.
+    pub fn pinned_held_bytes(&self) -> Result<u64> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT coalesce(sum(end_byte - start_byte), 0) FROM cache_chunks WHERE keep >= 2")?
+                .query_row([], |row| row.get(0).map(loaded))
+        })
+    }
+
     /// The origin whose files these are: of any entry, as a cache directory serves one source.
     pub fn origin(&self) -> Result<Option<String>> {
         self.read(|connection| {
