@@ -3,6 +3,7 @@
 //! the environment. An option needs no line here.
 //! Never here: what an option means.
 
+use std::error::Error as _;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -233,7 +234,15 @@ fn fits(name: &str, arg: &Arg, mut values: Vec<String>, mount: &Command) -> std:
             mount
                 .clone()
                 .try_get_matches_from([OsString::from(super::MOUNT)].into_iter().chain(typed))
-                .map_err(|error| clap_told(&error))?;
+                .map_err(|error| {
+                    // clap repeats the value, and some parsers do; with an `@` there may be a password in it.
+                    if !values.iter().any(|value| value.contains('@')) {
+                        return clap_told(&error);
+                    }
+                    let cause = error.source().map(ToString::to_string);
+                    let cause = cause.filter(|cause| !values.iter().any(|value| cause.contains(value.as_str())));
+                    format!("`{name}`: {}", cause.as_deref().unwrap_or("the value can't be read"))
+                })?;
         }
     }
     Ok(values)
@@ -327,6 +336,15 @@ mod tests {
         assert_eq!((connections(&[]), connections(&["--connections=7"])), (4, 7));
         let matches = read(&[]);
         assert!(matches.get_flag("quiet") && matches.subcommand_matches("mount").unwrap().get_flag("allow_other"));
+    }
+
+    #[test]
+    fn what_may_be_a_password_is_not_repeated() {
+        for key in ["cache-size", "metrics-listen", "umask"] {
+            let text = format!("{key} = 'http://me:secret@host/'");
+            let (_, told) = check(&text, &Cli::command(), &env).unwrap_err();
+            assert!(told.contains(key) && !told.contains("secret"), "{told}");
+        }
     }
 
     #[test]
