@@ -50,12 +50,20 @@ impl Shared {
         let mut passed = [0; 2];
         // Not read through us, they look old: passed over one by one, they would end the search before it finds anything.
         let lent = self.hot.pinned();
-        for (part, bytes_max) in order(self.index.opening_bytes()?, self.room_bytes(), at_last) {
+        let mut searched = Ok(());
+        'search: for (part, bytes_max) in order(self.index.opening_bytes()?, self.room_bytes(), at_last) {
             let passed = &mut passed[part as usize];
             let enough = target.min(bytes_max.saturating_add(wanted));
             let mut is_last = false;
             while wanted < enough && *passed < PASSED_OVER_MAX && !is_last {
-                let page = self.index.oldest(part, *passed, PAGE, &lent)?;
+                let page = match self.index.oldest(part, *passed, PAGE, &lent) {
+                    Ok(page) => page,
+                    Err(error) => {
+                        // What is released already must go, or nobody could ever read or fetch it again.
+                        searched = Err(error);
+                        break 'search;
+                    }
+                };
                 is_last = page.len() < PAGE;
                 for (row, slot_size) in page {
                     if wanted >= enough {
@@ -93,7 +101,7 @@ impl Shared {
                 self.retire(entry_id)?;
             }
         }
-        Ok(freed)
+        searched.map(|()| freed)
     }
 }
 
