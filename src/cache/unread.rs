@@ -14,9 +14,6 @@ use crate::range::{ByteRange, RangeSet};
 /// Ranges noted of one entry: all of a film's chunks. What comes scattered beyond that is not counted.
 const RANGES_MAX: usize = 8_192;
 
-/// Slots whose rows are read at once by who only looks: half a gigabyte of film.
-const LOOK_SLOTS: u64 = 256;
-
 /// What is to be read of one entry.
 pub(super) struct Unread {
     // Taken alone, once for each chunk that comes.
@@ -62,14 +59,20 @@ impl Entry {
 impl Cache {
     /// All that can be read of `entry` now, trusted or yet to be checked. Unlike `coverage` it counts as no use.
     pub fn here(&self, entry: &Entry) -> Result<RangeSet> {
-        let whole = ByteRange::new(0, entry.size_bytes());
-        let mut here = self.shared.hot.look(entry.id, entry.chunk_size_bytes, whole);
-        for step in whole.slots(entry.chunk_size_bytes.saturating_mul(LOOK_SLOTS)) {
-            for row in self.shared.index.covering(entry.id, step)? {
-                here.insert(row.range);
+        let mut here = RangeSet::new();
+        // What has come, and has no row yet. Never all slots of a file: its size is whatever its server says.
+        for come in entry.unread(ByteRange::new(0, entry.size_bytes())).iter() {
+            for part in self.shared.hot.look(entry.id, entry.chunk_size_bytes, come).iter() {
+                here.insert(part);
             }
         }
-        Ok(here)
+        let mut from = 0;
+        loop {
+            let page = self.shared.index.chunks(entry.id, from)?;
+            let Some(last) = page.last() else { return Ok(here) };
+            from = last.range.end;
+            page.iter().for_each(|row| here.insert(row.range));
+        }
     }
 
     /// Whether the kernel reads the entry by itself.
