@@ -53,20 +53,35 @@ impl Cache {
                 ),
             ));
         }
-        for (path, stat) in files {
-            // Open until it is pinned, so that nobody drops it as empty.
-            let entry = self.entry(path, stat)?;
-            if !entry.is_kept() {
-                return Err(Error::new(
-                    Kind::Full,
-                    format!("{path}: the cache has no place for it: see the mount's log"),
-                ));
+        let mut new_ids = Vec::new();
+        let done = files.iter().try_for_each(|(path, stat)| {
+            pinned.cached_bytes += self.pin_one(path, stat, &mut new_ids)?;
+            Ok(())
+        });
+        if done.is_err() {
+            for entry_id in new_ids {
+                if let Err(error) = shared.index.set_pinned(entry_id, false) {
+                    log::warn!("cache: a file of {named} stays pinned: {error}");
+                }
             }
-            shared.index.set_pinned(entry.id, true)?;
-            shared.count_pinned()?;
-            pinned.cached_bytes += shared.index.held(entry.id)?.1;
         }
-        Ok(pinned)
+        // Once for all of them: it sums up all pins.
+        let counted = shared.count_pinned();
+        done.and(counted).map(|()| pinned)
+    }
+
+    /// Pins one file, and notes it in `new_ids` if it was not pinned; the bytes that are here of it.
+    fn pin_one(&self, path: &str, stat: &Stat, new_ids: &mut Vec<i64>) -> Result<u64> {
+        // Open until it is pinned, so that nobody drops it as empty.
+        let entry = self.entry(path, stat)?;
+        if !entry.is_kept() {
+            return Err(Error::new(Kind::Full, format!("{path}: the cache has no place for it: see the mount's log")));
+        }
+        if !self.is_pinned(&entry)? {
+            new_ids.push(entry.id);
+            self.shared.index.set_pinned(entry.id, true)?;
+        }
+        Ok(self.shared.index.held(entry.id)?.1)
     }
 
     /// Takes the pins of a file, or of all below a folder, back; what is here of them is evicted by age again. `Missing`:
