@@ -231,10 +231,8 @@ fn fits(name: &str, arg: &Arg, mut values: Vec<String>, mount: &Command) -> std:
         _ => {
             let typed = values.iter().map(|value| OsString::from(format!("--{name}={value}")));
             // Its environment was read when the command line was.
-            mount
-                .clone()
-                .try_get_matches_from([OsString::from(super::MOUNT)].into_iter().chain(typed))
-                .map_err(|error| {
+            mount.clone().try_get_matches_from([OsString::from(super::MOUNT)].into_iter().chain(typed)).map_err(
+                |error| {
                     // clap repeats the value, and some parsers do; with an `@` there may be a password in it.
                     if !values.iter().any(|value| value.contains('@')) {
                         return clap_told(&error);
@@ -242,7 +240,8 @@ fn fits(name: &str, arg: &Arg, mut values: Vec<String>, mount: &Command) -> std:
                     let cause = error.source().map(ToString::to_string);
                     let cause = cause.filter(|cause| !values.iter().any(|value| cause.contains(value.as_str())));
                     format!("`{name}`: {}", cause.as_deref().unwrap_or("the value can't be read"))
-                })?;
+                },
+            )?;
         }
     }
     Ok(values)

@@ -4,9 +4,10 @@
 //! Blocks the thread that asks, also on the origin: never called on a thread of the kernel's.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::memo::Memo;
 use super::names::join;
@@ -24,6 +25,8 @@ const NAMES_MAX: usize = 100_000;
 const STATS_AHEAD: usize = 32;
 /// How often whoever asked hears of it: often enough for a bar that moves.
 const TELL_EVERY: Duration = Duration::from_millis(200);
+/// How long it hears nothing while an answer is waited for: it gives up after some seconds without a word.
+const WAIT_STEP: Duration = Duration::from_secs(1);
 
 /// What of each file is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,9 @@ pub struct Warmed {
 /// Hears how far it is; its error ends the work, and is returned.
 pub type Tell<'a> = &'a mut dyn FnMut(Warming<'_>) -> Result<()>;
 
+/// Called while an answer is waited for; its error ends the wait.
+pub(super) type Waiting<'a> = &'a mut dyn FnMut() -> Result<()>;
+
 /// A file below the path, and its size as the listing has it.
 type Found = (String, Option<u64>);
 
@@ -68,10 +74,18 @@ impl Drive {
         let mut files = Vec::new();
         for (at, (path, _)) in found.iter().enumerate() {
             self.ask_ahead(&found[at..]);
-            files.push((path.clone(), self.stat_now(path)?));
+            files.push((path.clone(), self.stat_now(path, &mut || told.tell(self, path))?));
             told.tell(self, path)?;
         }
-        self.cache.pin(&shown(path), &files)
+        // On a thread of its own: with many files it takes longer than whoever asked bears to hear nothing.
+        thread::scope(|scope| {
+            let (say, said) = bounded(1);
+            let (named, files) = (shown(path), &files);
+            let pin = move || drop(say.send(self.cache.pin(&named, files)));
+            let pinning = thread::Builder::new().name("pin".into()).spawn_scoped(scope, pin);
+            pinning.map_err(|error| Error::io("starting a thread", &error))?;
+            hear(&said, path, &mut || told.tell(self, path))?
+        })
     }
 
     /// Takes the pins of a file, or of all below a folder, back. Never asks the origin.
@@ -117,7 +131,8 @@ impl Drive {
     }
 
     fn warm_file(&self, path: &str, extent: Extent, room: &mut Room, told: &mut Told<'_>) -> Result<()> {
-        let entry = self.cache.entry(path, &self.stat_now(path)?)?;
+        let stat = self.stat_now(path, &mut || told.tell(self, path))?;
+        let entry = self.cache.entry(path, &stat)?;
         // What is pinned has its room.
         if !self.cache.is_pinned(&entry)? {
             room.take(path, planned(extent, entry.size_bytes()))?;
@@ -150,12 +165,12 @@ impl Drive {
     fn files_below(&self, path: &str, told: &mut Told<'_>) -> Result<Vec<Found>> {
         let mut files = Vec::new();
         let mut folders = Vec::new();
-        match self.kind_now(path)? {
+        match self.kind_now(path, told)? {
             ListedKind::Folder => folders.push(path.to_owned()),
             ListedKind::File { size_bytes } => files.push((path.to_owned(), size_bytes)),
         }
         while let Some(folder) = folders.pop() {
-            self.listing_now(&folder)?.visit_from(0, |_, listed| {
+            self.listing_now(&folder, &mut || told.tell(self, &folder))?.visit_from(0, |_, listed| {
                 let path = join(&folder, &listed.name);
                 match listed.kind {
                     ListedKind::Folder => folders.push(path),
@@ -173,23 +188,23 @@ impl Drive {
         Ok(files)
     }
 
-    fn kind_now(&self, path: &str) -> Result<ListedKind> {
+    fn kind_now(&self, path: &str, told: &mut Told<'_>) -> Result<ListedKind> {
         let Some((folder, name)) = path.rsplit_once('/').or((!path.is_empty()).then_some(("", path))) else {
             return Ok(ListedKind::Folder);
         };
-        let listing = self.listing_now(folder)?;
+        let listing = self.listing_now(folder, &mut || told.tell(self, folder))?;
         let found = listing.find(name)?.map(|listed| listed.kind);
         found.ok_or_else(|| Error::new(Kind::Missing, format!("{path}: no such file or folder")))
     }
 
-    /// Waits for a folder's listing.
-    pub(super) fn listing_now(&self, folder: &str) -> Result<Listing> {
-        wait_for(&self.listings, folder)
+    /// Waits for a folder's listing, and calls `waiting` every second of it.
+    pub(super) fn listing_now(&self, folder: &str, waiting: Waiting<'_>) -> Result<Listing> {
+        wait_for(&self.listings, folder, waiting)
     }
 
-    /// Waits for a file's size, time and version.
-    pub(super) fn stat_now(&self, path: &str) -> Result<Stat> {
-        wait_for(&self.stats, path)
+    /// Waits for a file's size, time and version in the same way.
+    pub(super) fn stat_now(&self, path: &str, waiting: Waiting<'_>) -> Result<Stat> {
+        wait_for(&self.stats, path, waiting)
     }
 
     /// Has the versions of the files that come next asked for, many at once.
@@ -198,11 +213,24 @@ impl Drive {
     }
 }
 
-fn wait_for<V: Clone + Send + 'static>(memo: &Arc<Memo<V>>, path: &str) -> Result<V> {
+fn wait_for<V: Clone + Send + 'static>(memo: &Arc<Memo<V>>, path: &str, waiting: Waiting<'_>) -> Result<V> {
     let (tell, told) = bounded(1);
     memo.get(path, Box::new(move |answer| drop(tell.send(answer))));
     // A memo answers everyone, within the timeout of its questions.
-    told.recv().unwrap_or_else(|_| Err(Error::new(Kind::Local, format!("{path}: a question failed inside reelfs"))))
+    hear(&told, path, waiting)?
+}
+
+/// Waits for an answer, and calls `waiting` meanwhile; its error ends the wait.
+fn hear<V>(told: &Receiver<V>, path: &str, waiting: Waiting<'_>) -> Result<V> {
+    loop {
+        match told.recv_timeout(WAIT_STEP) {
+            Ok(answer) => return Ok(answer),
+            Err(RecvTimeoutError::Timeout) => waiting()?,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::new(Kind::Local, format!("{path}: a question failed inside reelfs")));
+            }
+        }
+    }
 }
 
 /// Bytes to fetch of a file of this size, as far as can be said before its container is known.

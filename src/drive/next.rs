@@ -32,9 +32,9 @@ impl Drive {
     fn fetch_next(&self, played: &str) -> Result<Option<String>> {
         let (folder, name) = played.rsplit_once('/').unwrap_or(("", played));
         // A folder too large for memory holds no season.
-        let Listing::Small(names) = self.listing_now(folder)? else { return Ok(None) };
+        let Listing::Small(names) = self.listing_now(folder, &mut || self.still_there())? else { return Ok(None) };
         let Some(next) = next_name(&names, name).map(|next| join(folder, next)) else { return Ok(None) };
-        let entry = self.cache.entry(&next, &self.stat_now(&next)?)?;
+        let entry = self.cache.entry(&next, &self.stat_now(&next, &mut || self.still_there())?)?;
         self.reader.warm_opening(&entry, &mut |_| self.still_there())?;
         Ok(Some(next))
     }

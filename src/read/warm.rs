@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{RecvTimeoutError, bounded};
 
 use super::ahead::{QUIET, WARM_EVERY};
 use super::container::{Piece, survey};
@@ -24,6 +24,8 @@ use crate::range::{ByteRange, RangeSet};
 const AT_ONCE_MAX: usize = 8;
 /// How often it is looked whether somebody else wants the link.
 const LOOK: Duration = Duration::from_millis(5);
+/// How long nothing is told while a read is waited for.
+const WAIT_STEP: Duration = Duration::from_secs(1);
 /// Times that a chunk may end without its bytes; then a reader asks for them, which tells why.
 const TRIES_MAX: u32 = 2;
 
@@ -121,7 +123,7 @@ impl Core {
         tell(come_bytes)?;
         let Some(first) = gap.parts.first() else { return Ok(None) };
         if gap.tries > TRIES_MAX {
-            self.read_now(entry, ByteRange::at(first.start, BLOCK_SIZE_BYTES.min(first.len())))?;
+            self.read_now(entry, ByteRange::at(first.start, BLOCK_SIZE_BYTES.min(first.len())), tell)?;
             self.cache.flush();
             if self.fetcher.ahead_max_chunks().is_some() {
                 let message = format!("{}: the cache has no room for it on its disk", entry.path());
@@ -138,31 +140,31 @@ impl Core {
     fn warm_opening(self: &Arc<Self>, entry: &Arc<Entry>, tell: Tell<'_>) -> Result<()> {
         // What was seen to, so that nothing is told twice.
         let mut seen = RangeSet::new();
-        let mut warm = |part: ByteRange| {
+        let mut warm = |part: ByteRange, tell: Tell<'_>| {
             self.cache.opens_with(entry, part);
             let unseen = seen.gaps(part);
             seen.insert(part);
             unseen.into_iter().try_for_each(|part| self.warm(entry, part, tell))
         };
-        ends(entry.size_bytes()).into_iter().try_for_each(&mut warm)?;
+        ends(entry.size_bytes()).into_iter().try_for_each(|part| warm(part, tell))?;
         let block = |at: u64| ByteRange::new(at, at + 1).align(BLOCK_SIZE_BYTES, entry.size_bytes());
         let mut looked: Vec<(u64, Vec<u8>)> = Vec::new();
         let mut next = Some(block(0)).filter(|first| !first.is_empty());
         while let Some(part) = next.filter(|_| looked.len() < LOOKS_MAX) {
-            warm(part)?;
-            looked.push((part.start, self.read_now(entry, part)?));
+            warm(part, tell)?;
+            looked.push((part.start, self.read_now(entry, part, tell)?));
             let pieces: Vec<_> = looked.iter().map(|(offset, bytes)| Piece { offset: *offset, bytes }).collect();
             let found = survey(entry.size_bytes(), &pieces);
             for part in found.index {
-                warm(part.align(BLOCK_SIZE_BYTES, entry.size_bytes()))?;
+                warm(part.align(BLOCK_SIZE_BYTES, entry.size_bytes()), tell)?;
             }
             next = found.next.map(|next| block(next.start));
         }
         Ok(())
     }
 
-    /// Reads as a player would, and waits for it.
-    fn read_now(self: &Arc<Self>, entry: &Arc<Entry>, range: ByteRange) -> Result<Vec<u8>> {
+    /// Reads as a player would, and waits for it, not without a word.
+    fn read_now(self: &Arc<Self>, entry: &Arc<Entry>, range: ByteRange, say: Tell<'_>) -> Result<Vec<u8>> {
         let (tell, told) = bounded(1);
         let reply = Box::new(move |answer: Result<&[u8]>| {
             // Whoever waited may have gone.
@@ -171,8 +173,14 @@ impl Core {
         let read = self.pending(entry, range, (Access::Probe, self.timeout), reply);
         self.look(entry, Access::Probe, &read);
         drop(read);
-        told.recv_timeout(2 * self.timeout)
-            .unwrap_or_else(|_| Err(Error::new(Kind::TimedOut, format!("{}: no answer in time", entry.path()))))
+        let give_up_at = Instant::now() + 2 * self.timeout;
+        loop {
+            match told.recv_timeout(WAIT_STEP) {
+                Ok(answer) => return answer,
+                Err(RecvTimeoutError::Timeout) if Instant::now() < give_up_at => say(0)?,
+                Err(_) => return Err(Error::new(Kind::TimedOut, format!("{}: no answer in time", entry.path()))),
+            }
+        }
     }
 }
 
