@@ -70,7 +70,7 @@ impl Drive {
     /// Pins a file, or all files below a folder: all or none. What is not here yet is kept when it comes.
     pub fn pin(&self, path: &str, tell: Tell<'_>) -> Result<Pinned> {
         let mut told = Told::new(tell);
-        let found = self.files_below(path, &mut told)?;
+        let found = self.files_below(path, None, &mut told)?;
         let mut files = Vec::new();
         for (at, (path, _)) in found.iter().enumerate() {
             self.ask_ahead(&found[at..]);
@@ -97,36 +97,37 @@ impl Drive {
     /// can't be read is passed over and told at the end; an origin that is away, or a disk without room, ends it.
     pub fn warm(&self, path: &str, extent: Extent, tell: Tell<'_>) -> Result<Warmed> {
         let mut told = Told::new(tell);
-        let mut found = self.files_below(path, &mut told)?;
+        let mut failed = Failed::default();
+        let mut found = self.files_below(path, Some(&mut failed), &mut told)?;
         if extent == Extent::Opening {
             found.retain(|(path, _)| is_film_name(path));
         }
         let mut room = self.room_for(path, extent, &found)?;
         told.total_bytes = found.iter().map(|(_, size)| planned(extent, size.unwrap_or(0))).sum();
-        let (mut failed, mut first_error) = (0_u64, None);
         for (at, (path, size)) in found.iter().enumerate() {
             self.ask_ahead(&found[at..]);
             let before = told.done_bytes;
-            match self.warm_file(path, extent, &mut room, &mut told) {
-                Ok(()) => {}
-                Err(error)
-                    if error.may_pass() || matches!(error.kind(), Kind::Cancelled | Kind::Full | Kind::Local) =>
-                {
-                    return Err(error);
-                }
-                Err(error) => {
-                    failed += 1;
-                    first_error.get_or_insert(error);
-                }
+            if let Err(error) = self.warm_file(path, extent, &mut room, &mut told) {
+                failed.pass_over(error)?;
+                failed.files += 1;
             }
             // What it really was, in place of what the listing promised.
             let promised = planned(extent, size.unwrap_or(0));
             told.total_bytes = (told.total_bytes - promised).saturating_add(told.done_bytes - before);
         }
         let (files, bytes) = (found.len() as u64, told.done_bytes);
-        match first_error {
+        match failed.first_error {
             None => Ok(Warmed { files, bytes }),
-            Some(error) => Err(error.context(format!("{failed} of {files} files could not be fetched"))),
+            Some(error) => {
+                let what = match (failed.files, failed.folders) {
+                    (failed, 0) => format!("{failed} of {files} files could not be fetched"),
+                    (0, folders) => format!("{folders} folders could not be read"),
+                    (failed, folders) => {
+                        format!("{failed} of {files} files could not be fetched, {folders} folders not be read")
+                    }
+                };
+                Err(error.context(what))
+            }
         }
     }
 
@@ -161,8 +162,9 @@ impl Drive {
         Ok(Room { bytes, wanted_bytes: 0 })
     }
 
-    /// All files at or below `path`, as a person would sort them.
-    fn files_below(&self, path: &str, told: &mut Told<'_>) -> Result<Vec<Found>> {
+    /// All files at or below `path`, as a person would sort them. Folders that can't be read are noted in `failed`; without
+    /// it they end the work.
+    fn files_below(&self, path: &str, mut failed: Option<&mut Failed>, told: &mut Told<'_>) -> Result<Vec<Found>> {
         let mut files = Vec::new();
         let mut folders = Vec::new();
         match self.kind_now(path, told)? {
@@ -170,14 +172,25 @@ impl Drive {
             ListedKind::File { size_bytes } => files.push((path.to_owned(), size_bytes)),
         }
         while let Some(folder) = folders.pop() {
-            self.listing_now(&folder, &mut || told.tell(self, &folder))?.visit_from(0, |_, listed| {
-                let path = join(&folder, &listed.name);
-                match listed.kind {
-                    ListedKind::Folder => folders.push(path),
-                    ListedKind::File { size_bytes } => files.push((path, size_bytes)),
+            let listing = self.listing_now(&folder, &mut || told.tell(self, &folder));
+            let visited = listing.and_then(|listing| {
+                listing.visit_from(0, |_, listed| {
+                    let path = join(&folder, &listed.name);
+                    match listed.kind {
+                        ListedKind::Folder => folders.push(path),
+                        ListedKind::File { size_bytes } => files.push((path, size_bytes)),
+                    }
+                    files.len() + folders.len() > NAMES_MAX
+                })
+            });
+            match (visited, failed.as_deref_mut().filter(|_| folder != path)) {
+                (Ok(_), _) => {}
+                (Err(error), Some(failed)) => {
+                    failed.pass_over(error)?;
+                    failed.folders += 1;
                 }
-                files.len() + folders.len() > NAMES_MAX
-            })?;
+                (Err(error), None) => return Err(error),
+            }
             if files.len() + folders.len() > NAMES_MAX {
                 let message = format!("{}: more than {NAMES_MAX} files: take less at a time", shown(path));
                 return Err(Error::new(Kind::Full, message));
@@ -244,6 +257,25 @@ fn planned(extent: Extent, size_bytes: u64) -> u64 {
 /// What a person called it.
 fn shown(path: &str) -> String {
     if path.is_empty() { "the whole drive".to_owned() } else { path.to_owned() }
+}
+
+/// What was passed over, and why the first of it was.
+#[derive(Default)]
+struct Failed {
+    files: u64,
+    folders: u64,
+    first_error: Option<Error>,
+}
+
+impl Failed {
+    /// Gives the error back if all that comes would fail of it, too.
+    fn pass_over(&mut self, error: Error) -> Result<()> {
+        if error.may_pass() || matches!(error.kind(), Kind::Cancelled | Kind::Full | Kind::Local) {
+            return Err(error);
+        }
+        self.first_error.get_or_insert(error);
+        Ok(())
+    }
 }
 
 /// More than the cache holds would push out at its end what it fetched at its beginning.
