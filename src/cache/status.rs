@@ -92,7 +92,9 @@ fn budget_path(dir: &Path) -> PathBuf {
     dir.join("budget")
 }
 
-/// Leaves the limit where `status` finds it; only shown, never obeyed, so a failure to write it is no failure.
+/// Leaves the limit where `status` finds it, whole or as it was: on a full disk half a number would be one, too. Who opens
+/// the cache without it makes room enough, so a failure to write it is no failure.
 pub(super) fn note_budget(dir: &Path, budget_bytes: u64) {
-    let _ = std::fs::write(budget_path(dir), format!("{budget_bytes}\n"));
+    let new = dir.join("budget.new");
+    let _ = std::fs::write(&new, format!("{budget_bytes}\n")).and_then(|()| std::fs::rename(&new, budget_path(dir)));
 }

@@ -56,8 +56,10 @@ fn open(dir: &Path) -> Result<Cache> {
     let status = cache::status(dir)?;
     let config = CacheConfig {
         dir: dir.to_owned(),
-        // Never noted, or a note that was lost: room enough for what is there.
-        size_bytes: status.budget_bytes.unwrap_or_else(|| CACHE_SIZE_BYTES.max(status.used_bytes.saturating_mul(2))),
+        // Never noted, or a note that was lost: room enough for what is there, and for what is pinned and still to come.
+        size_bytes: status
+            .budget_bytes
+            .unwrap_or_else(|| CACHE_SIZE_BYTES.max(status.used_bytes.max(status.pinned_bytes).saturating_mul(2))),
         min_free_bytes: 0,
         // For new entries only, of which there are none; the smallest fits every budget.
         chunk_size_bytes: BLOCK_SIZE_BYTES,
