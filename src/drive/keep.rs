@@ -21,8 +21,8 @@ use crate::read::{is_film_name, opening_bytes};
 
 /// Files and folders below one path: a plan of about 200 bytes for each is held while it is worked off.
 const NAMES_MAX: usize = 100_000;
-/// Versions asked for ahead of the file that is worked on: as many as the threads for names take at once, twice over.
-const STATS_AHEAD: usize = 32;
+/// Versions asked for ahead of the file that is worked on: half of the threads for names stay with whoever looks around.
+const STATS_AHEAD: usize = 8;
 /// How often whoever asked hears of it: often enough for a bar that moves.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 /// How long it hears nothing while an answer is waited for: it gives up after some seconds without a word.
@@ -71,9 +71,9 @@ impl Drive {
     pub fn pin(&self, path: &str, tell: Tell<'_>) -> Result<Pinned> {
         let mut told = Told::new(tell);
         let found = self.files_below(path, None, &mut told)?;
-        let mut files = Vec::new();
+        let (mut files, mut asked) = (Vec::new(), 0);
         for (at, (path, _)) in found.iter().enumerate() {
-            self.ask_ahead(&found[at..]);
+            self.ask_ahead(&found, at, &mut asked);
             files.push((path.clone(), self.stat_now(path, &mut || told.tell(self, path))?));
             told.tell(self, path)?;
         }
@@ -104,8 +104,9 @@ impl Drive {
         }
         let mut room = self.room_for(path, extent, &found)?;
         told.total_bytes = found.iter().map(|(_, size)| planned(extent, size.unwrap_or(0))).sum();
+        let mut asked = 0;
         for (at, (path, size)) in found.iter().enumerate() {
-            self.ask_ahead(&found[at..]);
+            self.ask_ahead(&found, at, &mut asked);
             let before = told.done_bytes;
             if let Err(error) = self.warm_file(path, extent, &mut room, &mut told) {
                 failed.pass_over(error)?;
@@ -220,9 +221,11 @@ impl Drive {
         wait_for(&self.stats, path, waiting)
     }
 
-    /// Has the versions of the files that come next asked for, many at once.
-    fn ask_ahead(&self, files: &[Found]) {
-        files.iter().take(STATS_AHEAD).for_each(|(path, _)| self.stats.prefetch(path));
+    /// Has the versions of the file `at` and of those that come next asked for, each once; `asked` of them are by now.
+    fn ask_ahead(&self, files: &[Found], at: usize, asked: &mut usize) {
+        let until = files.len().min(at.saturating_add(STATS_AHEAD));
+        files.get(*asked..until).unwrap_or_default().iter().for_each(|(path, _)| self.stats.prefetch(path));
+        *asked = until.max(*asked);
     }
 }
 
