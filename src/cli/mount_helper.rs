@@ -131,7 +131,12 @@ fn translated(option: &OsStr, command: &Command) -> Result<Option<OsString>> {
     }
     let long = name.replace('_', "-");
     let mount = command.find_subcommand(super::MOUNT).expect("the command line has this command");
-    let known = |arg: &&Arg| arg.get_long() == Some(&long) && long != "background";
+    let is_told = |arg: &Arg| {
+        use ArgAction::{Help, HelpLong, HelpShort, Version};
+        matches!(arg.get_action(), Help | HelpLong | HelpShort | Version)
+    };
+    // A mount that only says something and ends well would be taken for one that is there.
+    let known = |arg: &&Arg| arg.get_long() == Some(&long) && long != "background" && !is_told(arg);
     let arg = mount.get_arguments().find(known).ok_or_else(|| {
         misuse(format!("unknown option `{name}`: `reelfs mount --help` lists those there are, with - or _"))
     })?;
@@ -188,6 +193,8 @@ mod tests {
             (&["a", "b", "-o", "allow_other=1"], "`allow_other` takes no value"),
             (&["a", "b", "-o", "background"], "unknown option"),
             (&["a", "b", "-o", "remount"], "unknown option"),
+            (&["a", "b", "-o", "help"], "unknown option `help`"),
+            (&["a", "b", "-o", "version"], "unknown option `version`"),
             (&["a", "b", "-N", "x"], "knows no -N"),
             (&["a", "b", "-o"], "missing"),
             (&["a"], "usage"),
