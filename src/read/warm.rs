@@ -86,6 +86,8 @@ impl Core {
                 }
             }
             if gaps.is_empty() {
+                // Asked for, and here: not fetched in vain, though nobody reads it yet.
+                entry.was_read(&[part].into_iter().collect());
                 return Ok(());
             }
             if busy_at.is_none_or(|busy_at| busy_at.elapsed() >= QUIET) {
