@@ -277,9 +277,14 @@ impl Cache {
         self.shared.config.chunk_size_bytes
     }
 
-    /// Whether there is an entry of any version of `path`.
-    pub fn knows(&self, path: &str) -> Result<bool> {
-        Ok(!self.shared.versions(path)?.is_empty())
+    /// Whether bytes are recorded of any version of `path`.
+    pub fn holds(&self, path: &str) -> Result<bool> {
+        for version in self.shared.versions(path)? {
+            if self.shared.index.held(version.entry_id)?.0 > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What is held of `range`.

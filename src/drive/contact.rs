@@ -105,8 +105,8 @@ impl Drive {
         let (drive, listed_size) = (Arc::clone(self), node.size_bytes());
         let has_begun = Arc::clone(begun);
         Box::new(move |path| {
-            // What is cached of it, an earlier run has asked for: now only its version matters.
-            if drive.cache.knows(path).unwrap_or(true) {
+            // What is cached of it, an earlier run has asked for: now only its version matters. A pin alone is no such bytes.
+            if drive.cache.holds(path).unwrap_or(true) {
                 return drive.ask.of(|origin, patience| origin.stat(path, patience));
             }
             let (is_film, chunk) = (is_film_name(path), drive.cache.chunk_size_bytes());

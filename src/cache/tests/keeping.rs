@@ -94,6 +94,7 @@ fn what_is_pinned_stays_also_what_comes_later_and_over_a_restart() {
     let pinned = pin(&cache, "a/film", 4).unwrap();
     assert_eq!(pinned, Pinned { files: 1, bytes: 4 * CHUNK, cached_bytes: CHUNK });
     pin(&cache, "never-opened", 2).unwrap();
+    assert!(cache.holds("a/film").unwrap() && !cache.holds("never-opened").unwrap(), "a pin alone holds nothing");
     push_out(&cache);
     keep(&cache, &film, 1, slot(2));
     push_out(&cache);
@@ -121,9 +122,9 @@ fn a_pin_that_does_not_fit_is_refused() {
     let error = pin(&cache, "b", 4).unwrap_err();
     assert_eq!(error.kind(), Kind::Full);
     assert!(error.to_string().starts_with("b: 256.0 KiB can't be pinned: 512.0 KiB are already, of 7"), "{error}");
-    assert!(!cache.knows("b").unwrap());
+    assert!(cache.shared.versions("b").unwrap().is_empty());
     let folder = [("c/1".to_owned(), stat(CHUNK, "1")), ("c/2".to_owned(), stat(3 * CHUNK, "1"))];
-    assert!(cache.pin("c", &folder).is_err() && !cache.knows("c/1").unwrap(), "all or none");
+    assert!(cache.pin("c", &folder).is_err() && cache.shared.versions("c/1").unwrap().is_empty(), "all or none");
     pin(&cache, "a", 8).unwrap();
     pin(&cache, "b", 3).unwrap();
     cache.unpin("a").unwrap();
