@@ -20,7 +20,6 @@ mod status_report;
 mod top;
 
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,7 +32,7 @@ use log::LevelFilter;
 use crate::error::{Error, Kind, Result};
 use crate::fuse::{probe, reaper};
 use crate::service::background::{self, Word};
-use crate::service::log::{self as service_log, LogTo};
+use crate::service::log::{self as service_log, LogTo, printable};
 use mount::Told;
 use options::Env;
 use settings::Settings;
@@ -264,23 +263,6 @@ fn clap_told(error: &clap::Error) -> String {
         lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information")).collect();
     let line = told.join(" ");
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
-}
-
-/// `text` on one line that can do nothing to a terminal: names come from far servers. Blanks instead of line ends, and
-/// other control characters written out.
-fn printable(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for char in text.trim_end().chars() {
-        match char {
-            '\n' | '\r' | '\t' => line.push(' '),
-            control if control.is_control() => {
-                // Writing to a String can't fail.
-                let _ = write!(line, "{}", control.escape_unicode());
-            }
-            other => line.push(other),
-        }
-    }
-    line
 }
 
 /// The error of an answer that could not be written; `reelfs cache status | head` isn't a failure.

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use env_logger::{Builder, Target};
-use log::{Level, Record};
+use log::{Level, Log, Metadata, Record};
 
 use crate::error::{Error, Result};
 
@@ -72,12 +72,53 @@ pub fn start(mut builder: Builder, to: &LogTo) -> Result<()> {
             builder.target(Target::Pipe(Box::new(SystemLog::default())));
         }
     }
+    let logger = builder.build();
+    let level = logger.filter();
     // The first logger stays; only a test that runs commands in one process starts a second.
-    let _ = builder.try_init();
+    if log::set_boxed_logger(Box::new(Printable(logger))).is_ok() {
+        log::set_max_level(level);
+    }
     if *to != LogTo::Stderr {
         std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     }
     Ok(())
+}
+
+/// The log, wherever it goes, with each message on one line that can do nothing to a terminal.
+struct Printable<L>(L);
+
+impl<L: Log> Log for Printable<L> {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let text = printable(&record.args().to_string());
+            let mut told = Record::builder();
+            told.metadata(record.metadata().clone()).module_path(record.module_path());
+            told.file(record.file()).line(record.line());
+            self.0.log(&told.args(format_args!("{text}")).build());
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+}
+
+/// `text` on one line that can do nothing to a terminal: names come from far servers. Blanks instead of line ends, and
+/// other control characters written out.
+pub fn printable(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for char in text.trim_end().chars() {
+        match char {
+            '\n' | '\r' | '\t' => line.push(' '),
+            control if control.is_control() => line.extend(control.escape_unicode()),
+            other => line.push(other),
+        }
+    }
+    line
 }
 
 /// The time and the level are told apart from it.
@@ -138,6 +179,8 @@ impl Write for SystemLog {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     #[test]
@@ -148,6 +191,23 @@ mod tests {
         assert!(is_journal(&named, file.path()));
         assert!(!is_journal("1:2", file.path()) && !is_journal("", file.path()));
         assert!(!is_journal(&named, Path::new("/no/such")));
+    }
+
+    #[test]
+    fn what_is_logged_does_nothing_to_a_terminal() {
+        struct Heard(Mutex<Vec<String>>);
+        impl Log for Heard {
+            fn enabled(&self, _: &Metadata<'_>) -> bool {
+                true
+            }
+            fn log(&self, record: &Record<'_>) {
+                self.0.lock().unwrap().push(format!("{} {}", record.level(), record.args()));
+            }
+            fn flush(&self) {}
+        }
+        let log = Printable(Heard(Mutex::default()));
+        log.log(&Record::builder().level(Level::Warn).args(format_args!("\u{1b}[2Jfilm\nreelfs: all is well")).build());
+        assert_eq!(*log.0.0.lock().unwrap(), ["WARN \\u{1b}[2Jfilm reelfs: all is well"]);
     }
 
     #[test]
