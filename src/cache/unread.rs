@@ -71,7 +71,9 @@ impl Cache {
             let page = self.shared.index.chunks(entry.id, from)?;
             let Some(last) = page.last() else { return Ok(here) };
             from = last.range.end;
-            page.iter().for_each(|row| here.insert(row.range));
+            for row in &page {
+                here.insert(row.range);
+            }
         }
     }
 

@@ -496,7 +496,7 @@ mod tests {
             "--ssh-command='",
         ] {
             let Err(error) = meant(&[typed]) else { panic!("{typed}") };
-            assert!(!error.to_string().contains("secret"), "{error}");
+            assert!(!error.contains("secret"), "{error}");
         }
     }
 }

@@ -185,7 +185,7 @@ impl Drive {
                 })
             });
             match (visited, failed.as_deref_mut().filter(|_| folder != path)) {
-                (Ok(_), _) => {}
+                (Ok(()), _) => {}
                 (Err(error), Some(failed)) => {
                     failed.pass_over(error)?;
                     failed.folders += 1;
