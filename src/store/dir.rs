@@ -110,7 +110,11 @@ impl List for Dir {
                 continue;
             };
             // Follows links; one that leads nowhere, and a file removed just now, are left out.
-            let Ok(metadata) = std::fs::metadata(entry.path()) else { continue };
+            let metadata = match std::fs::metadata(entry.path()) {
+                Ok(metadata) => metadata,
+                Err(error) if hides_name(&error) => continue,
+                Err(error) => return Err(Error::io(entry.path().display(), &error)),
+            };
             let Some(listed) = listed(name, &metadata) else { continue };
             paging.add(listed).map_err(|error| error.context(path.display()))?;
         }
@@ -168,6 +172,14 @@ fn check_wanted(path: &Path, patience: &Patience) -> Result<()> {
         return Err(Error::new(Kind::Cancelled, format!("{}: nobody wants it any longer", path.display())));
     }
     Ok(())
+}
+
+/// Whether a name that can't be looked at is left out. Any other error (a share that stalls, a bad disk) says nothing of
+/// the name, and a listing without it would say that it is gone.
+fn hides_name(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied)
+        || error.raw_os_error() == Some(libc::ELOOP)
 }
 
 fn listed(name: &str, metadata: &Metadata) -> Option<Listed> {
@@ -230,6 +242,8 @@ mod tests {
         symlink(root.join("b & ö?.mkv"), root.join("link.mkv")).unwrap();
         symlink("a", root.join("link")).unwrap();
         symlink("nowhere", root.join("dangling")).unwrap();
+        symlink("a/inner/nowhere", root.join("through a file")).unwrap();
+        symlink("circle", root.join("circle")).unwrap();
         fs::write(root.join(OsStr::from_bytes(b"latin\xe9")), "").unwrap();
         let _socket = UnixListener::bind(root.join("socket")).unwrap();
 
@@ -249,6 +263,13 @@ mod tests {
         for key in ["a", "socket", "none"] {
             assert_eq!(dir.stat(key, &patience()).unwrap_err().kind(), Kind::Missing, "{key}");
         }
+    }
+
+    #[test]
+    fn a_share_that_stalls_hides_no_name() {
+        let hides = |code| hides_name(&std::io::Error::from_raw_os_error(code));
+        assert!([libc::ENOENT, libc::ENOTDIR, libc::ELOOP, libc::EACCES].into_iter().all(hides));
+        assert!(![libc::EIO, libc::ETIMEDOUT, libc::ESTALE, libc::ENOTCONN].into_iter().any(hides));
     }
 
     #[test]
