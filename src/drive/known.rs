@@ -10,7 +10,7 @@ use super::listing::Listing;
 use super::memo::Source;
 use super::stale::Kernel;
 use crate::cache::Cache;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::origin::Stat;
 
 /// The folders of a source.
@@ -30,7 +30,8 @@ pub(super) struct Files {
 
 impl Source<Listing> for Folders {
     fn ask(&self, folder: &str) -> Result<Listing> {
-        self.ask.of(|origin, patience| Listing::gather(origin, folder, patience, &self.cache))
+        let asked = self.ask.of(|origin, patience| Listing::gather(origin, folder, patience, &self.cache));
+        asked.map_err(|error| if folder.is_empty() { not_gone(error) } else { error })
     }
 
     fn recall(&self, folder: &str) -> Option<(Listing, Duration)> {
@@ -46,7 +47,10 @@ impl Source<Listing> for Folders {
     }
 
     fn learned(&self, folder: &str, old: Option<&Listing>, new: &Listing) {
-        if let Listing::Small(names) = new {
+        // A top folder without a name is a disk that is not mounted there, as a rule: what lay below stays written down.
+        if let Listing::Small(names) = new
+            && !(folder.is_empty() && names.is_empty())
+        {
             self.cache.keep_listing(folder, names);
         }
         self.kernel.folder_changed(folder, old, new);
@@ -56,6 +60,12 @@ impl Source<Listing> for Folders {
         self.cache.forget_path(folder);
         self.kernel.name_changed(folder);
     }
+}
+
+/// For the top folder, without which there would be no drive: where it is missing, something else answers for the server
+/// (a proxy, while what is behind it starts again), and one such answer must not forget all that is known.
+fn not_gone(error: Error) -> Error {
+    if error.kind() == Kind::Missing { Error::new(Kind::Unreachable, error.to_string()) } else { error }
 }
 
 impl Source<Stat> for Files {
@@ -84,5 +94,16 @@ impl Source<Stat> for Files {
     fn gone(&self, path: &str) {
         self.cache.forget_path(path);
         self.kernel.name_changed(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_top_folder_is_away_rather_than_gone() {
+        assert_eq!(not_gone(Error::new(Kind::Missing, "404")).kind(), Kind::Unreachable);
+        assert_eq!(not_gone(Error::new(Kind::Denied, "403")).kind(), Kind::Denied);
     }
 }
