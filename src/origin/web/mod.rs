@@ -18,7 +18,7 @@ pub use self::index::{Told, parse};
 use super::{Begun, Body, End, Listed, ListedKind, Origin, Pages, Patience, Stat};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
-use crate::store::remote::{Page, Remote, shown};
+use crate::store::remote::{Page, Remote, leads_away, sent_on, shown};
 use crate::store::{Read as _, is_safe_name};
 
 /// Some servers read this many names of a folder and stop, without a word (Caddy 2 unless told otherwise).
@@ -119,6 +119,9 @@ impl Origin for Web {
 fn list_folder(folder: &Remote, path: &str, patience: &Patience, pages: &mut Pages<'_>) -> Result<()> {
     let key = if path.is_empty() { String::new() } else { format!("{path}/") };
     let page = folder.page(&key, patience)?;
+    if leads_away(&page.asked, &page.url) {
+        return Err(sent_on(&page.asked, &page.url));
+    }
     let url = shown(&page.url);
     let told = parse(page.body, &page.content_type, &page.url, pages).map_err(|error| no_index(&error, &url))?;
     if told.skipped > 0 {
@@ -151,8 +154,13 @@ fn find_root(remote: &Remote, patience: &Patience) -> Result<Root> {
     if head.url.path().ends_with('/') {
         return Ok(Root::Folder(remote.at(&head.url)));
     }
-    if head.content_type.to_ascii_lowercase().starts_with("text/html") && is_index(remote.page("", patience)?)? {
-        return Ok(Root::Folder(remote.at(&as_folder)));
+    if head.content_type.to_ascii_lowercase().starts_with("text/html") {
+        if leads_away(url, &head.url) {
+            return Err(sent_on(url, &head.url));
+        }
+        if is_index(remote.page("", patience)?)? {
+            return Ok(Root::Folder(remote.at(&as_folder)));
+        }
     }
     file_root(remote, url)
 }

@@ -334,6 +334,24 @@ fn folders_are_told_from_files() {
 }
 
 #[test]
+fn a_login_page_is_neither_folder_nor_film() {
+    let portal = serve(|_, path| match path {
+        "/login" => ("200 OK", "Content-Type: text/html\r\n", "<a href=\"/terms.pdf\">Terms</a>"),
+        "/old/" => ("302 Found", "Location: /mirror/old/\r\n", ""),
+        "/mirror/old/" => ("200 OK", "Content-Type: text/html\r\n", INDEX),
+        _ => ("302 Found", "Location: /login\r\n", ""),
+    });
+    for path in ["/", "/films/", "/films", "/film.mkv"] {
+        let error = connect(&portal, path).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unreachable, "{path}: {error}");
+        assert!(error.to_string().contains("a login page?"), "{error}");
+    }
+    let web = Web::new(&portal.join("/films/").unwrap()).unwrap();
+    assert_eq!(web.stat("a.mkv", &patience()).unwrap_err().kind(), Kind::Unreachable);
+    assert_eq!(connect(&portal, "/old/").unwrap(), ["a.mkv"], "a mirror's folder");
+}
+
+#[test]
 fn a_source_that_fails_says_what_to_do_in_one_line() {
     let refused = serve(|_, _| ("401 Unauthorized", "", ""));
     let mut url = refused.join("/films/").unwrap();

@@ -125,9 +125,9 @@ impl Remote {
         answer::check_status(response.status(), response.headers(), &shown, SystemTime::now())?;
         answer::check_encoding(response.headers(), &shown)?;
         let announced_bytes = answer::whole_size(response.headers()).unwrap_or(0);
-        let (url, content_type) = (response.url().clone(), content_type(&response));
+        let (asked, url, content_type) = (url, response.url().clone(), content_type(&response));
         let body = PageBody::new(&self.driver, patience, shown, response, announced_bytes)?;
-        Ok(Page { url, content_type, body })
+        Ok(Page { asked, url, content_type, body })
     }
 
     /// Sends one request without a body; the answer may have any status.
@@ -153,6 +153,7 @@ impl Remote {
             answer::check_status(status, headers, &shown, SystemTime::now())?;
         }
         answer::check_encoding(headers, &shown)?;
+        check_place(url, &response)?;
         let size_bytes = size_bytes
             .ok_or_else(|| Error::new(Kind::Unsupported, format!("{shown}: the server does not tell its size")))?;
         Ok(answer::stat(headers, size_bytes))
@@ -188,6 +189,7 @@ impl Read for Remote {
         }
         answer::check_status(status, headers, &shown, SystemTime::now())?;
         answer::check_encoding(headers, &shown)?;
+        check_place(&url, &response)?;
         if response.url().path().ends_with('/') && !url.path().ends_with('/') {
             return Err(Error::new(Kind::Missing, format!("{shown} is a folder, not a file")));
         }
@@ -236,6 +238,33 @@ fn checked_key(key: &str, place: impl Display) -> Result<()> {
         return Err(Error::new(Kind::Invalid, format!("`{}` is not a path in {place}", key.escape_debug())));
     }
     Ok(())
+}
+
+/// Refuses a page in place of a film: a network's login page says nothing of what is there.
+fn check_place(asked: &Url, response: &reqwest::Response) -> Result<()> {
+    let is_page = |path: &str| [".htm", ".html"].iter().any(|end| path.to_ascii_lowercase().ends_with(end));
+    let is_html = content_type(response).to_ascii_lowercase().starts_with("text/html");
+    if is_html && !is_page(asked.path()) && leads_away(asked, response.url()) {
+        return Err(sent_on(asked, response.url()));
+    }
+    Ok(())
+}
+
+/// Whether an answer from `answered` is about something else than `asked`. Another host or scheme, a mirror's own folder
+/// in front and a last slash change nothing.
+pub(crate) fn leads_away(asked: &Url, answered: &Url) -> bool {
+    let path = |url: &Url| percent_decode_str(url.path()).collect::<Vec<u8>>();
+    let (asked, answered) = (path(asked), path(answered));
+    let folder = |path: &[u8]| path.strip_suffix(b"/").unwrap_or(path).to_vec();
+    let (asked, answered) = (folder(&asked), folder(&answered));
+    // Any path ends in that of a server's top.
+    if asked.is_empty() { !answered.is_empty() } else { !answered.ends_with(&asked) }
+}
+
+/// The error for an answer that `leads_away`.
+pub(crate) fn sent_on(asked: &Url, answered: &Url) -> Error {
+    let (asked, answered) = (shown(asked), shown(answered));
+    Error::new(Kind::Unreachable, format!("{asked}: the server sends on to {answered}: a login page?"))
 }
 
 /// A URL as it may be shown and logged: without user, password, query (it may hold a signature) and fragment.

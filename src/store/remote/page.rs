@@ -17,6 +17,8 @@ const PAGE_BYTES_MAX: u64 = 256 << 20;
 
 /// A page whose head has come.
 pub struct Page {
+    /// Where it was asked for.
+    pub asked: Url,
     /// Where it came from in the end, after redirects.
     pub url: Url,
     /// As announced; empty if it was not.

@@ -371,3 +371,25 @@ fn connections_are_kept_warm() {
     let connections = *connections.lock().unwrap();
     assert!(connections <= 5, "{connections} connections for 20 reads");
 }
+
+#[test]
+fn an_answer_from_elsewhere_is_about_something_else() {
+    let leads = |asked: &str, answered: &str| leads_away(&Url::parse(asked).unwrap(), &Url::parse(answered).unwrap());
+    for (asked, answered) in [
+        ("http://h/films/", "https://h/films/"),
+        ("http://h/films", "http://h/films/"),
+        ("http://h/a%20b/", "http://m/pub/a b/"),
+        ("http://h/%28a%29.mkv", "http://cdn/1/(a).mkv?token=2"),
+    ] {
+        assert!(!leads(asked, answered), "{asked} {answered}");
+    }
+    for (asked, answered) in [
+        ("http://h/", "http://h/login"),
+        ("http://h/films/", "http://portal/"),
+        ("http://h/films/", "http://h/login?to=/films/"),
+        ("http://h/films/a.mkv", "http://h/films/"),
+        ("http://h/films/", "http://h/newfilms2/"),
+    ] {
+        assert!(leads(asked, answered), "{asked} {answered}");
+    }
+}
