@@ -282,7 +282,7 @@ impl Ask {
         let mut attempt = 0;
         self.retry.asked();
         loop {
-            let patience = Patience { stall: retry::stall(left(), self.timeout), cancel: Cancel::new() };
+            let patience = Patience { stall: retry::stall(left(), self.timeout), cancel: self.cancel.child() };
             let error = match question(&*self.origin, &patience) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
