@@ -13,6 +13,7 @@
 //! An answer is whatever the origin itself said: bytes, "missing", "denied", "slow down". So one file's trouble never
 //! opens it, nor does a server that fails now and then: before it opens, the origin as a whole has failed a probe of ours.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -232,7 +233,9 @@ impl Shared {
             circuit.probes();
             drop(circuit);
             let patience = Patience { stall: timeout, cancel: self.stop.child() };
-            let probed = self.origin.probe(&patience);
+            // Or it would stay half-open for ever, and nothing be asked again.
+            let probed = panic::catch_unwind(AssertUnwindSafe(|| self.origin.probe(&patience)));
+            let probed = probed.unwrap_or_else(|_| Err(Error::new(Kind::Unreachable, "a probe failed inside reelfs")));
             match &probed {
                 Err(error) if answered(Some(error)) == Some(false) => {
                     if self.circuit.lock().probe_failed(Instant::now()) {
