@@ -148,7 +148,8 @@ fn a_warm_up_goes_on_where_it_was() {
     let mut first = begin(&mount, &["warm"], "film.mkv");
     let cached_bytes = || cached_bytes(&mount, "film.mkv");
     wait_until("some of it", || cached_bytes() > size / 4);
-    kill_process(Pid::from_child(&first), Signal::INT).unwrap();
+    // As Ctrl-C would; to that one a program is deaf that was started in the background.
+    kill_process(Pid::from_child(&first), Signal::TERM).unwrap();
     assert!(!first.wait().unwrap().success(), "it had not ended by then");
     server.reset_counts();
     let before = cached_bytes();
