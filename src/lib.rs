@@ -93,6 +93,7 @@ pub mod drive;
 pub mod error;
 pub mod fetch;
 pub mod fuse;
+pub mod library;
 pub mod metrics;
 pub mod origin;
 pub mod range;
