@@ -20,6 +20,21 @@ impl Digest {
         bytes.try_into().ok().map(Self)
     }
 
+    /// As it is shown: 64 digits.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let nibble = |digit: u8| match digit {
+            b'0'..=b'9' => Some(digit - b'0'),
+            b'a'..=b'f' => Some(digit - b'a' + 10),
+            _ => None,
+        };
+        let digits: &[u8; 64] = text.as_bytes().try_into().ok()?;
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        }
+        Some(Self(bytes))
+    }
+
     /// For storing.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -74,5 +89,9 @@ mod tests {
         assert_eq!(hasher.finish(), Digest::of(b"abc"));
         assert_eq!(Digest::from_stored(Digest::of(b"abc").as_bytes()), Some(Digest::of(b"abc")));
         assert_eq!(Digest::from_stored(b"short"), None);
+        assert_eq!(Digest::from_hex(known), Some(Digest::of(b"abc")));
+        for wrong in ["", "ab", &known[1..], &known.to_uppercase(), &known.replace('b', "g")] {
+            assert_eq!(Digest::from_hex(wrong), None, "{wrong}");
+        }
     }
 }

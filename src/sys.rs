@@ -178,3 +178,18 @@ pub fn raise_open_files_limit() {
         }
     }
 }
+
+/// Waits until everything written to the filesystem that holds `file` is on the disk, its folders too. One call for many
+/// files costs about what `fsync` costs for one; it waits for what other programs wrote as well.
+pub fn sync_filesystem(file: &File) -> io::Result<()> {
+    // SAFETY: a plain system call on a descriptor that `file` keeps open; it touches no memory of ours.
+    let done = unsafe { libc::syncfs(file.as_raw_fd()) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has the kernel begin to write a file's pages out, without waiting for it: a sync to come finds less to do. Advice only.
+pub fn begin_writing_out(file: &File) {
+    // SAFETY: a plain system call on a descriptor that `file` keeps open; it touches no memory of ours.
+    // A length of 0 is all of it; an error will be told again by the sync.
+    let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+}

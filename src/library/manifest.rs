@@ -60,6 +60,14 @@ pub struct Meta {
     pub created: SystemTime,
 }
 
+impl Meta {
+    /// Of a file that is new.
+    pub fn now() -> Self {
+        let now = SystemTime::now();
+        Self { content_type: None, tags: Vec::new(), modified: now, created: now }
+    }
+}
+
 /// One file of a library. It is sound, whoever wrote it: only [`Manifest::new`] makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
@@ -86,6 +94,11 @@ impl Manifest {
     /// The bytes, or where they are.
     pub fn content(&self) -> &Content {
         &self.content
+    }
+
+    /// The bytes, or where they are, and nothing else.
+    pub fn into_content(self) -> Content {
+        self.content
     }
 
     /// What else is known.

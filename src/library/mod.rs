@@ -4,7 +4,9 @@
 //! Order is always: chunk bytes written and synced, then the names that lead to them. A crash leaves orphans, which
 //! `gc` removes; never a name without its bytes.
 
+pub mod blobs;
 pub mod manifest;
+pub mod writer;
 
 use std::time::{Duration, SystemTime};
 
