@@ -179,7 +179,7 @@ mod tests {
                 self.0 = self.0.checked_sub(1).ok_or_else(|| std::io::Error::other("the pipe broke"))?;
                 let count = into.len().min(50);
                 into[..count].fill(1);
-                if self.0 % 2 == 0 { Err(ErrorKind::Interrupted.into()) } else { Ok(count) }
+                if self.0.is_multiple_of(2) { Err(ErrorKind::Interrupted.into()) } else { Ok(count) }
             }
         }
         let kept = Kept { bytes: Arc::default(), left: usize::MAX };
