@@ -41,8 +41,7 @@ impl Pins {
         while held.get(&digest) == Some(&Hold::Going) {
             pins.gone.wait(&mut held);
         }
-        let hold = held.entry(digest).or_insert(Hold::By(0));
-        if let Hold::By(count) = hold {
+        if let Hold::By(count) = held.entry(digest).or_insert(Hold::By(0)) {
             *count += 1;
         }
         drop(held);
