@@ -18,6 +18,9 @@ pub const FILE_BYTES_MAX: u64 = 1 << 53;
 /// Bytes of one chunk, at most: it is held in memory to be hashed, and Cloudflare takes values of 25 MiB.
 pub const CHUNK_BYTES_MAX: u64 = 24 << 20;
 
+/// Bytes of an inline file that have a hash of their own: a home that keeps it as one value can be asked for a part of it.
+pub const STRETCH_BYTES: u64 = 1 << 20;
+
 /// One stretch of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunk {
@@ -47,6 +50,24 @@ pub enum Content {
     Chunks(Vec<Chunk>),
 }
 
+/// Where a home keeps the chunks. Says nothing of what the file is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Kept {
+    /// Under their hashes.
+    #[default]
+    ByHash,
+    /// One behind the other in the file's own value, from this byte on.
+    Within {
+        /// Of the value.
+        start_byte: u64,
+    },
+    /// Under numbers behind this prefix.
+    Under {
+        /// Of the chunks' keys.
+        prefix: Box<str>,
+    },
+}
+
 /// What is known of a file beside its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
@@ -74,6 +95,7 @@ pub struct Manifest {
     size_bytes: u64,
     content: Content,
     meta: Meta,
+    kept: Kept,
 }
 
 impl Manifest {
@@ -83,7 +105,7 @@ impl Manifest {
             Content::Inline(bytes) => bytes.len() as u64,
             Content::Chunks(chunks) => check_chunks(chunks)?,
         };
-        Ok(Self { size_bytes, content, meta })
+        Ok(Self { size_bytes, content, meta, kept: Kept::default() })
     }
 
     /// Exact.
@@ -94,6 +116,23 @@ impl Manifest {
     /// The bytes, or where they are.
     pub fn content(&self) -> &Content {
         &self.content
+    }
+
+    /// The same file, whose chunks a home keeps there.
+    #[must_use]
+    pub fn kept_in(mut self, kept: Kept) -> Self {
+        self.kept = kept;
+        self
+    }
+
+    /// Where its home keeps the chunks.
+    pub fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
+    /// What is known of it, and nothing else.
+    pub fn into_meta(self) -> Meta {
+        self.meta
     }
 
     /// The bytes, or where they are, and nothing else.
@@ -126,25 +165,39 @@ impl Manifest {
     /// missing, the time of the last change tells.
     pub fn content_id(&self) -> Digest {
         let mut hasher = Hasher::new();
-        match &self.content {
-            Content::Inline(bytes) => hasher.update(Digest::of(bytes).as_bytes()),
-            Content::Chunks(chunks) => {
-                for chunk in chunks {
-                    hasher.update(&chunk.range.end.to_le_bytes());
-                    match &chunk.proof {
-                        Proof::Sha256(digest) => hasher.update(digest.as_bytes()),
-                        Proof::Zeros => hasher.update(b"zeros"),
-                        Proof::Size => {
-                            let since = self.meta.modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                            hasher.update(&since.as_nanos().to_le_bytes());
-                        }
-                    }
+        let of_inline;
+        let chunks = match &self.content {
+            Content::Inline(bytes) => {
+                of_inline = stretches(bytes);
+                &of_inline
+            }
+            Content::Chunks(chunks) => chunks,
+        };
+        for chunk in chunks {
+            hasher.update(&chunk.range.end.to_le_bytes());
+            match &chunk.proof {
+                Proof::Sha256(digest) => hasher.update(digest.as_bytes()),
+                Proof::Zeros => hasher.update(b"zeros"),
+                Proof::Size => {
+                    let since = self.meta.modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                    hasher.update(&since.as_nanos().to_le_bytes());
                 }
             }
         }
         hasher.update(&self.size_bytes.to_le_bytes());
         hasher.finish()
     }
+}
+
+/// An inline file as chunks: what it is told by, and what a home that reads it in parts checks.
+pub fn stretches(bytes: &[u8]) -> Vec<Chunk> {
+    let mut start = 0;
+    let stretch = |bytes: &[u8]| {
+        let range = ByteRange { start, end: start + bytes.len() as u64 };
+        start = range.end;
+        Chunk { range, proof: Proof::Sha256(Digest::of(bytes)) }
+    };
+    bytes.chunks(STRETCH_BYTES as usize).map(stretch).collect()
 }
 
 /// Where the last one ends.

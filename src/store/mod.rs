@@ -4,6 +4,7 @@
 pub mod dir;
 mod driver;
 pub mod ftp;
+pub mod keyed;
 mod listing;
 pub mod remote;
 pub mod sftp;

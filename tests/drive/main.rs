@@ -19,6 +19,7 @@ mod films;
 mod folders;
 mod ftp;
 mod hanging;
+mod homes;
 mod keep;
 mod kills;
 mod lifecycle;
@@ -79,6 +80,7 @@ fn main() {
         folders::tests(),
         ftp::tests(),
         hanging::tests(),
+        homes::tests(),
         keep::tests(),
         kills::tests(),
         lifecycle::tests(),

@@ -17,7 +17,7 @@ pub(super) fn from_opendal(url: &str, error: &opendal::Error) -> Error {
 }
 
 /// `OpenDAL`'s error where it has read a service's answer itself: of a listing, or a stat.
-pub(super) fn from_service(place: &str, error: &opendal::Error) -> Error {
+pub(in crate::store) fn from_service(place: &str, error: &opendal::Error) -> Error {
     if let Some(error) = from_below(place, error) {
         return error;
     }

@@ -28,6 +28,7 @@ use url::Url;
 use self::answer::Asked;
 pub(crate) use self::answer::http_date;
 use self::body::RemoteBody;
+pub(super) use self::fault::from_service;
 use self::guard::Guard;
 pub use self::page::{Page, PageBody};
 use super::driver::Driver;
@@ -219,7 +220,7 @@ impl Read for Remote {
 }
 
 /// The client that asks `place`: its connections, and how long they are waited for and kept.
-fn client(place: &str) -> Result<reqwest::Client> {
+pub(super) fn client(place: &str) -> Result<reqwest::Client> {
     reqwest::Client::builder()
         .user_agent(concat!("reelfs/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)

@@ -114,7 +114,7 @@ impl Address {
     }
 
     /// The service, ready to be asked.
-    pub(super) fn operator(&self, s3: &S3Config) -> Result<Operator> {
+    pub(in crate::store) fn operator(&self, s3: &S3Config) -> Result<Operator> {
         let host = self.url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| self.invalid("names no host"))?;
         match self.service {
             Service::S3 => self.bucket(host, s3),

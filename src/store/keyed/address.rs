@@ -1,0 +1,203 @@
+//! Where a home is, as a person wrote it: `SERVICE://…` of a `kv+SERVICE://…`.
+//! Never here: what is kept there, and requests.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use opendal::Operator;
+use opendal::services::CloudflareKv;
+use percent_encoding::percent_decode_str;
+use redis::IntoConnectionInfo as _;
+use url::Url;
+
+use super::folder::Folder;
+use super::redb_file::RedbFile;
+use super::redis_server::RedisServer;
+use super::service::Service;
+use super::{BATCH_KEYS_MAX, Keyed, Limits, VALUE_BYTES_MAX};
+use crate::config::S3Config;
+use crate::error::{Error, Kind, Result};
+use crate::store::remote::{self, from_service, shown};
+
+/// What a bucket takes as a key.
+const S3_KEY_BYTES_MAX: usize = 1024;
+/// What Cloudflare takes as a key.
+const CLOUDFLARE_KEY_BYTES_MAX: usize = 512;
+/// 1,200 requests in five minutes, says Cloudflare: of all that its owner does.
+const CLOUDFLARE_WRITES_PER_SECOND: u32 = 3;
+/// What Cloudflare is asked with.
+const CLOUDFLARE_TOKEN: &str = "CLOUDFLARE_API_TOKEN";
+
+/// What keeps the values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Home {
+    Redb,
+    Folder,
+    Redis,
+    S3,
+    Cloudflare,
+}
+
+/// A home of values. May hold a password; shown without it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address {
+    home: Home,
+    /// Of the scheme `SERVICE`.
+    url: Url,
+}
+
+impl Address {
+    /// Reads what stands behind `kv+`. Pure.
+    pub fn new(url: Url) -> Result<Self> {
+        let invalid = |what: &str| Err(Error::new(Kind::Invalid, format!("kv+{} {what}", shown(&url))));
+        let home = match url.scheme() {
+            "redb" => Home::Redb,
+            "file" => Home::Folder,
+            "redis" => Home::Redis,
+            "s3" => Home::S3,
+            "cloudflare-kv" => Home::Cloudflare,
+            _ => return invalid("is none of kv+redb, kv+file, kv+redis, kv+s3 and kv+cloudflare-kv"),
+        };
+        let has_host = url.host_str().is_some_and(|host| !host.is_empty());
+        let is_local = matches!(home, Home::Redb | Home::Folder);
+        if is_local && (has_host || url.path().len() < 2) {
+            return invalid("names no path of this machine: write three slashes, like kv+redb:///srv/films.redb");
+        }
+        if !is_local && !has_host {
+            return invalid("names no host or bucket");
+        }
+        let address = Self { home, url };
+        address.components()?;
+        Ok(address)
+    }
+
+    /// Without credentials.
+    pub fn shown(&self) -> String {
+        format!("kv+{}", shown(&self.url))
+    }
+
+    /// The URL, whoever is in it included.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// The home, open. `is_new`: a file or folder of this machine is made if it is missing; servers are asked nothing yet.
+    pub fn open(&self, s3: &S3Config, is_new: bool) -> Result<Box<dyn Keyed>> {
+        let components = self.components()?;
+        Ok(match self.home {
+            Home::Redb => Box::new(RedbFile::open(&path(&components), is_new, self.shown())?),
+            Home::Folder => Box::new(Folder::open(&path(&components), is_new, self.shown())?),
+            Home::Redis => {
+                let database = components.first().map_or("0", String::as_str);
+                let mut url = self.url.clone();
+                url.set_path(database);
+                let failed = |error| Error::new(Kind::Invalid, format!("{}: {error}", self.shown()));
+                let info = url.into_connection_info().map_err(failed)?;
+                let info = info.set_tcp_settings(redis::io::tcp::TcpSettings::default().set_nodelay(true));
+                Box::new(RedisServer::new(info, prefix(components.get(1..).unwrap_or_default()), self.shown())?)
+            }
+            Home::S3 => {
+                let place = remote::service::Address::new(self.url.clone());
+                let place = place.ok_or_else(|| Error::new(Kind::Invalid, format!("{}: no bucket", self.shown())))?;
+                let (operator, described) = (place.operator(s3)?, format!("kv+{}", place.located(s3)));
+                let prefix = prefix(&components);
+                let limits = limits(S3_KEY_BYTES_MAX, &prefix, None);
+                Box::new(Service::new(operator, prefix, described, limits)?)
+            }
+            Home::Cloudflare => {
+                let [namespace, rest @ ..] = &components[..] else {
+                    let message = format!("{} names no namespace: kv+cloudflare-kv://ACCOUNT/NAMESPACE", self.shown());
+                    return Err(Error::new(Kind::Invalid, message));
+                };
+                let token = std::env::var(CLOUDFLARE_TOKEN).map_err(|_| {
+                    Error::new(Kind::Invalid, format!("{}: set {CLOUDFLARE_TOKEN} to a token that may", self.shown()))
+                })?;
+                let account = self.url.host_str().unwrap_or_default();
+                let service = CloudflareKv::default().api_token(&token).account_id(account).namespace_id(namespace);
+                let operator = Operator::new(service).map_err(|error| from_service(&self.shown(), &error))?;
+                let prefix = prefix(rest);
+                let limits = limits(CLOUDFLARE_KEY_BYTES_MAX, &prefix, Some(CLOUDFLARE_WRITES_PER_SECOND));
+                Box::new(Service::new(operator, prefix, self.shown(), limits)?)
+            }
+        })
+    }
+
+    /// Of its path, decoded.
+    fn components(&self) -> Result<Vec<String>> {
+        let invalid = |what: &str| Error::new(Kind::Invalid, format!("{} {what}", self.shown()));
+        let decoded = percent_decode_str(self.url.path()).decode_utf8().map_err(|_| invalid("is not UTF-8"))?;
+        let components: Vec<_> = decoded.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        let is_number = |text: &String| text.bytes().all(|byte| byte.is_ascii_digit());
+        if self.home == Home::Redis && components.first().is_some_and(|database| !is_number(database)) {
+            return Err(invalid("begins with the number of a database: kv+redis://host/0/films"));
+        }
+        Ok(components)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown())
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Address({self})")
+    }
+}
+
+fn path(components: &[String]) -> PathBuf {
+    PathBuf::from(format!("/{}", components.join("/")))
+}
+
+fn prefix(components: &[String]) -> String {
+    components.iter().flat_map(|component| [component.as_str(), "/"]).collect()
+}
+
+fn limits(key_bytes_max: usize, prefix: &str, writes_per_second: Option<u32>) -> Limits {
+    let key_bytes_max = key_bytes_max.saturating_sub(prefix.len());
+    Limits {
+        value_bytes_max: VALUE_BYTES_MAX,
+        key_bytes_max,
+        name_bytes_max: key_bytes_max,
+        batch_keys_max: BATCH_KEYS_MAX,
+        writes_per_second,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Result<Address> {
+        Address::new(Url::parse(text).unwrap())
+    }
+
+    #[test]
+    fn homes_as_people_write_them() {
+        for (text, shown) in [
+            ("redb:///srv/films.redb", "kv+redb:///srv/films.redb"),
+            ("file:///srv/my%20films", "kv+file:///srv/my%20films"),
+            ("redis://:secret@host:7000/2/films", "kv+redis://host:7000/2/films"),
+            ("redis://host", "kv+redis://host"),
+            ("s3://bucket/films", "kv+s3://bucket/films"),
+            ("cloudflare-kv://account/namespace/films", "kv+cloudflare-kv://account/namespace/films"),
+        ] {
+            let address = address(text).unwrap();
+            assert_eq!((address.to_string(), format!("{address:?}")), (shown.to_owned(), format!("Address({shown})")));
+        }
+    }
+
+    #[test]
+    fn what_is_no_home_is_refused_in_one_line() {
+        for text in
+            ["redb:films", "redb://host/films", "redb:///", "redis:///0", "redis://host/films", "s3:///x", "ftp://h/"]
+        {
+            let error = address(text).unwrap_err();
+            assert!(error.kind() == Kind::Invalid && !error.to_string().contains('\n'), "{text}: {error}");
+        }
+        let keys = address("s3://key:secret@films/").unwrap().open(&S3Config::default(), false).err().unwrap();
+        assert!(keys.to_string().contains("AWS_ACCESS_KEY_ID") && !keys.to_string().contains("secret"), "{keys}");
+    }
+}

@@ -1,0 +1,107 @@
+//! Values under keys that are listed in order: what a library asks of a key-value store or a bucket, and each such home.
+//! Never here: what keys and values mean, retries, pacing.
+
+pub mod address;
+mod folder;
+mod redb_file;
+mod redis_server;
+mod service;
+
+use std::ops::Bound;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::error::{Error, Kind, Result};
+use crate::range::ByteRange;
+
+/// Longest silence of a home, and longest wait for another writer of the same file. Longer than any server's own word.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A link slower than this is no link: a value on its way is waited for so much longer.
+const SLOWEST_BYTES_PER_SECOND: u64 = 32 << 10;
+/// Bytes of one value, where the home itself would take more: it is held in memory, and others take 25 MiB.
+const VALUE_BYTES_MAX: u64 = 25 << 20;
+/// Keys in one request or transaction, where the home itself would take more.
+const BATCH_KEYS_MAX: usize = 1_000;
+/// Bytes of a key, where the home itself would take more: the longest path of a library, and what stands around it.
+const KEY_BYTES_MAX: usize = 4096 + 512;
+
+/// What a home takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one value.
+    pub value_bytes_max: u64,
+    /// Bytes of one key, below the home's own root.
+    pub key_bytes_max: usize,
+    /// Bytes of what stands between two `/` of a key.
+    pub name_bytes_max: usize,
+    /// Keys that one call writes or deletes.
+    pub batch_keys_max: usize,
+    /// Writes that the home bears; `None`: as many as it gets done.
+    pub writes_per_second: Option<u32>,
+}
+
+/// One key of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Below the home's root.
+    pub key: String,
+    /// Of its value, where the listing tells.
+    pub size_bytes: Option<u64>,
+}
+
+/// A home of values. Keys are UTF-8: safe names with a `/` between two. Every call may block, each for a bounded time;
+/// what fails once has failed, and who asks again is decided above.
+pub trait Keyed: Send + Sync {
+    /// As a person wrote it, without credentials; told from others of the same name.
+    fn describe(&self) -> &str;
+
+    /// What it takes.
+    fn limits(&self) -> &Limits;
+
+    /// The bytes of a value that lie within `range`: fewer, or none, where the value ends before. `Missing` without a value.
+    fn get(&self, key: &str, range: ByteRange) -> Result<Bytes>;
+
+    /// Writes values, in this order where not at once, each wholly or not at all; they are there after a power cut when
+    /// this returns. At most `batch_keys_max`.
+    fn put(&self, entries: &[(String, Bytes)]) -> Result<()>;
+
+    /// Removes values; those that are not there are no error. At most `batch_keys_max`. As lasting as `put`.
+    fn delete(&self, keys: &[String]) -> Result<()>;
+
+    /// Keys that begin with `prefix`, in the order of their bytes, from `from` on: at most `limit`, and fewer only where no
+    /// more follow.
+    fn list(&self, prefix: &str, from: Bound<&str>, limit: usize) -> Result<Vec<Key>>;
+}
+
+/// How long a call that moves so many bytes may take.
+fn timeout(bytes: u64) -> Duration {
+    ANSWER_TIMEOUT + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND)
+}
+
+fn missing(home: &str, key: &str) -> Error {
+    Error::new(Kind::Missing, format!("{home}: no value under `{}`", key.escape_debug()))
+}
+
+/// What of `value` lies within `range`.
+fn within(value: &[u8], range: ByteRange) -> &[u8] {
+    let end = (value.len() as u64).min(range.end);
+    &value[range.start.min(end) as usize..end as usize]
+}
+
+/// Where a listing begins: no key with this prefix comes before the prefix itself.
+fn at_least<'a>(prefix: &'a str, from: Bound<&'a str>) -> Bound<&'a str> {
+    match from {
+        Bound::Included(start) | Bound::Excluded(start) if start >= prefix => from,
+        _ => Bound::Included(prefix),
+    }
+}
+
+/// Whether a listing that begins there holds `key`.
+fn is_from(key: &str, from: Bound<&str>) -> bool {
+    match from {
+        Bound::Included(start) => key >= start,
+        Bound::Excluded(start) => key > start,
+        Bound::Unbounded => true,
+    }
+}

@@ -1,0 +1,175 @@
+//! A home in one file of this machine, through `redb`: what a library has that was given no server. Several processes may
+//! have it open; one writes at a time.
+//! Never here: what is in it.
+
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use redb::{
+    Builder, ConcurrencyMode, Database, DatabaseError, ReadableDatabase, StorageError, TableDefinition, TableError,
+    TransactionError, WriteTransaction,
+};
+
+use super::{
+    ANSWER_TIMEOUT, BATCH_KEYS_MAX, KEY_BYTES_MAX, Key, Keyed, Limits, VALUE_BYTES_MAX, at_least, missing, within,
+};
+use crate::error::{Error, Kind, Result};
+use crate::range::ByteRange;
+
+const VALUES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("values");
+/// Each key with the size of its value: a page holds a value with its key, and a listing should not read the values.
+const SIZES: TableDefinition<'_, &str, u64> = TableDefinition::new("sizes");
+
+/// Pages kept in memory: a few of the largest values, of which a reader takes a piece at a time.
+const CACHE_BYTES: usize = 64 << 20;
+/// Another process's transaction is over after a few of these.
+const WRITER_POLL: Duration = Duration::from_millis(2);
+
+const LIMITS: Limits = Limits {
+    value_bytes_max: VALUE_BYTES_MAX,
+    key_bytes_max: KEY_BYTES_MAX,
+    name_bytes_max: KEY_BYTES_MAX,
+    batch_keys_max: BATCH_KEYS_MAX,
+    writes_per_second: None,
+};
+
+/// The file, open.
+pub(super) struct RedbFile {
+    database: Database,
+    described: String,
+    path: PathBuf,
+}
+
+impl RedbFile {
+    /// The file at `path`; made if it may be (`is_new`), else `Missing` unless it is there.
+    pub fn open(path: &Path, is_new: bool, described: String) -> Result<Self> {
+        let mut builder = Builder::new();
+        builder.set_cache_size(CACHE_BYTES).set_concurrency_mode(ConcurrencyMode::MultiWriter);
+        let opened = if is_new { builder.create(path) } else { builder.open(path) };
+        let database = opened.map_err(|error| match error {
+            DatabaseError::Storage(error) => from_storage(path, &error),
+            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+                Error::new(Kind::Busy, format!("{}: another program has it open: {error}", path.display()))
+            }
+            error => Error::new(Kind::Unsupported, format!("{}: {error}", path.display())),
+        })?;
+        let file = Self { database, described, path: path.to_owned() };
+        if is_new {
+            // Readers find the tables there.
+            file.write(|_| Ok(()))?;
+        }
+        Ok(file)
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&redb::ReadTransaction) -> std::result::Result<T, redb::Error>) -> Result<T> {
+        let transaction = self.database.begin_read().map_err(|error| self.failed(error.into()))?;
+        work(&transaction).map_err(|error| self.failed(error))
+    }
+
+    /// One transaction; it lasts when this returns.
+    fn write(&self, work: impl FnOnce(&WriteTransaction) -> std::result::Result<(), redb::Error>) -> Result<()> {
+        let transaction = self.begin_write()?;
+        let worked = (|| {
+            drop((transaction.open_table(VALUES)?, transaction.open_table(SIZES)?));
+            work(&transaction)?;
+            Ok(transaction.commit()?)
+        })();
+        worked.map_err(|error| self.failed(error))
+    }
+
+    /// Waits while another one writes, within reason: a process that was stopped holds its lock.
+    fn begin_write(&self) -> Result<WriteTransaction> {
+        let since = Instant::now();
+        loop {
+            match self.database.try_begin_write() {
+                Err(TransactionError::WouldBlock) if since.elapsed() < ANSWER_TIMEOUT => {
+                    std::thread::sleep(WRITER_POLL);
+                }
+                Err(TransactionError::WouldBlock) => {
+                    let message =
+                        format!("{}: another program has been writing to it all the time", self.path.display());
+                    return Err(Error::new(Kind::Busy, message));
+                }
+                other => return other.map_err(|error| self.failed(error.into())),
+            }
+        }
+    }
+
+    fn failed(&self, error: redb::Error) -> Error {
+        match error {
+            redb::Error::Io(error) => Error::io(self.path.display(), &error),
+            redb::Error::Corrupted(what) => Error::new(Kind::Corrupt, format!("{}: {what}", self.path.display())),
+            error => Error::new(Kind::Local, format!("{}: {error}", self.path.display())),
+        }
+    }
+}
+
+impl Keyed for RedbFile {
+    fn describe(&self) -> &str {
+        &self.described
+    }
+
+    fn limits(&self) -> &Limits {
+        &LIMITS
+    }
+
+    fn get(&self, key: &str, range: ByteRange) -> Result<Bytes> {
+        let found = self.read(|transaction| {
+            let table = match transaction.open_table(VALUES) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+                table => table?,
+            };
+            Ok(table.get(key)?.map(|value| Bytes::copy_from_slice(within(value.value(), range))))
+        })?;
+        found.ok_or_else(|| missing(&self.described, key))
+    }
+
+    fn put(&self, entries: &[(String, Bytes)]) -> Result<()> {
+        self.write(|transaction| {
+            let (mut values, mut sizes) = (transaction.open_table(VALUES)?, transaction.open_table(SIZES)?);
+            for (key, value) in entries {
+                values.insert(key.as_str(), &value[..])?;
+                sizes.insert(key.as_str(), value.len() as u64)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn delete(&self, keys: &[String]) -> Result<()> {
+        self.write(|transaction| {
+            let (mut values, mut sizes) = (transaction.open_table(VALUES)?, transaction.open_table(SIZES)?);
+            for key in keys {
+                values.remove(key.as_str())?;
+                sizes.remove(key.as_str())?;
+            }
+            Ok(())
+        })
+    }
+
+    fn list(&self, prefix: &str, from: Bound<&str>, limit: usize) -> Result<Vec<Key>> {
+        self.read(|transaction| {
+            let table = match transaction.open_table(SIZES) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                table => table?,
+            };
+            let mut keys = Vec::new();
+            for row in table.range::<&str>((at_least(prefix, from), Bound::Unbounded))? {
+                let (key, size) = row?;
+                if keys.len() >= limit || !key.value().starts_with(prefix) {
+                    break;
+                }
+                keys.push(Key { key: key.value().to_owned(), size_bytes: Some(size.value()) });
+            }
+            Ok(keys)
+        })
+    }
+}
+
+fn from_storage(path: &Path, error: &StorageError) -> Error {
+    match error {
+        StorageError::Io(error) => Error::io(path.display(), error),
+        error => Error::new(Kind::Corrupt, format!("{}: {error}", path.display())),
+    }
+}

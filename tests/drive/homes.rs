@@ -1,0 +1,208 @@
+//! Every home of values that can run here, asked for the same: a file, a folder, and servers that other people made.
+//! Never here: what a library keeps there.
+
+use std::ops::Bound;
+use std::path::Path;
+
+use bytes::Bytes;
+use reelfs::config::S3Config;
+use reelfs::error::Kind;
+use reelfs::range::ByteRange;
+use reelfs::store::keyed::Keyed;
+use reelfs::store::keyed::address::Address;
+use tempfile::TempDir;
+use url::Url;
+
+use super::daemon::{Daemon, free_port};
+use super::needs::{Need, Test};
+
+const REDIS: &[Need] = &[Need::Program("redis-server")];
+const S3: &[Need] = &[Need::Program("rclone")];
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        Test::new("homes::a_file", &[], a_file),
+        Test::new("homes::a_folder", &[], a_folder),
+        Test::new("homes::redis", REDIS, redis),
+        Test::new("homes::a_bucket", S3, a_bucket),
+        Test::new("homes::a_server_that_is_not_there", &[], a_server_that_is_not_there),
+    ]
+}
+
+/// A Redis server that keeps nothing on disk.
+pub fn redis_server() -> (TempDir, Daemon, u16) {
+    let (home, port) = (tempfile::tempdir().unwrap(), free_port());
+    let dir = home.path().to_str().unwrap();
+    let arguments =
+        ["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", dir];
+    let daemon = Daemon::start("redis-server", &arguments, home.path(), port);
+    (home, daemon, port)
+}
+
+/// An S3 server with one bucket, `films`.
+pub fn s3_server() -> (TempDir, Daemon, S3Config) {
+    let (home, port) = (tempfile::tempdir().unwrap(), free_port());
+    std::fs::create_dir(home.path().join("films")).unwrap();
+    let address = format!("127.0.0.1:{port}");
+    let arguments = ["serve", "s3", home.path().to_str().unwrap(), "--addr", &address, "--config", "/dev/null"];
+    let daemon = Daemon::start("rclone", &arguments, home.path(), port);
+    let config = S3Config { endpoint: Some(format!("http://{address}")), ..S3Config::default() };
+    (home, daemon, config)
+}
+
+fn open(url: &str, s3: &S3Config, is_new: bool) -> Box<dyn Keyed> {
+    Address::new(Url::parse(url).unwrap()).unwrap().open(s3, is_new).unwrap()
+}
+
+fn a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("redb://{}", folder.path().join("films.redb").display());
+    let missing = Address::new(Url::parse(&url).unwrap()).unwrap().open(&S3Config::default(), false);
+    assert_eq!(missing.err().unwrap().kind(), Kind::Missing);
+    let home = open(&url, &S3Config::default(), true);
+    check(&*home);
+    // Another one has it open at the same time, as another process would.
+    let other = open(&url, &S3Config::default(), false);
+    put(&*other, &[("seen", b"by both")]);
+    assert_eq!(get(&*home, "seen").unwrap(), "by both");
+}
+
+fn a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", folder.path().join("my films").display());
+    let missing = Address::new(Url::parse(&url).unwrap()).unwrap().open(&S3Config::default(), false);
+    assert_eq!(missing.err().unwrap().kind(), Kind::Missing);
+    let home = open(&url, &S3Config::default(), true);
+    check(&*home);
+    assert!(!Path::new(&folder.path().join("my films/deep")).exists(), "a folder without files is none");
+    put(&*home, &[("deep", b"a file now")]);
+    assert_eq!(get(&*home, "deep").unwrap(), "a file now");
+}
+
+fn redis() {
+    let (_folder, _daemon, port) = redis_server();
+    check(&*open(&format!("redis://127.0.0.1:{port}"), &S3Config::default(), true));
+    check(&*open(&format!("redis://127.0.0.1:{port}/3/below/it"), &S3Config::default(), true));
+    let refused = open(&format!("redis://:wrong@127.0.0.1:{port}/99"), &S3Config::default(), true);
+    let error = get(&*refused, "any").unwrap_err();
+    assert!(
+        matches!(error.kind(), Kind::Denied | Kind::Unsupported) && !error.to_string().contains("wrong@"),
+        "{error}"
+    );
+}
+
+fn a_bucket() {
+    let (_folder, _daemon, config) = s3_server();
+    check(&*open("s3://films/", &config, true));
+    check(&*open("s3://films/below/it", &config, true));
+}
+
+fn a_server_that_is_not_there() {
+    let port = free_port();
+    let config = S3Config { endpoint: Some(format!("http://127.0.0.1:{port}")), ..S3Config::default() };
+    for url in [format!("redis://127.0.0.1:{port}"), "s3://films/".to_owned()] {
+        let error = get(&*open(&url, &config, true), "any").unwrap_err();
+        assert_eq!(error.kind(), Kind::Unreachable, "{error}");
+    }
+}
+
+fn get(home: &dyn Keyed, key: &str) -> reelfs::error::Result<Bytes> {
+    home.get(key, ByteRange::new(0, 32 << 20))
+}
+
+fn put(home: &dyn Keyed, entries: &[(&str, &[u8])]) {
+    let entry = |(key, value): &(&str, &[u8])| ((*key).to_owned(), Bytes::copy_from_slice(value));
+    home.put(&entries.iter().map(entry).collect::<Vec<_>>()).unwrap();
+}
+
+fn delete(home: &dyn Keyed, keys: &[&str]) {
+    home.delete(&keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>()).unwrap();
+}
+
+fn list(home: &dyn Keyed, prefix: &str, from: Bound<&str>, limit: usize) -> Vec<String> {
+    home.list(prefix, from, limit).unwrap().into_iter().map(|key| key.key).collect()
+}
+
+/// What every home must do.
+fn check(home: &dyn Keyed) {
+    values(home);
+    listings(home);
+    many(home);
+}
+
+fn values(home: &dyn Keyed) {
+    assert_eq!(get(home, "film.mkv").unwrap_err().kind(), Kind::Missing);
+    assert_eq!(get(home, "deep/film.mkv").unwrap_err().kind(), Kind::Missing);
+    let film: Vec<u8> = (0..3_000_000u32).map(|at| (at % 251) as u8).collect();
+    put(home, &[("film.mkv", &film), ("deep/down/é #?%+& film.mkv", b"other")]);
+    assert!(get(home, "film.mkv").unwrap() == film);
+    assert_eq!(get(home, "deep/down/é #?%+& film.mkv").unwrap(), "other");
+    for (start, end) in [(0, 1), (1_000_000, 2_500_000), (2_999_999, 3_000_000), (2_999_000, 4_000_000), (7, 7)] {
+        let bytes = home.get("film.mkv", ByteRange::new(start, end)).unwrap();
+        assert!(bytes == film[start as usize..(end as usize).min(film.len())], "{start}..{end}");
+    }
+    assert!(home.get("film.mkv", ByteRange::new(3_000_000, 3_000_001)).unwrap().is_empty());
+    put(home, &[("film.mkv", b"replaced, and shorter")]);
+    assert_eq!(get(home, "film.mkv").unwrap(), "replaced, and shorter");
+    delete(home, &["film.mkv", "deep/down/é #?%+& film.mkv", "never there"]);
+    delete(home, &["film.mkv"]);
+    assert_eq!(get(home, "film.mkv").unwrap_err().kind(), Kind::Missing);
+    assert_eq!(list(home, "", Bound::Unbounded, 10), [""; 0]);
+}
+
+fn listings(home: &dyn Keyed) {
+    // In the order of their bytes: `-` < `.` < `/` < `0` < `_` < `a` < `é`.
+    let keys =
+        [".reelfs/a", "a-b", "a.mkv", "a/b", "a/c/d", "a/c/e", "a/é", "a0", "a_chunk_0", "a_chunk_10", "b", "é/x"];
+    for (n, key) in keys.iter().enumerate() {
+        put(home, &[(key, &vec![0; n + 1])]);
+    }
+    assert_eq!(list(home, "", Bound::Unbounded, 100), keys);
+    for limit in [1, 2, 5] {
+        let (mut all, mut after): (Vec<String>, Option<String>) = (Vec::new(), None);
+        loop {
+            let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            let page = list(home, "", from, limit);
+            let Some(last) = page.last().cloned() else { break };
+            assert!(page.len() <= limit);
+            after = Some(last);
+            all.extend(page);
+        }
+        assert_eq!(all, keys, "{limit} a page");
+    }
+    for (prefix, from, found) in [
+        ("a/", Bound::Unbounded, &keys[3..7]),
+        ("a/c", Bound::Unbounded, &keys[4..6]),
+        ("a_chunk_", Bound::Unbounded, &keys[8..10]),
+        ("a_chunk_1", Bound::Unbounded, &keys[9..10]),
+        ("", Bound::Included("a0"), &keys[7..]),
+        ("", Bound::Included("a/"), &keys[3..]),
+        ("", Bound::Excluded("a0"), &keys[8..]),
+        ("", Bound::Excluded("a/\u{10ffff}"), &keys[7..]),
+        ("a/", Bound::Excluded("a/c/d"), &keys[5..7]),
+        ("a/", Bound::Included("a"), &keys[3..7]),
+        ("none", Bound::Unbounded, &[]),
+        ("none/such", Bound::Unbounded, &[]),
+        ("a/", Bound::Included("b"), &[]),
+    ] {
+        assert_eq!(list(home, prefix, from, 100), found, "{prefix} {from:?}");
+    }
+    let sizes: Vec<_> = home.list("a/", Bound::Unbounded, 100).unwrap().iter().map(|key| key.size_bytes).collect();
+    assert_eq!(sizes, [Some(4), Some(5), Some(6), Some(7)]);
+    delete(home, &keys);
+    assert_eq!(list(home, "", Bound::Unbounded, 10), [""; 0]);
+}
+
+/// More than any one answer of a service holds.
+fn many(home: &dyn Keyed) {
+    let keys: Vec<_> = (0..1_300).map(|n| format!("many/{n:05}")).collect();
+    for some in keys.chunks(home.limits().batch_keys_max) {
+        home.put(&some.iter().map(|key| (key.clone(), Bytes::from_static(b"x"))).collect::<Vec<_>>()).unwrap();
+    }
+    assert_eq!(list(home, "many/", Bound::Unbounded, 1_200), keys[..1_200]);
+    assert_eq!(list(home, "many/", Bound::Excluded(&keys[1_234]), 5_000), keys[1_235..]);
+    for some in keys.chunks(home.limits().batch_keys_max) {
+        home.delete(some).unwrap();
+    }
+    assert_eq!(list(home, "", Bound::Unbounded, 10), [""; 0]);
+}
