@@ -5,6 +5,7 @@
 //! `gc` removes; never a name without its bytes.
 
 pub mod blobs;
+pub mod catalog;
 pub mod manifest;
 pub mod writer;
 

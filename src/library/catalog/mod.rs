@@ -1,0 +1,388 @@
+//! The catalog of a library on this machine: the `SQLite` database that alone says which files there are, and which blobs
+//! hold their bytes. Opening, schema, connections, transactions. What is asked and changed stands beside: `nodes`, `names`,
+//! `list`, `chunks`, `tags`, `files`.
+//! Never here: the blobs themselves, and what a mount makes of it all.
+//!
+//! Invariants:
+//! - A row is written only after the bytes it names are synced; the catalog itself does not check that.
+//! - A node is inline (its bytes are in its row) or has chunks; these lie gapless from byte 0 to its size, holes included.
+//! - A blob that no row names any longer stands in `loose_blobs` from the transaction on that took the last one away.
+//! - There is one writer, which holds the library's lock. Its changes are gathered in one open transaction that is
+//!   committed, synced, by `flush`, and at last when it has grown; the writer itself sees them at once, others then.
+//! - After a commit that failed nothing is changed any more: what the writer was told may be more than what is kept.
+
+mod chunks;
+mod files;
+mod list;
+mod lock;
+mod names;
+mod nodes;
+mod schema;
+mod tags;
+
+use std::cell::Cell;
+use std::fs::File;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::{Mutex, MutexGuard};
+use rusqlite::{Connection, OpenFlags};
+
+use super::Cut;
+use crate::error::{Error, Kind, Result};
+
+pub use chunks::{ChunkRow, LooseBlob, NamedChunk};
+pub use files::Placed;
+pub use lock::holder_pid;
+pub use names::{Entry, NAMES_PAGE};
+pub use nodes::{Node, NodeKind};
+pub use schema::create;
+
+/// The top folder.
+pub const ROOT: u64 = 1;
+/// Changes of one transaction at most: what a crash can take back of what nobody asked to be kept, and what one commit costs.
+pub const CHANGES_MAX: u32 = 1_000;
+/// Inline bytes of one transaction at most: a commit fits into the room that is reserved for it.
+const TRANSACTION_BYTES_MAX: u64 = 4 << 20;
+/// Kept on the disk for the journal: a full disk must not make a commit fail. The largest transaction, and as much again
+/// until the next checkpoint.
+const JOURNAL_RESERVE_BYTES: u64 = 16 << 20;
+/// A statement waits this long for others (a checkpoint, a reader of another process) before it gives up.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Idle reading connections kept; more are opened under load and closed after.
+const READERS_MAX: usize = 8;
+/// Pages each of them keeps in memory.
+const READER_CACHE_KIB: i64 = 4 << 10;
+/// Pages the writer keeps: more than a transaction changes, so that nothing of one is written before its commit.
+const WRITER_CACHE_KIB: i64 = 32 << 10;
+/// A database up to this size is checked page by page when it is opened for writing (about 100 ms).
+const QUICK_CHECK_BYTES_MAX: u64 = 64 << 20;
+
+/// The open database.
+pub struct Catalog {
+    dir: PathBuf,
+    path: PathBuf,
+    cut: Cut,
+    // `None` of a catalog that is only looked at. Guards the writing connection and its open transaction. Taken alone;
+    // syncs of the database and deletions of blobs happen under it.
+    writer: Option<Mutex<Writer>>,
+    // Number of the transaction that was begun last, and of the last one that is durable: with equal ones nothing is open.
+    begun: AtomicU64,
+    committed: AtomicU64,
+    // Idle readers: taken out, used, put back.
+    idle_out: Receiver<Connection>,
+    idle_in: Sender<Connection>,
+    // The library's lock lives as long as this file is open.
+    _lock: Option<File>,
+}
+
+struct Writer {
+    connection: Connection,
+    changes: u32,
+    bytes: u64,
+    // Why nothing is changed any more.
+    failed: Option<Error>,
+}
+
+impl Catalog {
+    /// Opens the library in `dir` for the one process that writes to it. `Missing` if it is not one, `Busy` if another
+    /// process writes to it, `Unsupported` if it is newer than this program, `Corrupt` if it is damaged.
+    pub fn open(dir: &Path) -> Result<Self> {
+        schema::check_is_there(dir)?;
+        let lock = lock::take(dir)?;
+        let path = schema::path(dir);
+        let size = std::fs::metadata(&path).map_or(0, |meta| meta.len());
+        let connection =
+            Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+                .map_err(|error| failed(&path, &error))?;
+        let tune = || -> rusqlite::Result<()> {
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            connection.pragma_update(None, "journal_mode", "wal")?;
+            connection.pragma_update(None, "synchronous", "full")?;
+            connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+            connection.pragma_update(None, "cache_spill", "off")?;
+            connection.set_prepared_statement_cache_capacity(128);
+            Ok(())
+        };
+        tune().map_err(|error| failed(&path, &error))?;
+        schema::check(&connection, &path)?;
+        if size <= QUICK_CHECK_BYTES_MAX {
+            schema::quick_check(&connection, &path)?;
+        }
+        let cut = schema::cut(&connection, &path)?;
+        let writer = Writer { connection, changes: 0, bytes: 0, failed: None };
+        let catalog = Self::with(dir, Some(writer), cut, Some(lock));
+        catalog.drop_unlinked()?;
+        catalog.flush()?;
+        reserve_journal(&catalog.path);
+        Ok(catalog)
+    }
+
+    /// Opens it for looking only, beside whoever writes to it.
+    pub fn open_to_look(dir: &Path) -> Result<Self> {
+        schema::check_is_there(dir)?;
+        let path = schema::path(dir);
+        let reader = open_reader(&path)?;
+        schema::check(&reader, &path)?;
+        let cut = schema::cut(&reader, &path)?;
+        Ok(Self::with(dir, None, cut, None))
+    }
+
+    fn with(dir: &Path, writer: Option<Writer>, cut: Cut, lock: Option<File>) -> Self {
+        let (idle_in, idle_out) = bounded(READERS_MAX);
+        Self {
+            dir: dir.to_owned(),
+            path: schema::path(dir),
+            cut,
+            writer: writer.map(Mutex::new),
+            begun: AtomicU64::new(0),
+            committed: AtomicU64::new(0),
+            idle_out,
+            idle_in,
+            _lock: lock,
+        }
+    }
+
+    /// Where the library is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// How files are cut here; set when the library was made.
+    pub fn cut(&self) -> Cut {
+        self.cut
+    }
+
+    /// Whether this process may change it.
+    pub fn is_writer(&self) -> bool {
+        self.writer.is_some()
+    }
+
+    /// Asks something. The writer's own changes are seen, durable or not.
+    pub fn read<T, E: From<Error>>(
+        &self,
+        query: impl FnOnce(&View<'_>) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        if let Some(writer) = &self.writer
+            && self.has_changes()
+        {
+            let writer = writer.lock();
+            return query(&View { connection: &writer.connection, path: &self.path });
+        }
+        let connection = match self.idle_out.try_recv() {
+            Ok(connection) => connection,
+            Err(_) => open_reader(&self.path)?,
+        };
+        let answer = query(&View { connection: &connection, path: &self.path });
+        // A full pool means enough idle ones: this one closes.
+        let _ = self.idle_in.try_send(connection);
+        answer
+    }
+
+    /// Changes something: all of it, or if `change` fails nothing. It is durable after the next [`Catalog::flush`].
+    pub fn change<T, E: From<Error>>(
+        &self,
+        change: impl FnOnce(&Change<'_>) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        let mut writer = self.writer()?;
+        self.change_with(&mut writer, change)
+    }
+
+    fn change_with<T, E: From<Error>>(
+        &self,
+        writer: &mut Writer,
+        change: impl FnOnce(&Change<'_>) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        if let Some(error) = &writer.failed {
+            return Err(error.clone().into());
+        }
+        if !self.has_changes() {
+            writer.connection.execute_batch("BEGIN IMMEDIATE").map_err(|error| failed(&self.path, &error))?;
+            self.begun.fetch_add(1, Ordering::Release);
+        }
+        let weight = Cell::new(0);
+        let savepoint = |sql: &str| writer.connection.execute_batch(sql).map_err(|error| failed(&self.path, &error));
+        savepoint("SAVEPOINT change")?;
+        let view = View { connection: &writer.connection, path: &self.path };
+        let answer = change(&Change { view, weight: &weight });
+        let ended = savepoint(if answer.is_ok() { "RELEASE change" } else { "ROLLBACK TO change; RELEASE change" });
+        if writer.connection.is_autocommit() {
+            // An error took the whole transaction back, with changes that others were told of.
+            let why = ended.err().unwrap_or_else(|| Error::new(Kind::Local, "its transaction was taken back"));
+            return Err(give_up(writer, &why).into());
+        }
+        ended?;
+        writer.changes += 1;
+        writer.bytes += weight.get();
+        if writer.changes >= CHANGES_MAX || writer.bytes >= TRANSACTION_BYTES_MAX {
+            self.commit(writer)?;
+        }
+        answer
+    }
+
+    /// Returns when every change that was made before the call is durable. Several callers share one sync.
+    pub fn flush(&self) -> Result<()> {
+        let wanted = self.begun.load(Ordering::Acquire);
+        if self.committed.load(Ordering::Acquire) >= wanted {
+            return Ok(());
+        }
+        let mut writer = self.writer()?;
+        if self.committed.load(Ordering::Acquire) >= wanted {
+            return Ok(());
+        }
+        self.commit(&mut writer)
+    }
+
+    /// Whether there are changes that are not durable yet.
+    pub fn has_changes(&self) -> bool {
+        self.committed.load(Ordering::Acquire) < self.begun.load(Ordering::Acquire)
+    }
+
+    fn commit(&self, writer: &mut Writer) -> Result<()> {
+        if let Some(error) = &writer.failed {
+            return Err(error.clone());
+        }
+        if let Err(error) = writer.connection.execute_batch("COMMIT") {
+            return Err(give_up(writer, &failed(&self.path, &error)));
+        }
+        writer.changes = 0;
+        writer.bytes = 0;
+        self.committed.store(self.begun.load(Ordering::Acquire), Ordering::Release);
+        Ok(())
+    }
+
+    fn writer(&self) -> Result<MutexGuard<'_, Writer>> {
+        let read_only =
+            || Error::new(Kind::Denied, format!("the library {} is open for reading only", self.dir.display()));
+        self.writer.as_ref().map(Mutex::lock).ok_or_else(read_only)
+    }
+}
+
+impl Drop for Catalog {
+    fn drop(&mut self) {
+        if let Err(error) = self.flush() {
+            log::error!("{error}");
+        }
+    }
+}
+
+/// What can be asked of the catalog, in one state of it.
+pub struct View<'a> {
+    connection: &'a Connection,
+    path: &'a Path,
+}
+
+impl View<'_> {
+    fn run<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        query(self.connection).map_err(|error| failed(self.path, &error))
+    }
+
+    /// What only damage, or another program, could have written.
+    fn damaged(&self, what: &str) -> Error {
+        Error::new(Kind::Corrupt, format!("the catalog {} is damaged: {what}", self.path.display()))
+    }
+}
+
+/// A change under way: what it has changed so far is seen by what it asks.
+pub struct Change<'a> {
+    view: View<'a>,
+    // Bytes it adds to the transaction, beyond small rows.
+    weight: &'a Cell<u64>,
+}
+
+impl<'a> Deref for Change<'a> {
+    type Target = View<'a>;
+
+    fn deref(&self) -> &View<'a> {
+        &self.view
+    }
+}
+
+impl Change<'_> {
+    fn weighs(&self, bytes: usize) {
+        self.weight.set(self.weight.get() + bytes as u64);
+    }
+}
+
+/// Nothing is changed from now on: programs were told of changes that are lost.
+fn give_up(writer: &mut Writer, why: &Error) -> Error {
+    let message =
+        format!("{why}; the latest changes are lost, and none is taken any more until the library is opened again");
+    let error = Error::new(why.kind(), message);
+    log::error!("{error}");
+    writer.failed = Some(error.clone());
+    if !writer.connection.is_autocommit() {
+        let _ = writer.connection.execute_batch("ROLLBACK");
+    }
+    error
+}
+
+fn open_reader(path: &Path) -> Result<Connection> {
+    let open = || -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        // Not mapped into memory, though that is faster: a disk error would then be a signal that ends the process.
+        connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
+        connection.set_prepared_statement_cache_capacity(64);
+        Ok(connection)
+    };
+    open().map_err(|error| failed(path, &error))
+}
+
+/// Takes room on the disk for the journal now, so that a commit finds it later. Best effort: not every filesystem can.
+fn reserve_journal(path: &Path) {
+    let mut journal = path.as_os_str().to_owned();
+    journal.push("-wal");
+    let reserve = || -> std::io::Result<()> {
+        // SQLite's locks are on other files: closing this one drops none.
+        let file = File::options().write(true).open(&journal)?;
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, JOURNAL_RESERVE_BYTES)?;
+        Ok(())
+    };
+    if let Err(error) = reserve() {
+        log::debug!("no room was reserved for {}: {error}", Path::new(&journal).display());
+    }
+}
+
+fn failed(path: &Path, error: &rusqlite::Error) -> Error {
+    use rusqlite::ErrorCode;
+    let kind = match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Kind::Corrupt,
+        Some(ErrorCode::DiskFull) => Kind::Full,
+        Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => Kind::Denied,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Kind::Busy,
+        _ => Kind::Local,
+    };
+    Error::new(kind, format!("the catalog {}: {error}", path.display()))
+}
+
+/// Nanoseconds since 1970, as all times here; those `SQLite` can't hold become the nearest one it can.
+pub fn nanos(time: SystemTime) -> i64 {
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |nanos| -nanos),
+    }
+}
+
+/// Back from nanoseconds.
+pub fn time(nanos: i64) -> SystemTime {
+    let since = Duration::from_nanos(nanos.unsigned_abs());
+    if nanos >= 0 { SystemTime::UNIX_EPOCH + since } else { SystemTime::UNIX_EPOCH - since }
+}
+
+/// As `SQLite` stores integers. Sizes and offsets are checked to fit at the door.
+fn stored(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Back from `SQLite`; a negative number is only ever damage.
+fn loaded(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;
