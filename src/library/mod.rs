@@ -5,7 +5,8 @@
 //! `gc` removes; never a name without its bytes.
 
 pub mod blobs;
-pub mod catalog;
+#[cfg(any())]
+pub mod local;
 pub mod manifest;
 pub mod writer;
 
@@ -15,6 +16,7 @@ use bytes::Bytes;
 
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
+use crate::range::ByteRange;
 use crate::store::is_safe_name;
 
 pub use manifest::{Chunk, Content, Manifest, Meta, Proof};
@@ -100,14 +102,14 @@ pub struct Finding {
     pub what: Damage,
     /// The file it is in; `None` of bytes that no file names.
     pub path: Option<String>,
-    /// The file's chunk, from 0 on.
+    /// The file's chunk, from 0 on; `None` of a file that is kept whole.
     pub chunk: Option<usize>,
     /// The blob or the key.
     pub place: String,
     /// What its bytes must hash to, if that is known.
     pub sha256: Option<Digest>,
-    /// How many bytes.
-    pub size_bytes: u64,
+    /// Which bytes of the file; of an orphan as many as it has, from 0 on.
+    pub range: ByteRange,
 }
 
 /// What is wrong with a chunk.
@@ -165,6 +167,12 @@ pub trait Library: Send + Sync {
     /// be written, if that is known: chunks that an earlier, broken-off draft of the same content left need not be sent again.
     fn draft(&self, path: &str, expected: Option<&[Chunk]>) -> Result<Box<dyn Draft + '_>>;
 
+    /// Returns when every name that was given or taken away before is durable. Names that are given one by one, without
+    /// this, cost a sync together and not each.
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Takes the name away, and what only it needed, at once or after the home's grace period.
     fn remove(&self, path: &str) -> Result<()>;
 
@@ -182,8 +190,9 @@ pub trait Library: Send + Sync {
     /// aside, so that nobody reads them and a repair can put good ones in their place.
     fn verify(&self, go_on: &mut dyn FnMut(Verified) -> bool, found: &mut dyn FnMut(Finding)) -> Result<Verified>;
 
-    /// Puts good bytes in the place of a damaged or missing chunk; they must hash to what the manifest says.
-    fn repair(&self, path: &str, manifest: &Manifest, n: usize, bytes: &[u8]) -> Result<()>;
+    /// Puts good bytes in the place of what [`Library::verify`] found damaged or missing: those of the finding's range, which
+    /// hash to what the finding says.
+    fn repair(&self, finding: &Finding, bytes: &[u8]) -> Result<()>;
 
     /// Removes what no file names and nobody wrote within `grace`.
     fn gc(&self, grace: Duration, is_dry_run: bool) -> Result<Swept>;

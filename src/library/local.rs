@@ -1,0 +1,366 @@
+//! The home of a library on this machine: a catalog that says which files there are, and blobs that hold their bytes.
+//! Never here: the catalog's tables, and what a mount makes of the two.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::blobs::{Blobs, Pinned, Scratch};
+use super::catalog::{self, Catalog, Placed};
+use super::{
+    Chunk, Content, Cut, Damage, Draft, Finding, Library, Manifest, Meta, Named, Page, Proof, Query, Swept, Verified,
+    check_path, check_tags,
+};
+use crate::digest::Digest;
+use crate::error::{Error, Kind, Result};
+use crate::range::ByteRange;
+use crate::sys;
+
+/// Chunks cut while the disk is busy with earlier ones: what a draft holds in memory beside the writer.
+const CHUNKS_AHEAD: usize = 4;
+/// Chunks synced together: 128 MiB of the default size, for the price of one sync.
+const BATCH_CHUNKS: usize = 64;
+/// How long the bytes of a replaced file stay for whoever still reads it, from a process of its own.
+const REPLACED_GRACE: Duration = Duration::from_secs(600);
+/// Rows looked at in one step by `verify`, `gc` and `purge`.
+const STEP: usize = 1_000;
+/// Files named for one damaged blob: equal chunks may be in many.
+const USES_NAMED_MAX: usize = 100;
+/// Permission bits of files that are put.
+const FILE_MODE: u32 = 0o644;
+
+/// A library in a folder of this machine.
+pub struct Local {
+    catalog: Arc<Catalog>,
+    blobs: Arc<Blobs>,
+    described: String,
+}
+
+impl Local {
+    /// Makes an empty library in `dir`: a new folder, or an empty one.
+    pub fn create(dir: &Path, cut: Cut) -> Result<()> {
+        catalog::create(dir, cut)?;
+        Blobs::create(dir)
+    }
+
+    /// Opens it for the one process that writes to it.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let catalog = Catalog::open(dir)?;
+        let local = Self::with(dir, catalog)?;
+        local.blobs.clear_scratch()?;
+        local.sweep(REPLACED_GRACE)?;
+        Ok(local)
+    }
+
+    /// Opens it for reading, beside whoever writes to it.
+    pub fn open_to_look(dir: &Path) -> Result<Self> {
+        Self::with(dir, Catalog::open_to_look(dir)?)
+    }
+
+    fn with(dir: &Path, catalog: Catalog) -> Result<Self> {
+        let described = format!("library:{}", dir.display());
+        Ok(Self { catalog: Arc::new(catalog), blobs: Arc::new(Blobs::open(dir)?), described })
+    }
+
+    /// For a mount: which files there are.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// For a mount: their bytes.
+    pub fn blobs(&self) -> &Arc<Blobs> {
+        &self.blobs
+    }
+
+    /// Deletes blobs that no file has needed for `grace`.
+    fn sweep(&self, grace: Duration) -> Result<Swept> {
+        let before = SystemTime::now().checked_sub(grace).unwrap_or(SystemTime::UNIX_EPOCH);
+        let (mut swept, mut after) = (Swept::default(), None);
+        loop {
+            let remove = |digest: &Digest| self.blobs.remove_unless(*digest, || Ok(false));
+            let (gone, next) = self.catalog.sweep_loose(after.as_ref(), before, remove)?;
+            swept.chunks += gone.len() as u64;
+            swept.bytes += gone.iter().map(|blob| blob.size_bytes).sum::<u64>();
+            if next.is_none() {
+                return Ok(swept);
+            }
+            after = next;
+        }
+    }
+
+    /// One finding for each place a blob is used in.
+    fn found(&self, what: Damage, blob: Digest, found: &mut dyn FnMut(Finding)) -> Result<()> {
+        let place = self.blobs.path(blob).display().to_string();
+        for used in self.catalog.read(|view| view.uses(&blob, USES_NAMED_MAX))? {
+            let path = self.catalog.read(|view| view.path_of(used.node_id))?;
+            let (chunk, place) = (Some(used.number), place.clone());
+            found(Finding { what, path, chunk, place, sha256: Some(blob), range: used.range });
+        }
+        Ok(())
+    }
+
+    /// Blobs that no file names and that nobody wrote within `grace`; `each` says whether it took one.
+    fn orphans(&self, grace: Duration, each: &mut dyn FnMut(Digest, u64) -> Result<bool>) -> Result<Swept> {
+        let now = SystemTime::now();
+        let mut swept = Swept::default();
+        self.blobs.walk(&mut |blob| {
+            let age = now.duration_since(blob.modified).unwrap_or_default();
+            if age >= grace
+                && !self.catalog.read(|view| view.is_used(&blob.sha256))?
+                && each(blob.sha256, blob.size_bytes)?
+            {
+                swept.chunks += 1;
+                swept.bytes += blob.size_bytes;
+            }
+            Ok(())
+        })?;
+        Ok(swept)
+    }
+}
+
+impl Library for Local {
+    fn describe(&self) -> &str {
+        &self.described
+    }
+
+    fn cut(&self) -> Cut {
+        self.catalog.cut()
+    }
+
+    fn manifest(&self, path: &str) -> Result<Manifest> {
+        check_path(path)?;
+        self.catalog.read(|view| view.manifest(path)).map(|(_, manifest)| manifest)
+    }
+
+    fn list(&self, query: &Query) -> Result<Page> {
+        self.catalog.read(|view| view.list(query))
+    }
+
+    fn chunk(&self, path: &str, manifest: &Manifest, n: usize) -> Result<Bytes> {
+        let named = |error: Error| error.context(format!("`{}`, chunk {n}", path.escape_debug()));
+        let Some(chunk) = manifest.chunks().get(n) else {
+            return Err(named(Error::new(Kind::Invalid, "there is no such chunk")));
+        };
+        let mut bytes = vec![0; chunk.range.len() as usize];
+        if let Proof::Sha256(digest) = chunk.proof {
+            self.blobs.read_at(digest, chunk.range.len(), 0, &mut bytes).map_err(named)?;
+        }
+        Ok(bytes.into())
+    }
+
+    fn draft(&self, path: &str, _expected: Option<&[Chunk]>) -> Result<Box<dyn Draft + '_>> {
+        check_path(path)?;
+        if !self.catalog.is_writer() {
+            return Err(Error::new(Kind::Denied, format!("{} is open for reading only", self.described)));
+        }
+        Ok(Box::new(LocalDraft { local: self, path: path.to_owned(), keeping: None }))
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.catalog.flush()
+    }
+
+    fn remove(&self, path: &str) -> Result<()> {
+        self.catalog.change(|change| change.remove_path(path, SystemTime::now()))?;
+        self.sweep(Duration::ZERO).map(drop)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        let owner = sys::invoking_user();
+        self.catalog.change(|change| change.rename_path(from, to, owner, SystemTime::now()))?;
+        self.flush()
+    }
+
+    fn set_tags(&self, path: &str, tags: &[String]) -> Result<()> {
+        let tags = check_tags(tags.to_vec())?;
+        self.catalog.change(|change| {
+            let node = change.file(path)?;
+            change.set_tags(node.node_id, &tags)
+        })?;
+        self.flush()
+    }
+
+    fn purge(&self, tag: &str, go_on: &mut dyn FnMut(Swept) -> bool) -> Result<Swept> {
+        let mut swept = Swept::default();
+        loop {
+            let nodes = self.catalog.read(|view| view.tagged(tag, 0, STEP))?;
+            if nodes.is_empty() {
+                break;
+            }
+            for node in nodes {
+                // Each of its names; the last takes the node away.
+                while let Some(path) = self.catalog.read(|view| view.path_of(node))? {
+                    self.catalog.change(|change| change.remove_path(&path, SystemTime::now()))?;
+                    swept.files += 1;
+                }
+                // One that somebody has open without a name goes when it is closed.
+                self.catalog.change(|change| change.set_tags(node, &[]).or_else(is_missing))?;
+                if !go_on(swept) {
+                    self.sweep(Duration::ZERO)?;
+                    return Ok(swept);
+                }
+            }
+            let gone = self.sweep(Duration::ZERO)?;
+            swept.chunks += gone.chunks;
+            swept.bytes += gone.bytes;
+        }
+        self.flush()?;
+        Ok(swept)
+    }
+
+    fn verify(&self, go_on: &mut dyn FnMut(Verified) -> bool, found: &mut dyn FnMut(Finding)) -> Result<Verified> {
+        let mut verified = Verified::default();
+        let mut after = None;
+        loop {
+            let blobs = self.catalog.read(|view| view.blobs(after.as_ref(), STEP))?;
+            let Some((last, _)) = blobs.last() else { break };
+            after = Some(*last);
+            for (blob, size_bytes) in blobs {
+                match self.blobs.check(blob, size_bytes) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == Kind::Missing => self.found(Damage::Missing, blob, found)?,
+                    Err(error) if error.kind() == Kind::Corrupt => {
+                        self.found(Damage::Damaged, blob, found)?;
+                        if self.catalog.is_writer() {
+                            self.blobs.quarantine(blob)?;
+                        }
+                    }
+                    Err(error) => return Err(error),
+                }
+                verified.chunks += 1;
+                verified.bytes += size_bytes;
+                if !go_on(verified) {
+                    return Ok(verified);
+                }
+            }
+        }
+        self.verify_inline(&mut verified, go_on, found)?;
+        self.orphans(Duration::ZERO, &mut |blob, size_bytes| {
+            let (place, range) = (self.blobs.path(blob).display().to_string(), ByteRange::at(0, size_bytes));
+            found(Finding { what: Damage::Orphaned, path: None, chunk: None, place, sha256: Some(blob), range });
+            Ok(true)
+        })?;
+        Ok(verified)
+    }
+
+    fn repair(&self, finding: &Finding, bytes: &[u8]) -> Result<()> {
+        let digest = Digest::of(bytes);
+        if finding.sha256 != Some(digest) {
+            return Err(Error::new(Kind::Corrupt, format!("{}: these are not its bytes either", finding.place)));
+        }
+        let Some(_) = finding.chunk else {
+            let path = finding.path.as_deref().unwrap_or_default();
+            self.catalog.change(|change| change.set_inline(change.file(path)?.node_id, bytes))?;
+            return self.flush();
+        };
+        let size_bytes = bytes.len() as u64;
+        match self.blobs.check(digest, size_bytes) {
+            Err(error) if error.kind() == Kind::Corrupt => self.blobs.quarantine(digest)?,
+            _ => {}
+        }
+        self.blobs.keep(vec![(written(&self.blobs, bytes)?, digest, size_bytes)]).map(drop)
+    }
+
+    fn gc(&self, grace: Duration, is_dry_run: bool) -> Result<Swept> {
+        if is_dry_run {
+            return self.orphans(grace, &mut |_, _| Ok(true));
+        }
+        let swept = self.sweep(grace)?;
+        let orphans = self.orphans(grace, &mut |blob, _| {
+            self.blobs.remove_unless(blob, || self.catalog.read(|view| view.is_used(&blob)))
+        })?;
+        let (chunks, bytes) = (swept.chunks + orphans.chunks, swept.bytes + orphans.bytes);
+        Ok(Swept { files: 0, chunks, bytes })
+    }
+}
+
+fn is_missing(error: Error) -> Result<()> {
+    if error.kind() == Kind::Missing { Ok(()) } else { Err(error) }
+}
+
+/// A scratch file with these bytes.
+fn written(blobs: &Blobs, bytes: &[u8]) -> Result<Scratch> {
+    use std::os::unix::fs::FileExt;
+    let scratch = blobs.scratch()?;
+    scratch.file().write_all_at(bytes, 0).map_err(|error| Error::io("writing a chunk", &error))?;
+    scratch.begin_writing_out();
+    Ok(scratch)
+}
+
+/// A file on its way in: a thread of its own writes chunks while the next ones are cut and hashed.
+struct LocalDraft<'a> {
+    local: &'a Local,
+    path: String,
+    // Begins with the first chunk: most files have none.
+    keeping: Option<Keeping>,
+}
+
+struct Keeping {
+    chunks: Sender<(Bytes, Digest)>,
+    // Ends when there are no more chunks; its pins hold them until the file has its name.
+    thread: JoinHandle<Result<Vec<Pinned>>>,
+}
+
+impl Draft for LocalDraft<'_> {
+    fn add(&mut self, chunk: &Chunk, bytes: Bytes) -> Result<()> {
+        let Proof::Sha256(digest) = chunk.proof else { return Ok(()) };
+        let keeping = match self.keeping.take() {
+            Some(keeping) => self.keeping.insert(keeping),
+            None => self.keeping.insert(Keeping::begin(&self.local.blobs)?),
+        };
+        if keeping.chunks.send((bytes, digest)).is_ok() {
+            return Ok(());
+        }
+        // It ended before its time: it says why.
+        match self.keeping.take().map(Keeping::end) {
+            Some(Err(error)) => Err(error),
+            _ => Err(Error::new(Kind::Local, "the thread that keeps chunks ended")),
+        }
+    }
+
+    fn commit(mut self: Box<Self>, content: Content, meta: Meta) -> Result<Manifest> {
+        let pinned = self.keeping.take().map(Keeping::end).transpose()?;
+        let placed = Placed { content: &content, meta: &meta, owner: sys::invoking_user(), mode: FILE_MODE };
+        self.local.catalog.change(|change| change.place(&self.path, &placed, SystemTime::now()))?;
+        // Named now: no sweep takes them any more.
+        drop(pinned);
+        Manifest::new(content, meta)
+    }
+}
+
+impl Keeping {
+    fn begin(blobs: &Arc<Blobs>) -> Result<Self> {
+        let (sender, chunks) = bounded(CHUNKS_AHEAD);
+        let blobs = Arc::clone(blobs);
+        let thread = thread::Builder::new().name("keep".into()).spawn(move || keep(&blobs, &chunks));
+        Ok(Self { chunks: sender, thread: thread.map_err(|error| Error::io("starting a thread", &error))? })
+    }
+
+    fn end(self) -> Result<Vec<Pinned>> {
+        drop(self.chunks);
+        self.thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Local, "the thread that keeps chunks panicked")))
+    }
+}
+
+/// Writes chunks as they come, and syncs them by the batch.
+fn keep(blobs: &Blobs, chunks: &Receiver<(Bytes, Digest)>) -> Result<Vec<Pinned>> {
+    let mut kept = Vec::new();
+    let mut batch = Vec::new();
+    for (bytes, digest) in chunks {
+        let size_bytes = bytes.len() as u64;
+        if let Some(pinned) = blobs.pin(digest, size_bytes)? {
+            kept.push(pinned);
+            continue;
+        }
+        batch.push((written(blobs, &bytes)?, digest, size_bytes));
+        if batch.len() >= BATCH_CHUNKS {
+            kept.extend(blobs.keep(std::mem::take(&mut batch))?);
+        }
+    }
+    kept.extend(blobs.keep(batch)?);
+    Ok(kept)
+}
