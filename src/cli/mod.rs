@@ -8,10 +8,12 @@ mod cache_report;
 mod caches;
 mod completions;
 mod demo;
+mod library;
 mod man;
 mod mount;
 mod mount_helper;
 mod options;
+mod progress;
 mod refresh;
 mod settings;
 mod sources;
@@ -66,6 +68,18 @@ struct Talk {
 enum Command {
     Mount(mount::MountArgs),
     Demo(demo::DemoArgs),
+    Init(library::init::InitArgs),
+    Put(library::put::PutArgs),
+    Get(library::get::GetArgs),
+    Ls(library::ls::LsArgs),
+    Stat(library::stat::StatArgs),
+    Rm(library::rm::RmArgs),
+    Mv(library::mv::MvArgs),
+    Tag(library::tag::TagArgs),
+    Purge(library::purge::PurgeArgs),
+    Verify(library::verify::VerifyArgs),
+    Gc(library::gc::GcArgs),
+    Copy(library::copy::CopyArgs),
     Cache(cache::CacheArgs),
     Status(status::StatusArgs),
     Refresh(refresh::RefreshArgs),
@@ -148,6 +162,18 @@ fn dispatch(command: Command, talk: &Talk) -> Result<ExitCode> {
         Command::Mount(args) => mount::run(args, Told::Here { is_quiet: talk.quiet }),
         Command::Demo(args) => demo::run(&args),
         Command::Cache(args) => return cache::run(args, talk.quiet, &mut io::stdout().lock()),
+        Command::Init(args) => library::init::run(args, &mut io::stdout().lock()),
+        Command::Put(args) => return library::put::run(args, talk.quiet, &mut io::stdout().lock()),
+        Command::Get(args) => return library::get::run(args, talk.quiet, &mut io::stdout().lock()),
+        Command::Ls(args) => library::ls::run(args, &mut io::stdout().lock()),
+        Command::Stat(args) => library::stat::run(args, &mut io::stdout().lock()),
+        Command::Rm(args) => return library::rm::run(args),
+        Command::Mv(args) => library::mv::run(args),
+        Command::Tag(args) => return library::tag::run(args, &mut io::stdout().lock()),
+        Command::Purge(args) => return library::purge::run(args, &mut io::stdout().lock()),
+        Command::Verify(args) => return library::verify::run(args, talk.quiet, &mut io::stdout().lock()),
+        Command::Gc(args) => library::gc::run(args, &mut io::stdout().lock()),
+        Command::Copy(args) => return library::copy::run(args, talk.quiet, &mut io::stdout().lock()),
         Command::Status(args) => status::run(&args, &mut io::stdout().lock()),
         Command::Refresh(args) => refresh::run(&args, &mut io::stdout().lock()),
         Command::Top(args) => top::run(&args),

@@ -164,7 +164,7 @@ impl S3EndpointOption {
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Buckets (s3://)")]
-struct S3Options {
+pub struct S3Options {
     #[command(flatten)]
     endpoint: S3EndpointOption,
     /// The region requests are signed for. Default: `AWS_REGION`, else us-east-1.
@@ -289,7 +289,8 @@ impl MountOptions {
 }
 
 impl S3Options {
-    fn into_config(self, env: Env) -> Result<S3Config> {
+    /// With what the environment says where nothing was typed.
+    pub fn into_config(self, env: Env) -> Result<S3Config> {
         let set = |name: &&str| env(name).map(|value| value.to_string_lossy().into_owned());
         let region = self.region.or_else(|| S3_REGION_VARIABLES.iter().find_map(set)).filter(|name| !name.is_empty());
         Ok(S3Config { endpoint: self.endpoint.endpoint(env)?, region, path_style: self.path_style })
@@ -310,7 +311,7 @@ fn parse_endpoint(text: &str) -> Result<String> {
 }
 
 /// `10`, `0.5`; 0 to a day.
-fn parse_seconds(text: &str) -> Result<Duration> {
+pub fn parse_seconds(text: &str) -> Result<Duration> {
     let seconds = text.trim().parse().ok().filter(|seconds| (0.0..=SECONDS_MAX).contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or_else(|| {
         Error::new(Kind::Invalid, format!("`{text}` is not a time: write seconds, like 10 or 0.5, up to {SECONDS_MAX}"))

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::blobs::{Blobs, Pinned, Scratch};
 use super::catalog::{self, Catalog, Placed};
 use super::{
-    Chunk, Content, Cut, Damage, Draft, Finding, Library, Manifest, Meta, Named, Page, Proof, Query, Swept, Verified,
+    Chunk, Content, Cut, Damage, Draft, Finding, Library, Manifest, Meta, Page, Proof, Query, Swept, Verified,
     check_path, check_tags,
 };
 use crate::digest::Digest;
@@ -41,6 +41,11 @@ pub struct Local {
 }
 
 impl Local {
+    /// Whether there is one in `dir`.
+    pub fn is_at(dir: &Path) -> bool {
+        catalog::is_at(dir)
+    }
+
     /// Makes an empty library in `dir`: a new folder, or an empty one.
     pub fn create(dir: &Path, cut: Cut) -> Result<()> {
         catalog::create(dir, cut)?;
@@ -157,7 +162,7 @@ impl Library for Local {
         if !self.catalog.is_writer() {
             return Err(Error::new(Kind::Denied, format!("{} is open for reading only", self.described)));
         }
-        Ok(Box::new(LocalDraft { local: self, path: path.to_owned(), keeping: None }))
+        Ok(Box::new(LocalDraft { local: self, path: path.to_owned(), keeping: None, known: Vec::new() }))
     }
 
     fn flush(&self) -> Result<()> {
@@ -278,6 +283,37 @@ impl Library for Local {
     }
 }
 
+impl Local {
+    /// Files that are kept in the catalog; the hash beside them tells whether they are what was put.
+    fn verify_inline(
+        &self,
+        verified: &mut Verified,
+        go_on: &mut dyn FnMut(Verified) -> bool,
+        found: &mut dyn FnMut(Finding),
+    ) -> Result<()> {
+        let mut after = 0;
+        loop {
+            let nodes = self.catalog.read(|view| view.inline_nodes(after, STEP))?;
+            let Some(last) = nodes.last() else { return Ok(()) };
+            after = last.node_id;
+            for node in nodes {
+                if !node.is_sound {
+                    let path = self.catalog.read(|view| view.path_of(node.node_id))?;
+                    let place = self.catalog.dir().join("catalog.sqlite").display().to_string();
+                    let range = ByteRange::at(0, node.size_bytes);
+                    let sha256 = node.sha256;
+                    found(Finding { what: Damage::Damaged, path, chunk: None, place, sha256, range });
+                }
+                verified.files += 1;
+                verified.bytes += node.size_bytes;
+                if !go_on(*verified) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
 fn is_missing(error: Error) -> Result<()> {
     if error.kind() == Kind::Missing { Ok(()) } else { Err(error) }
 }
@@ -297,6 +333,8 @@ struct LocalDraft<'a> {
     path: String,
     // Begins with the first chunk: most files have none.
     keeping: Option<Keeping>,
+    // Chunks that were here already.
+    known: Vec<Pinned>,
 }
 
 struct Keeping {
@@ -306,6 +344,14 @@ struct Keeping {
 }
 
 impl Draft for LocalDraft<'_> {
+    fn add_known(&mut self, chunk: &Chunk) -> Result<bool> {
+        let Proof::Sha256(digest) = chunk.proof else { return Ok(chunk.proof == Proof::Zeros) };
+        let pinned = self.local.blobs.pin(digest, chunk.range.len())?;
+        let is_known = pinned.is_some();
+        self.known.extend(pinned);
+        Ok(is_known)
+    }
+
     fn add(&mut self, chunk: &Chunk, bytes: Bytes) -> Result<()> {
         let Proof::Sha256(digest) = chunk.proof else { return Ok(()) };
         let keeping = match self.keeping.take() {
@@ -329,6 +375,13 @@ impl Draft for LocalDraft<'_> {
         // Named now: no sweep takes them any more.
         drop(pinned);
         Manifest::new(content, meta)
+    }
+}
+
+impl Drop for LocalDraft<'_> {
+    fn drop(&mut self) {
+        // What was written stays as it is: the same file, put again, finds it.
+        let _ = self.keeping.take().map(Keeping::end);
     }
 }
 
@@ -364,3 +417,6 @@ fn keep(blobs: &Blobs, chunks: &Receiver<(Bytes, Digest)>) -> Result<Vec<Pinned>
     kept.extend(blobs.keep(batch)?);
     Ok(kept)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,12 @@
 //! `gc` removes; never a name without its bytes.
 
 pub mod blobs;
-#[cfg(any())]
+pub mod catalog;
 pub mod local;
 pub mod manifest;
+pub mod place;
+#[cfg(test)]
+pub mod suite;
 pub mod writer;
 
 use std::time::{Duration, SystemTime};
@@ -163,6 +166,11 @@ pub trait Library: Send + Sync {
     /// if those that are kept do not, `Missing` if there are none.
     fn chunk(&self, path: &str, manifest: &Manifest, n: usize) -> Result<Bytes>;
 
+    /// Whether a draft gains from knowing what will be written, so that a file is worth reading twice.
+    fn wants_expected(&self) -> bool {
+        false
+    }
+
     /// Begins a file. Nothing is seen of it before it is committed; dropped, it leaves orphans at most. `expected` is what will
     /// be written, if that is known: chunks that an earlier, broken-off draft of the same content left need not be sent again.
     fn draft(&self, path: &str, expected: Option<&[Chunk]>) -> Result<Box<dyn Draft + '_>>;
@@ -173,7 +181,7 @@ pub trait Library: Send + Sync {
         Ok(())
     }
 
-    /// Takes the name away, and what only it needed, at once or after the home's grace period.
+    /// Takes the name of a file or an empty folder away, and what only it needed, at once or after the home's grace period.
     fn remove(&self, path: &str) -> Result<()>;
 
     /// Gives the file at `from` the name `to`; what was there by this name is replaced, in one step.
@@ -200,6 +208,11 @@ pub trait Library: Send + Sync {
 
 /// A file on its way in.
 pub trait Draft: Send {
+    /// Takes the next chunk, if its bytes are here already and hash to its proof; if not, says so, and it is to be added.
+    fn add_known(&mut self, _chunk: &Chunk) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Keeps the next chunk: in order, each beginning where the last ended; not for holes. Its bytes fit its proof. May return
     /// before they are written; an error may come from an earlier one.
     fn add(&mut self, chunk: &Chunk, bytes: Bytes) -> Result<()>;

@@ -1,0 +1,150 @@
+//! `reelfs copy`: brings what is in one library into another.
+//! Never here: where either keeps its bytes.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::get::copy_out;
+use super::{Interrupted, LibraryOptions, counted, each_name, is_folder, join, line, name_of};
+use crate::cli::complain;
+use crate::cli::progress::Shown;
+use crate::config::format_size;
+use crate::control::Progress;
+use crate::error::{Error, Kind, Result};
+use crate::library::place::{self, Access};
+use crate::library::writer::Writer;
+use crate::library::{Content, Library, Manifest, NamedKind, Proof, Query};
+
+/// Copy files from one library to another. Only chunks that the other one lacks are sent; files that it has are skipped.
+/// Nothing is removed there.
+#[derive(Debug, Args)]
+pub struct CopyArgs {
+    /// From here: all of a library, a folder of it, or a file.
+    #[arg(value_name = "LIBRARY[/PATH]")]
+    from: String,
+    /// To there: what is below the one path comes below the other.
+    #[arg(value_name = "LIBRARY[/PATH]")]
+    to: String,
+    #[command(flatten)]
+    options: LibraryOptions,
+}
+
+/// Copies, and says how much was sent.
+pub fn run(args: CopyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCode> {
+    let interrupted = Interrupted::listen()?;
+    let places = args.options.places()?;
+    let (from, to) = (place::open(&args.from, &places, Access::Look)?, place::open(&args.to, &places, Access::Write)?);
+    let mut run = Run { from: &*from.library, to: &*to.library, shown: Shown::new(is_quiet), tally: Tally::default() };
+    let mut code = ExitCode::SUCCESS;
+    if is_folder(run.from, &from.path) {
+        let library = run.from;
+        let query = Query { folder: from.path.clone(), is_recursive: true, ..Query::default() };
+        each_name(library, query, &mut |named| {
+            if interrupted.is_set() {
+                return Err(Error::new(Kind::Local, "broken off: run it again for the rest"));
+            }
+            if !matches!(named.kind, NamedKind::File { .. }) {
+                return Ok(());
+            }
+            let below = named.path.strip_prefix(&from.path).unwrap_or(&named.path).trim_start_matches('/');
+            if let Err(error) = run.file(&named.path, &join(&to.path, below)) {
+                complain(&error.context(&named.path));
+                code = ExitCode::FAILURE;
+            }
+            Ok(())
+        })?;
+    } else {
+        let is_into = to.is_folder || is_folder(run.to, &to.path);
+        let path = if is_into { join(&to.path, name_of(&from.path)) } else { to.path.clone() };
+        run.file(&from.path, &path)?;
+    }
+    run.to.flush()?;
+    run.shown.clear();
+    let Tally { files, skipped, bytes, sent_bytes } = run.tally;
+    let (files, skipped) = (counted(files, "file"), counted(skipped, "file"));
+    line(
+        out,
+        &format!(
+            "{files} copied, {}, of which {} were sent; {skipped} there already",
+            format_size(bytes),
+            format_size(sent_bytes)
+        ),
+    )?;
+    Ok(code)
+}
+
+struct Run<'a> {
+    from: &'a dyn Library,
+    to: &'a dyn Library,
+    shown: Shown,
+    tally: Tally,
+}
+
+#[derive(Default)]
+struct Tally {
+    files: u64,
+    skipped: u64,
+    bytes: u64,
+    sent_bytes: u64,
+}
+
+impl Run<'_> {
+    fn file(&mut self, from: &str, to: &str) -> Result<()> {
+        let manifest = self.from.manifest(from)?;
+        let size_bytes = manifest.size_bytes();
+        match self.to.manifest(to) {
+            Ok(there) if is_same(&manifest, &there) => self.tally.skipped += 1,
+            Err(error) if !matches!(error.kind(), Kind::Missing | Kind::Corrupt) => return Err(error),
+            _ => {
+                self.send(from, &manifest, to)?;
+                self.tally.files += 1;
+                self.tally.bytes += size_bytes;
+            }
+        }
+        let done_bytes = self.tally.sent_bytes;
+        self.shown.show(&Progress { path: from.to_owned(), done_bytes, total_bytes: self.tally.bytes });
+        Ok(())
+    }
+
+    fn send(&mut self, from: &str, manifest: &Manifest, to: &str) -> Result<()> {
+        let meta = manifest.meta().clone();
+        if !is_cut_alike(self.to, manifest) {
+            let mut writer = Writer::new(self.to.draft(to, None)?, self.to.cut());
+            let sent = &mut self.tally.sent_bytes;
+            copy_out(self.from, from, manifest, &mut |bytes| writer.write(bytes), &mut |count| *sent += count)?;
+            writer.finish(meta)?;
+            return Ok(());
+        }
+        let mut draft = self.to.draft(to, Some(manifest.chunks()))?;
+        for (n, chunk) in manifest.chunks().iter().enumerate() {
+            if !draft.add_known(chunk)? {
+                draft.add(chunk, self.from.chunk(from, manifest, n)?)?;
+                self.tally.sent_bytes += chunk.range.len();
+            }
+        }
+        draft.commit(manifest.content().clone(), meta).map(drop)
+    }
+}
+
+/// By their hashes where both are cut alike; else by size and time, as backup programs tell.
+fn is_same(one: &Manifest, other: &Manifest) -> bool {
+    let (a, b) = (one.meta(), other.meta());
+    let ends = |manifest: &Manifest| manifest.chunks().iter().map(|chunk| chunk.range.end).collect::<Vec<_>>();
+    let is_same_content = one.content_id() == other.content_id()
+        || (one.size_bytes() == other.size_bytes() && a.modified == b.modified && ends(one) != ends(other));
+    is_same_content && a.tags == b.tags && a.content_type == b.content_type
+}
+
+/// Whether the chunks can be taken over as they are: the other home would cut the file just so.
+fn is_cut_alike(to: &dyn Library, manifest: &Manifest) -> bool {
+    let Content::Chunks(chunks) = manifest.content() else { return false };
+    let cut = to.cut();
+    manifest.size_bytes() > cut.inline_bytes_max
+        && chunks.iter().enumerate().all(|(n, chunk)| {
+            let is_last = n + 1 == chunks.len();
+            matches!(chunk.proof, Proof::Sha256(_))
+                && (chunk.range.len() == cut.chunk_size_bytes || is_last && chunk.range.len() <= cut.chunk_size_bytes)
+        })
+}

@@ -1,0 +1,171 @@
+//! `reelfs get`: takes files and folders out of a library, every chunk checked.
+//! Never here: where chunks come from.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{LibraryOptions, counted, each_name, is_folder, line, name_of};
+use crate::cli::progress::Shown;
+use crate::cli::{complain, written};
+use crate::config::format_size;
+use crate::control::Progress;
+use crate::error::{Error, Kind, Result};
+use crate::library::place::Access;
+use crate::library::{Content, Library, Manifest, NamedKind, Proof, Query};
+use crate::range::ByteRange;
+
+/// Stands for standard output.
+const STDOUT: &str = "-";
+/// Zeros of a hole written at once.
+const ZEROS_BYTES: u64 = 1 << 20;
+
+/// Take files out of a library. Each is checked against its hashes, and has its name only when it is whole.
+#[derive(Debug, Args)]
+pub struct GetArgs {
+    /// A file of a library, or a folder with all below it.
+    #[arg(value_name = "LIBRARY/PATH")]
+    library: String,
+    /// Where to: into this folder, or under this name; `-` is standard output.
+    #[arg(default_value = ".")]
+    to: PathBuf,
+    #[command(flatten)]
+    options: LibraryOptions,
+}
+
+/// Gets them.
+pub fn run(args: GetArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCode> {
+    let opened = args.options.open(&args.library, Access::Look)?;
+    let (library, path) = (&*opened.library, opened.path.as_str());
+    if args.to.as_os_str() == STDOUT {
+        let manifest = library.manifest(path)?;
+        copy_out(
+            library,
+            path,
+            &manifest,
+            &mut |bytes| out.write_all(bytes).map_err(|error| written(&error)),
+            &mut |_| {},
+        )?;
+        out.flush().map_err(|error| written(&error))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut run =
+        Run { library, shown: Shown::new(is_quiet), done_bytes: 0, total_bytes: 0, files: 0, code: ExitCode::SUCCESS };
+    if is_folder(library, path) {
+        let to = if args.to.is_dir() && !path.is_empty() { args.to.join(name_of(path)) } else { args.to };
+        run.folder(path, &to)?;
+    } else {
+        let to = if args.to.is_dir() { args.to.join(name_of(path)) } else { args.to };
+        run.file(path, &to)?;
+    }
+    run.shown.clear();
+    line(out, &format!("{}, {}", counted(run.files, "file"), format_size(run.done_bytes)))?;
+    Ok(run.code)
+}
+
+struct Run<'a> {
+    library: &'a dyn Library,
+    shown: Shown,
+    done_bytes: u64,
+    total_bytes: u64,
+    files: u64,
+    code: ExitCode,
+}
+
+impl Run<'_> {
+    fn folder(&mut self, folder: &str, to: &Path) -> Result<()> {
+        fs::create_dir_all(to).map_err(|error| Error::io(to.display(), &error))?;
+        let library = self.library;
+        let query = Query { folder: folder.to_owned(), is_recursive: true, ..Query::default() };
+        each_name(library, query, &mut |named| {
+            let below = named.path.strip_prefix(folder).unwrap_or(&named.path).trim_start_matches('/');
+            let to = to.join(below);
+            let got = match named.kind {
+                NamedKind::Folder => fs::create_dir_all(&to).map_err(|error| Error::io(to.display(), &error)),
+                NamedKind::File { .. } => self.file(&named.path, &to),
+                NamedKind::Other => {
+                    Err(Error::new(Kind::Unsupported, format!("{}: neither a file nor a folder", named.path)))
+                }
+            };
+            if let Err(error) = got {
+                complain(&error);
+                self.code = ExitCode::FAILURE;
+            }
+            Ok(())
+        })
+    }
+
+    fn file(&mut self, path: &str, to: &Path) -> Result<()> {
+        let manifest = self.library.manifest(path)?;
+        self.total_bytes += manifest.size_bytes();
+        let above = to.parent().filter(|above| !above.as_os_str().is_empty());
+        above.map_or(Ok(()), fs::create_dir_all).map_err(|error| Error::io(to.display(), &error))?;
+        let part = part_of(to);
+        let got = self.fill(path, &manifest, &part);
+        let named = got.and_then(|()| fs::rename(&part, to).map_err(|error| Error::io(to.display(), &error)));
+        if named.is_err() {
+            let _ = fs::remove_file(&part);
+        }
+        self.files += u64::from(named.is_ok());
+        named
+    }
+
+    fn fill(&mut self, path: &str, manifest: &Manifest, part: &Path) -> Result<()> {
+        let failed = |error: io::Error| Error::io(part.display(), &error);
+        let mut file = File::create(part).map_err(failed)?;
+        let (library, shown, total_bytes) = (self.library, &mut self.shown, self.total_bytes);
+        let done_bytes = &mut self.done_bytes;
+        copy_out(library, path, manifest, &mut |bytes| file.write_all(bytes).map_err(failed), &mut |count| {
+            *done_bytes += count;
+            shown.show(&Progress { path: path.to_owned(), done_bytes: *done_bytes, total_bytes });
+        })?;
+        file.set_modified(manifest.meta().modified).and_then(|()| file.sync_all()).map_err(failed)
+    }
+}
+
+/// Hands all bytes of a file to `write`, in order, each checked; `each` hears how many there were.
+pub fn copy_out(
+    library: &dyn Library,
+    path: &str,
+    manifest: &Manifest,
+    write: &mut dyn FnMut(&[u8]) -> Result<()>,
+    each: &mut dyn FnMut(u64),
+) -> Result<()> {
+    match manifest.content() {
+        Content::Inline(bytes) => {
+            write(bytes)?;
+            each(bytes.len() as u64);
+        }
+        Content::Chunks(chunks) => {
+            for (n, chunk) in chunks.iter().enumerate() {
+                if chunk.proof == Proof::Zeros {
+                    zeros(chunk.range, write)?;
+                } else {
+                    write(&library.chunk(path, manifest, n)?)?;
+                }
+                each(chunk.range.len());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn zeros(range: ByteRange, write: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    let zeros = vec![0; range.len().min(ZEROS_BYTES) as usize];
+    let mut left = range.len();
+    while left > 0 {
+        let count = left.min(ZEROS_BYTES);
+        write(&zeros[..count as usize])?;
+        left -= count;
+    }
+    Ok(())
+}
+
+/// Beside the file it will be, so that it can be renamed.
+fn part_of(to: &Path) -> PathBuf {
+    let name = to.file_name().unwrap_or_default().to_string_lossy();
+    to.with_file_name(format!(".{}.reelfs-part", name.chars().take(60).collect::<String>()))
+}

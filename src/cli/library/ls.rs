@@ -1,0 +1,153 @@
+//! `reelfs ls`: lists names of a library, page by page, however many there are.
+//! Never here: how a home finds them.
+
+use std::io::Write;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{LibraryOptions, json_time, line, shown_time};
+use crate::cli::{say, written};
+use crate::config::format_size;
+use crate::error::Result;
+use crate::library::place::Access;
+use crate::library::{Named, NamedKind, PAGE_NAMES, PAGE_NAMES_MAX, Query};
+
+/// List what is in a library, in the order of the paths' bytes.
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// A library, or a folder of it.
+    #[arg(value_name = "LIBRARY[/PATH]")]
+    library: String,
+    /// With sizes and times (UTC).
+    #[arg(short, long)]
+    long: bool,
+    /// Every file below, not only the names in the folder.
+    #[arg(short, long)]
+    recursive: bool,
+    /// From this path on (from the top of the library).
+    #[arg(long, value_name = "PATH")]
+    start: Option<String>,
+    /// Up to, and without, this path.
+    #[arg(long, value_name = "PATH")]
+    end: Option<String>,
+    /// So many names at most, 10,000 at once; then it is said how to go on.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=PAGE_NAMES_MAX as u64))]
+    limit: Option<u64>,
+    /// Go on where a listing with --limit ended.
+    #[arg(long, value_name = "CURSOR")]
+    cursor: Option<String>,
+    /// As JSON, for programs: `{"names": […], "cursor": …}`.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    options: LibraryOptions,
+}
+
+/// Lists.
+pub fn run(args: LsArgs, out: &mut dyn Write) -> Result<()> {
+    let opened = args.options.open(&args.library, Access::Look)?;
+    let limit = args.limit.map(|limit| limit as usize);
+    let mut query = Query {
+        folder: opened.path,
+        is_recursive: args.recursive,
+        start: args.start,
+        end: args.end,
+        cursor: args.cursor,
+        limit: limit.unwrap_or(PAGE_NAMES),
+    };
+    let mut left = limit;
+    let mut listing = Listing { out, is_json: args.json, is_long: args.long, count: 0 };
+    listing.begin()?;
+    loop {
+        let page = opened.library.list(&query)?;
+        if let Some(left) = &mut left {
+            *left = left.saturating_sub(page.names.len());
+        }
+        page.names.iter().try_for_each(|named| listing.name(named))?;
+        query.cursor = page.cursor;
+        if query.cursor.is_none() || left == Some(0) {
+            return listing.end(query.cursor.as_deref());
+        }
+        query.limit = left.unwrap_or(PAGE_NAMES);
+    }
+}
+
+struct Listing<'a> {
+    out: &'a mut dyn Write,
+    is_json: bool,
+    is_long: bool,
+    count: u64,
+}
+
+impl Listing<'_> {
+    fn begin(&mut self) -> Result<()> {
+        self.raw(if self.is_json { "{\"names\":[" } else { "" })
+    }
+
+    fn name(&mut self, named: &Named) -> Result<()> {
+        self.count += 1;
+        if self.is_json {
+            let separator = if self.count == 1 { "\n" } else { ",\n" };
+            return self.raw(&format!("{separator}{}", as_json(named)));
+        }
+        let text = if self.is_long { as_line(named) } else { shown(named) };
+        line(self.out, &text)
+    }
+
+    fn end(&mut self, cursor: Option<&str>) -> Result<()> {
+        if self.is_json {
+            return self.raw(&format!("],\n\"cursor\":{}}}\n", json!(cursor)));
+        }
+        if let Some(cursor) = cursor {
+            say(&format!("there is more: go on with --cursor '{}'", cursor.replace('\'', r"'\''")));
+        }
+        Ok(())
+    }
+
+    fn raw(&mut self, text: &str) -> Result<()> {
+        self.out.write_all(text.as_bytes()).map_err(|error| written(&error))
+    }
+}
+
+/// A folder ends with `/`.
+fn shown(named: &Named) -> String {
+    if named.kind == NamedKind::Folder { format!("{}/", named.path) } else { named.path.clone() }
+}
+
+fn as_line(named: &Named) -> String {
+    let size = match named.kind {
+        NamedKind::File { size_bytes: Some(size_bytes) } => format_size(size_bytes),
+        NamedKind::File { size_bytes: None } => "?".to_owned(),
+        NamedKind::Folder | NamedKind::Other => "-".to_owned(),
+    };
+    format!("{size:>10}  {:<19}  {}", named.modified.map_or_else(|| "-".to_owned(), shown_time), shown(named))
+}
+
+fn as_json(named: &Named) -> serde_json::Value {
+    let (kind, size_bytes) = match named.kind {
+        NamedKind::Folder => ("folder", None),
+        NamedKind::File { size_bytes } => ("file", size_bytes),
+        NamedKind::Other => ("other", None),
+    };
+    json!({ "path": named.path, "kind": kind, "size_bytes": size_bytes, "modified": named.modified.and_then(json_time) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn lines_for_people_and_programs() {
+        let modified = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000));
+        let file = Named { path: "a/film.mkv".into(), kind: NamedKind::File { size_bytes: Some(3 << 30) }, modified };
+        let folder = Named { path: "a".into(), kind: NamedKind::Folder, modified: None };
+        assert_eq!(as_line(&file), "   3.0 GiB  2001-09-09 01:46:40  a/film.mkv");
+        assert_eq!(as_line(&folder), "         -  -                    a/");
+        let expected =
+            r#"{"kind":"file","modified":"2001-09-09T01:46:40Z","path":"a/film.mkv","size_bytes":3221225472}"#;
+        assert_eq!(as_json(&file).to_string(), expected);
+    }
+}

@@ -1,0 +1,309 @@
+//! `reelfs put`: puts files and folders into a library, several at a time.
+//! Never here: how a stream is cut (see `library::writer`).
+
+mod tree;
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use clap::Args;
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use parking_lot::Mutex;
+
+use self::tree::Found;
+use super::{LibraryOptions, counted, is_folder, join, line};
+use crate::cli::progress::Shown;
+use crate::cli::{complain, misuse};
+use crate::config::format_size;
+use crate::control::Progress;
+use crate::error::{Error, Kind, Result};
+use crate::library::place::Access;
+use crate::library::writer::{self, Writer};
+use crate::library::{Content, Library, Manifest, Meta, check_path, check_tags};
+
+/// Files found and not begun: found far faster than put.
+const FOUND_AHEAD: usize = 1_000;
+/// How often the bar is drawn.
+const TICK: Duration = Duration::from_millis(100);
+/// Stands for standard input.
+const STDIN: &str = "-";
+
+/// Put files into a library. What is there already, with the same size and time, is skipped; a put that was broken off
+/// goes on where it was when it is run again. Like `cp -r`: into the path if that is a folder, else under that name.
+#[derive(Debug, Args)]
+pub struct PutArgs {
+    /// Files, folders with all below them, or `-` for standard input (then the library's path names the file).
+    #[arg(value_name = "FILE", required = true, num_args = 1..)]
+    files: Vec<PathBuf>,
+    /// The library, and where in it: `library:/path/of/it[/folder]`, `kv+SERVICE://…`.
+    #[arg(value_name = "LIBRARY[/PATH]")]
+    library: String,
+    /// Mark the files with this tag, for `reelfs purge --tag`. May be given more than once.
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    /// The MIME type to keep with them.
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+    /// Files put at a time.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
+    jobs: u8,
+    #[command(flatten)]
+    options: LibraryOptions,
+}
+
+/// Puts them, and says what came of it.
+pub fn run(args: PutArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCode> {
+    let tags = check_tags(args.tags)?;
+    let opened = args.options.open(&args.library, Access::Write)?;
+    let library = &*opened.library;
+    let put = Put {
+        library,
+        tags,
+        content_type: args.content_type,
+        tally: Tally::default(),
+        has_failed: AtomicBool::new(false),
+        current: Mutex::default(),
+    };
+    let begun = Instant::now();
+    if args.files.iter().any(|file| file.as_os_str() == STDIN) {
+        if args.files.len() > 1 || opened.path.is_empty() || opened.is_folder {
+            return Err(misuse("standard input is put alone, and under a name: give LIBRARY/PATH"));
+        }
+        let meta = Meta { content_type: put.content_type.clone(), tags: put.tags.clone(), ..Meta::now() };
+        put.stream(&mut io::stdin().lock(), &opened.path, None, meta, &|| Ok(()))?;
+    } else {
+        let is_into = opened.is_folder || args.files.len() > 1 || is_folder(library, &opened.path);
+        put.all(&args.files, &opened.path, is_into, usize::from(args.jobs), is_quiet);
+    }
+    library.flush()?;
+    line(out, &put.tally.summary(begun.elapsed()))?;
+    Ok(if put.has_failed.load(Ordering::Relaxed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// One run of the command.
+struct Put<'a> {
+    library: &'a dyn Library,
+    tags: Vec<String>,
+    content_type: Option<String>,
+    tally: Tally,
+    has_failed: AtomicBool,
+    // The file begun last, for the bar. Taken alone.
+    current: Mutex<String>,
+}
+
+/// What was found and done so far.
+#[derive(Default)]
+struct Tally {
+    found_bytes: AtomicU64,
+    // Read, or skipped.
+    done_bytes: AtomicU64,
+    put_files: AtomicU64,
+    put_bytes: AtomicU64,
+    skipped_files: AtomicU64,
+}
+
+impl Tally {
+    fn summary(&self, took: Duration) -> String {
+        let number = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (files, bytes, skipped) = (number(&self.put_files), number(&self.put_bytes), number(&self.skipped_files));
+        let rate = (bytes as f64 / took.as_secs_f64().max(0.001)) as u64;
+        let skipped =
+            if skipped == 0 { String::new() } else { format!("; {} there already", counted(skipped, "file")) };
+        let took = took.as_secs_f64();
+        let files = counted(files, "file");
+        format!("{files} put, {} in {took:.1} s ({}/s){skipped}", format_size(bytes), format_size(rate))
+    }
+}
+
+impl Put<'_> {
+    /// Puts all, `jobs` files at a time; failures are told as they come.
+    fn all(&self, files: &[PathBuf], to: &str, is_into: bool, jobs: usize, is_quiet: bool) {
+        let (sender, found) = bounded::<Found>(FOUND_AHEAD);
+        let (alive, ended) = unbounded::<()>();
+        thread::scope(|scope| {
+            scope.spawn(move || self.find(files, to, is_into, &sender));
+            for _ in 0..jobs {
+                let (found, alive) = (found.clone(), alive.clone());
+                scope.spawn(move || {
+                    self.work(&found);
+                    drop(alive);
+                });
+            }
+            drop(alive);
+            self.watch(&ended, is_quiet);
+        });
+    }
+
+    /// Draws until the last worker has ended.
+    fn watch(&self, ended: &Receiver<()>, is_quiet: bool) {
+        let mut shown = Shown::new(is_quiet);
+        while ended.recv_timeout(TICK) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+            shown.show(&Progress {
+                path: self.current.lock().clone(),
+                done_bytes: self.tally.done_bytes.load(Ordering::Relaxed),
+                total_bytes: self.tally.found_bytes.load(Ordering::Relaxed),
+            });
+        }
+        shown.clear();
+    }
+
+    /// Finds what is to be put. Nobody takes it any more: the workers have ended, and said why.
+    fn find(&self, files: &[PathBuf], to: &str, is_into: bool, sender: &Sender<Found>) {
+        for file in files {
+            let walked = tree::walk(file, to, is_into, &mut |found| match found {
+                Ok(found) => {
+                    self.tally.found_bytes.fetch_add(found.size_bytes, Ordering::Relaxed);
+                    let _ = sender.send(found);
+                }
+                Err(error) => self.failed(&error),
+            });
+            if let Err(error) = walked {
+                self.failed(&error);
+            }
+        }
+    }
+
+    fn work(&self, found: &Receiver<Found>) {
+        for file in found {
+            self.current.lock().clone_from(&file.to);
+            if let Err(error) = self.file(&file) {
+                self.failed(&error.context(file.from.display()));
+            }
+        }
+    }
+
+    fn failed(&self, error: &Error) {
+        complain(error);
+        self.has_failed.store(true, Ordering::Relaxed);
+    }
+
+    fn file(&self, found: &Found) -> Result<()> {
+        check_path(&found.to)?;
+        let before = self.library.manifest(&found.to);
+        let before = match before {
+            Ok(manifest) => Some(manifest),
+            // What is there and damaged is put anew.
+            Err(error) if matches!(error.kind(), Kind::Missing | Kind::Corrupt) => None,
+            Err(error) => return Err(error),
+        };
+        let tags = if self.tags.is_empty() {
+            before.iter().flat_map(|file| file.meta().tags.clone()).collect()
+        } else {
+            self.tags.clone()
+        };
+        let content_type = self.content_type.clone().or_else(|| before.as_ref()?.meta().content_type.clone());
+        if let Some(before) = &before
+            && is_same(before, found)
+            && before.meta().tags == tags
+            && before.meta().content_type == content_type
+        {
+            self.tally.done_bytes.fetch_add(found.size_bytes, Ordering::Relaxed);
+            self.tally.skipped_files.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        let failed = |error: io::Error| Error::io("reading it", &error);
+        let mut file = File::open(&found.from).map_err(failed)?;
+        let expected = self.library.wants_expected().then(|| self.cut(&file)).transpose()?;
+        let meta = Meta { content_type, tags, modified: found.modified, ..Meta::now() };
+        let reading = file.try_clone().map_err(failed)?;
+        self.stream(&mut file, &found.to, expected.as_ref(), meta, &|| still_the_same(&reading, found))
+    }
+
+    /// What a file will be cut into, so that what an earlier run sent need not be sent again.
+    fn cut(&self, mut file: &File) -> Result<Content> {
+        use std::io::Seek as _;
+        let content = writer::chunks_of(&mut file, self.library.cut(), &mut |_| Ok(()))?;
+        file.rewind().map_err(|error| Error::io("reading it again", &error))?;
+        Ok(content)
+    }
+
+    /// Puts a stream; `is_sound` says at its end whether it may have the name.
+    fn stream(
+        &self,
+        stream: &mut dyn Read,
+        to: &str,
+        expected: Option<&Content>,
+        meta: Meta,
+        is_sound: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
+        let chunks = match expected {
+            Some(Content::Chunks(chunks)) => Some(chunks.as_slice()),
+            _ => None,
+        };
+        let mut writer = Writer::new(self.library.draft(to, chunks)?, self.library.cut());
+        writer.write_all_of(stream, &mut |count| {
+            self.tally.done_bytes.fetch_add(count, Ordering::Relaxed);
+            Ok(())
+        })?;
+        is_sound()?;
+        let size_bytes = writer.finish(meta)?.size_bytes();
+        self.tally.put_files.fetch_add(1, Ordering::Relaxed);
+        self.tally.put_bytes.fetch_add(size_bytes, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// By size and time, as backup programs tell.
+fn is_same(manifest: &Manifest, found: &Found) -> bool {
+    manifest.size_bytes() == found.size_bytes
+        && to_the_microsecond(manifest.meta().modified) == to_the_microsecond(found.modified)
+}
+
+/// Homes keep times in different grains.
+fn to_the_microsecond(time: SystemTime) -> Option<u128> {
+    time.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_micros())
+}
+
+/// A file that was written to while it was read may be half old, half new.
+fn still_the_same(file: &File, found: &Found) -> Result<()> {
+    let metadata = file.metadata().map_err(|error| Error::io("reading it", &error))?;
+    if metadata.len() == found.size_bytes && metadata.modified().ok() == Some(found.modified) {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Changed, "it was written to while it was put: put it again"))
+}
+
+/// Where what is at `from` goes: into the folder `to`, or under that name.
+fn destination(from: &Path, to: &str, is_into: bool) -> Result<String> {
+    if !is_into {
+        return Ok(to.to_owned());
+    }
+    // `.` and `..` have a name, too.
+    let absolute = from.canonicalize().map_err(|error| Error::io(from.display(), &error))?;
+    let name = from.file_name().or(absolute.file_name()).and_then(|name| name.to_str());
+    let name =
+        name.ok_or_else(|| Error::new(Kind::Invalid, format!("{}: names in a library are UTF-8", from.display())))?;
+    Ok(join(to, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_cp_does() {
+        let temp = tempfile::tempdir().unwrap();
+        let film = temp.path().join("film.mkv");
+        std::fs::write(&film, "x").unwrap();
+        assert_eq!(destination(&film, "a/b", true).unwrap(), "a/b/film.mkv");
+        assert_eq!(destination(&film, "", true).unwrap(), "film.mkv");
+        assert_eq!(destination(&film, "a/b", false).unwrap(), "a/b");
+        let dot = temp.path().join(".");
+        assert_eq!(destination(&dot, "", true).unwrap(), temp.path().file_name().unwrap().to_str().unwrap());
+    }
+
+    #[test]
+    fn a_summary_counts() {
+        let tally = Tally::default();
+        tally.put_files.store(1, Ordering::Relaxed);
+        tally.put_bytes.store(4 << 20, Ordering::Relaxed);
+        assert_eq!(tally.summary(Duration::from_secs(2)), "1 file put, 4.0 MiB in 2.0 s (2.0 MiB/s)");
+        tally.skipped_files.store(2, Ordering::Relaxed);
+        assert!(tally.summary(Duration::from_secs(2)).ends_with("; 2 files there already"));
+    }
+}

@@ -1,0 +1,88 @@
+//! `reelfs stat`: what is known of one file of a library.
+//! Never here: its bytes.
+
+use std::io::Write;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{LibraryOptions, json_time, line, shown_time};
+use crate::cli::written;
+use crate::config::format_size;
+use crate::error::Result;
+use crate::library::place::Access;
+use crate::library::{Content, Manifest, Proof};
+
+/// Show what a library knows of a file: size, chunks, hashes, type, tags, times.
+#[derive(Debug, Args)]
+pub struct StatArgs {
+    /// A file of a library.
+    #[arg(value_name = "LIBRARY/PATH")]
+    library: String,
+    /// As JSON, for programs; with every chunk and its SHA-256.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    options: LibraryOptions,
+}
+
+/// Shows it.
+pub fn run(args: StatArgs, out: &mut dyn Write) -> Result<()> {
+    let opened = args.options.open(&args.library, Access::Look)?;
+    let manifest = opened.library.manifest(&opened.path)?;
+    if args.json {
+        return writeln!(out, "{}", as_json(&opened.path, &manifest)).map_err(|error| written(&error));
+    }
+    let (size, meta) = (manifest.size_bytes(), manifest.meta());
+    line(out, &format!("path      {}", opened.path))?;
+    line(out, &format!("size      {size} ({})", format_size(size)))?;
+    line(out, &format!("kept      {}", kept(&manifest)))?;
+    line(out, &format!("type      {}", meta.content_type.as_deref().unwrap_or("-")))?;
+    line(out, &format!("tags      {}", if meta.tags.is_empty() { "-".to_owned() } else { meta.tags.join(", ") }))?;
+    line(out, &format!("modified  {}", shown_time(meta.modified)))?;
+    line(out, &format!("created   {}", shown_time(meta.created)))
+}
+
+fn kept(manifest: &Manifest) -> String {
+    match manifest.content() {
+        Content::Inline(_) => "whole, in one place".to_owned(),
+        Content::Chunks(chunks) => {
+            let unproved = chunks.iter().filter(|chunk| chunk.proof == Proof::Size).count();
+            let holes: u64 =
+                chunks.iter().filter(|chunk| chunk.proof == Proof::Zeros).map(|chunk| chunk.range.len()).sum();
+            let mut text = super::counted(chunks.len() as u64, "chunk");
+            if holes > 0 {
+                text += &format!(", {} of holes", format_size(holes));
+            }
+            if unproved > 0 {
+                text += &format!(", {unproved} without a hash (another program wrote it)");
+            }
+            text
+        }
+    }
+}
+
+fn as_json(path: &str, manifest: &Manifest) -> serde_json::Value {
+    let chunks: Vec<_> = manifest
+        .chunks()
+        .iter()
+        .map(|chunk| {
+            let sha256 = match chunk.proof {
+                Proof::Sha256(digest) => Some(digest.to_string()),
+                Proof::Size | Proof::Zeros => None,
+            };
+            json!({ "start_byte": chunk.range.start, "end_byte": chunk.range.end, "sha256": sha256, "is_hole": chunk.proof == Proof::Zeros })
+        })
+        .collect();
+    let meta = manifest.meta();
+    json!({
+        "path": path,
+        "size_bytes": manifest.size_bytes(),
+        "is_inline": matches!(manifest.content(), Content::Inline(_)),
+        "content_type": meta.content_type,
+        "tags": meta.tags,
+        "modified": json_time(meta.modified),
+        "created": json_time(meta.created),
+        "chunks": chunks,
+    })
+}

@@ -1,0 +1,137 @@
+//! A library on this machine: what is its own, beside what every home must do.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::library::suite::{self, CUT, bytes, get, put};
+
+fn local() -> (tempfile::TempDir, Local) {
+    let temp = tempfile::tempdir().unwrap();
+    Local::create(temp.path(), CUT).unwrap();
+    let local = Local::open(temp.path()).unwrap();
+    (temp, local)
+}
+
+/// A library that takes its folder with it.
+struct Lone(Local, #[allow(dead_code, reason = "dropped with it")] tempfile::TempDir);
+
+macro_rules! passed_on {
+    ($($name:ident($($arg:ident: $kind:ty),*) -> $back:ty;)*) => {
+        impl Library for Lone {
+            $(fn $name(&self, $($arg: $kind),*) -> $back { self.0.$name($($arg),*) })*
+            fn draft(&self, path: &str, expected: Option<&[Chunk]>) -> Result<Box<dyn Draft + '_>> {
+                self.0.draft(path, expected)
+            }
+        }
+    };
+}
+
+passed_on! {
+    describe() -> &str;
+    cut() -> Cut;
+    manifest(path: &str) -> Result<Manifest>;
+    list(query: &Query) -> Result<Page>;
+    chunk(path: &str, manifest: &Manifest, n: usize) -> Result<Bytes>;
+    remove(path: &str) -> Result<()>;
+    rename(from: &str, to: &str) -> Result<()>;
+    set_tags(path: &str, tags: &[String]) -> Result<()>;
+    purge(tag: &str, go_on: &mut dyn FnMut(Swept) -> bool) -> Result<Swept>;
+    verify(go_on: &mut dyn FnMut(Verified) -> bool, found: &mut dyn FnMut(Finding)) -> Result<Verified>;
+    repair(finding: &Finding, bytes: &[u8]) -> Result<()>;
+    gc(grace: Duration, is_dry_run: bool) -> Result<Swept>;
+}
+
+#[test]
+fn does_what_every_home_must() {
+    suite::run(&|| {
+        let (temp, local) = local();
+        Box::new(Lone(local, temp))
+    });
+}
+
+fn blob_files(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut all = Vec::new();
+    for folder in fs::read_dir(dir.join("blobs")).unwrap() {
+        all.extend(fs::read_dir(folder.unwrap().path()).unwrap().map(|entry| entry.unwrap().path()));
+    }
+    all
+}
+
+fn used_bytes(dir: &Path) -> u64 {
+    blob_files(dir).iter().map(|path| path.metadata().unwrap().len()).sum()
+}
+
+#[test]
+fn equal_bytes_take_room_once() {
+    let (temp, local) = local();
+    let bytes = bytes(200_000, 1);
+    put(&local, "one", &bytes, &[]);
+    let used = used_bytes(temp.path());
+    for path in ["one", "two", "folder/three"] {
+        put(&local, path, &bytes, &[]);
+    }
+    assert_eq!(used_bytes(temp.path()), used);
+}
+
+#[test]
+fn one_bit_is_never_shown_always_named_and_repaired() {
+    let (temp, local_) = local();
+    let (other_temp, other) = local();
+    for library in [&local_, &other] {
+        put(library, "film", &bytes(20_000, 1), &[]);
+        put(library, "other", &bytes(9000, 2), &[]);
+        put(library, "small", b"inline", &[]);
+        library.flush().unwrap();
+    }
+    drop(local_);
+    let mut rng = fastrand::Rng::with_seed(1);
+    for path in blob_files(temp.path()) {
+        let mut blob = fs::read(&path).unwrap();
+        let at = rng.usize(..blob.len());
+        blob[at] ^= 1 << rng.u8(..8);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, blob).unwrap();
+        let local = Local::open(temp.path()).unwrap();
+        let wrong: Vec<_> = ["film", "other", "small"].into_iter().filter(|path| get(&local, path).is_err()).collect();
+        assert_eq!(wrong.len(), 1, "and the other files go on");
+        let error = get(&local, wrong[0]).unwrap_err();
+        assert!(error.kind() == Kind::Corrupt && error.to_string().contains(wrong[0]), "{error}");
+        let mut found = Vec::new();
+        local.verify(&mut |_| true, &mut |finding| found.push(finding)).unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!((found[0].what, found[0].path.as_deref()), (Damage::Damaged, Some(wrong[0])));
+        assert!(!path.exists(), "out of the way");
+        let manifest = other.manifest(wrong[0]).unwrap();
+        let good = other.chunk(wrong[0], &manifest, found[0].chunk.unwrap()).unwrap();
+        assert_eq!(local.repair(&found[0], b"not these").unwrap_err().kind(), Kind::Corrupt);
+        local.repair(&found[0], &good).unwrap();
+        assert_eq!(get(&local, wrong[0]).unwrap(), get(&other, wrong[0]).unwrap());
+    }
+    drop(other_temp);
+}
+
+#[test]
+fn one_writer_and_any_number_of_lookers() {
+    let (temp, local) = local();
+    put(&local, "film", &bytes(9000, 1), &[]);
+    local.flush().unwrap();
+    let second = Local::open(temp.path()).err().unwrap();
+    assert_eq!(second.kind(), Kind::Busy);
+    assert!(second.to_string().contains(&std::process::id().to_string()), "{second}");
+    let looker = Local::open_to_look(temp.path()).unwrap();
+    assert_eq!(get(&looker, "film").unwrap(), bytes(9000, 1));
+    assert_eq!(looker.draft("x", None).err().unwrap().kind(), Kind::Denied);
+    assert_eq!(looker.remove("film").unwrap_err().kind(), Kind::Denied);
+    drop(local);
+    Local::open(temp.path()).unwrap();
+}
+
+#[test]
+fn what_is_no_library_is_told_how_to_become_one() {
+    let temp = tempfile::tempdir().unwrap();
+    let error = Local::open(temp.path()).err().unwrap();
+    assert!(error.kind() == Kind::Missing && error.to_string().contains("reelfs init"), "{error}");
+    fs::write(temp.path().join("somebody's"), "x").unwrap();
+    assert_eq!(Local::create(temp.path(), CUT).unwrap_err().kind(), Kind::Invalid);
+}

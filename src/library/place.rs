@@ -1,0 +1,91 @@
+//! A library, and a path in it, as a person writes them: which home it is, and where in it the path begins.
+//! Never here: flags, and what is done there.
+
+use std::path::{Path, PathBuf};
+
+use super::local::Local;
+use super::{Cut, INLINE_BYTES_MAX, Library, check_path};
+use crate::config::{CHUNK_SIZE_BYTES, PlacesConfig};
+use crate::error::{Error, Kind, Result};
+
+/// How a library on this machine is written.
+const LOCAL: &str = "library:";
+
+/// What a library is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Beside whoever writes to it.
+    Look,
+    /// By one process at a time, where the home is on this machine.
+    Write,
+}
+
+/// An open library, and the path in it that was meant.
+pub struct Opened {
+    /// The library.
+    pub library: Box<dyn Library>,
+    /// From its top; `""` is the top.
+    pub path: String,
+    /// Whether the path was written as a folder's, with a `/` at its end.
+    pub is_folder: bool,
+}
+
+/// Makes a new library at `text`, and returns how it describes itself. Sizes that are not given are the home's own.
+pub fn create(text: &str, _config: &PlacesConfig, cut: (Option<u64>, Option<u64>)) -> Result<String> {
+    let dir = absolute(local(text)?)?;
+    let cut = Cut {
+        inline_bytes_max: cut.0.unwrap_or(INLINE_BYTES_MAX),
+        chunk_size_bytes: cut.1.unwrap_or(CHUNK_SIZE_BYTES),
+    };
+    Local::create(&dir, cut)?;
+    Ok(format!("{LOCAL}{}", dir.display()))
+}
+
+/// Opens the library that `text` lies in.
+pub fn open(text: &str, _config: &PlacesConfig, access: Access) -> Result<Opened> {
+    let (dir, path) = split_local(local(text)?)?;
+    let library = match access {
+        Access::Look => Local::open_to_look(&dir)?,
+        Access::Write => Local::open(&dir)?,
+    };
+    Ok(Opened { library: Box::new(library), path, is_folder: text.ends_with('/') })
+}
+
+/// A plain path is one of this machine, as everywhere.
+fn local(text: &str) -> Result<&Path> {
+    match text.strip_prefix(LOCAL) {
+        Some("") => Err(Error::new(Kind::Invalid, "library: names no folder: write library:/path/of/it")),
+        Some(path) => Ok(Path::new(path)),
+        None if text.contains("://") => {
+            Err(Error::new(Kind::Invalid, format!("{text} is no library: write library:/path or kv+SERVICE://…")))
+        }
+        None => Ok(Path::new(text)),
+    }
+}
+
+/// Where the library is, and what is left of the path: the nearest folder on the way up that is one.
+fn split_local(path: &Path) -> Result<(PathBuf, String)> {
+    let whole = absolute(path)?;
+    let mut at = whole.as_path();
+    loop {
+        if Local::is_at(at) {
+            let inner = whole.strip_prefix(at).ok().and_then(Path::to_str);
+            let inner = inner.ok_or_else(|| Error::new(Kind::Invalid, "names in a library are UTF-8"))?;
+            if !inner.is_empty() {
+                check_path(inner)?;
+            }
+            return Ok((at.to_owned(), inner.to_owned()));
+        }
+        // One that is not there yet is meant as a whole.
+        at = match at.parent() {
+            Some(above) => above,
+            None => return Ok((whole, String::new())),
+        };
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    // Components: without a last slash.
+    let absolute = std::path::absolute(path).map_err(|error| Error::io(path.display(), &error))?;
+    Ok(absolute.components().collect())
+}
