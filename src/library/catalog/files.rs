@@ -98,11 +98,15 @@ impl Change<'_> {
         Ok(node.node_id)
     }
 
-    /// Takes the file at `path` away. `Missing`, or `Unsupported` of a folder.
+    /// Takes a file or an empty folder away. `Missing`, or `Unsupported` of a folder with names in it.
     pub fn remove_path(&self, path: &str, now: SystemTime) -> Result<()> {
-        let node = self.walk(path)?;
-        if node.is_none_or(|node| node.kind == NodeKind::Folder) {
-            self.file(path)?;
+        let missing = || Error::new(Kind::Missing, format!("there is no `{}`", path.escape_debug()));
+        let node = self.walk(path)?.ok_or_else(missing)?;
+        if node.kind == NodeKind::Folder && (node.node_id == ROOT || !self.is_empty_folder(node.node_id)?) {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("`{}` is a folder with something in it", path.escape_debug()),
+            ));
         }
         let (folder, name) = self.parent_of(path)?;
         let node = self.remove_name(folder, name, now)?;

@@ -38,8 +38,8 @@ pub use chunks::{ChunkRow, LooseBlob, NamedChunk};
 pub use files::Placed;
 pub use lock::holder_pid;
 pub use names::{Entry, NAMES_PAGE};
-pub use nodes::{Node, NodeKind};
-pub use schema::create;
+pub use nodes::{InlineNode, Node, NodeKind};
+pub use schema::{create, is_at};
 
 /// The top folder.
 pub const ROOT: u64 = 1;

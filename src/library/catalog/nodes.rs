@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{Change, View, loaded, nanos, stored, time};
+use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 
 /// Unlinked nodes taken out in one transaction when a library is opened for writing.
@@ -89,6 +90,19 @@ impl Node {
     }
 }
 
+/// A file that is kept in its node, as it was found to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InlineNode {
+    /// Whose.
+    pub node_id: u64,
+    /// As many as there are.
+    pub size_bytes: u64,
+    /// What they should hash to.
+    pub sha256: Option<Digest>,
+    /// Whether they do.
+    pub is_sound: bool,
+}
+
 /// In the order [`node_row`] reads them, for a table called `n`.
 pub(super) const COLUMNS: &str = "n.node_id, n.kind, n.mode, n.uid, n.gid, n.rdev, n.links, n.size_bytes,
     n.modified_ns, n.changed_ns, n.accessed_ns, n.created_ns, n.inline IS NOT NULL";
@@ -125,15 +139,38 @@ impl View<'_> {
         row.map(|node| node.ok_or_else(|| self.damaged(&format!("node {node_id} is of no known kind")))).transpose()
     }
 
-    /// A node's content, if it is kept in the node.
+    /// A node's content, if it is kept in the node. `Corrupt` if it is not what was put.
     pub fn inline(&self, node_id: u64) -> Result<Option<Vec<u8>>> {
-        let inline: Option<Option<Vec<u8>>> = self.run(|connection| {
+        let row: Option<(Option<Vec<u8>>, Option<Vec<u8>>)> = self.run(|connection| {
             connection
-                .prepare_cached("SELECT inline FROM nodes WHERE node_id = ?1")?
-                .query_row([stored(node_id)], |row| row.get(0))
+                .prepare_cached("SELECT inline, inline_sha256 FROM nodes WHERE node_id = ?1")?
+                .query_row([stored(node_id)], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()
         })?;
-        Ok(inline.flatten())
+        let Some((Some(bytes), sha256)) = row else { return Ok(None) };
+        if sha256.as_deref() == Some(Digest::of(&bytes).as_bytes().as_slice()) {
+            return Ok(Some(bytes));
+        }
+        let path = self.path_of(node_id)?.unwrap_or_default();
+        Err(self.damaged(&format!("the bytes of `{}` are not those that were put", path.escape_debug())))
+    }
+
+    /// Up to `limit` files that are kept in their nodes, from the one after `after` on, each read and hashed.
+    pub fn inline_nodes(&self, after: u64, limit: usize) -> Result<Vec<InlineNode>> {
+        self.run(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT node_id, inline, inline_sha256 FROM nodes
+                     WHERE node_id > ?1 AND inline IS NOT NULL AND kind = 8 ORDER BY node_id LIMIT ?2",
+                )?
+                .query_map([stored(after), stored(limit as u64)], |row| {
+                    let bytes = row.get_ref(1)?.as_blob()?;
+                    let sha256 = row.get_ref(2)?.as_blob_or_null()?.and_then(Digest::from_stored);
+                    let is_sound = sha256 == Some(Digest::of(bytes));
+                    Ok(InlineNode { node_id: loaded(row.get(0)?), size_bytes: bytes.len() as u64, sha256, is_sound })
+                })?
+                .collect()
+        })
     }
 
     /// Where a link leads.
@@ -204,9 +241,9 @@ impl Change<'_> {
         let node_id = self.run(|connection| {
             connection
                 .prepare_cached(
-                    "INSERT INTO nodes (kind, mode, uid, gid, rdev, links, size_bytes,
-                                        modified_ns, changed_ns, accessed_ns, created_ns, target, inline)
-                     VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9, ?10, ?11, ?12) RETURNING node_id",
+                    "INSERT INTO nodes (kind, mode, uid, gid, rdev, links, size_bytes, modified_ns, changed_ns,
+                                        accessed_ns, created_ns, target, inline, inline_sha256)
+                     VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) RETURNING node_id",
                 )?
                 .query_row(
                     params![
@@ -222,6 +259,7 @@ impl Change<'_> {
                         nanos(node.created),
                         target,
                         inline,
+                        inline.map(|bytes| Digest::of(bytes).as_bytes().to_vec()),
                     ],
                     |row| row.get(0).map(loaded),
                 )
@@ -267,8 +305,8 @@ impl Change<'_> {
         self.drop_chunks(node_id)?;
         let changed = self.run(|connection| {
             connection
-                .prepare_cached("UPDATE nodes SET inline = ?2, size_bytes = ?3 WHERE node_id = ?1")?
-                .execute(params![stored(node_id), bytes, stored(bytes.len() as u64)])
+                .prepare_cached("UPDATE nodes SET inline = ?2, inline_sha256 = ?4, size_bytes = ?3 WHERE node_id = ?1")?
+                .execute(params![stored(node_id), bytes, stored(bytes.len() as u64), Digest::of(bytes).as_bytes()])
         })?;
         expect_one(node_id, changed)
     }

@@ -38,6 +38,7 @@ const TABLES: &str = "
         created_ns   INTEGER NOT NULL,
         content_type TEXT,
         target       TEXT,             -- of a link
+        inline_sha256 BLOB,            -- of the inline content
         inline       BLOB              -- the whole content; NULL: it is in file_chunks. Last: rows are read without it
     );
     CREATE INDEX nodes_unlinked ON nodes (node_id) WHERE links = 0;
@@ -125,6 +126,11 @@ fn write_tables(path: &Path, cut: Cut) -> rusqlite::Result<()> {
         rusqlite::params![uid, gid, nanos(SystemTime::now())],
     )?;
     connection.close().map_err(|(_, error)| error)
+}
+
+/// Whether there is a library in `dir`.
+pub fn is_at(dir: &Path) -> bool {
+    path(dir).is_file()
 }
 
 pub(super) fn check_is_there(dir: &Path) -> Result<()> {
