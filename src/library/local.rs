@@ -25,7 +25,7 @@ const CHUNKS_AHEAD: usize = 4;
 /// Chunks synced together: 128 MiB of the default size, for the price of one sync.
 const BATCH_CHUNKS: usize = 64;
 /// How long the bytes of a replaced file stay for whoever still reads it, from a process of its own.
-const REPLACED_GRACE: Duration = Duration::from_secs(600);
+const REPLACED_GRACE: Duration = Duration::from_mins(10);
 /// Rows looked at in one step by `verify`, `gc` and `purge`.
 const STEP: usize = 1_000;
 /// Files named for one damaged blob: equal chunks may be in many.

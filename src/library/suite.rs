@@ -177,7 +177,7 @@ fn names_go_and_change(library: &dyn Library) {
 }
 
 fn tags_lead_to_files(library: &dyn Library) {
-    put(library, "film", &bytes(5000, 1), &["b", "a"].map(|tag| tag).as_slice());
+    put(library, "film", &bytes(5000, 1), &["b", "a"]);
     library.set_tags("film", &["c".into(), "a".into(), "c".into()]).unwrap();
     assert_eq!(library.manifest("film").unwrap().meta().tags, ["a", "c"]);
     assert_eq!(get(library, "film").unwrap(), bytes(5000, 1));

@@ -111,7 +111,8 @@ impl Tally {
     fn summary(&self, took: Duration) -> String {
         let number = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let (files, bytes, skipped) = (number(&self.put_files), number(&self.put_bytes), number(&self.skipped_files));
-        let rate = (bytes as f64 / took.as_secs_f64().max(0.001)) as u64;
+        let rate = u128::from(bytes) * 1000 / took.as_millis().max(1);
+        let rate = u64::try_from(rate).unwrap_or(u64::MAX);
         let skipped =
             if skipped == 0 { String::new() } else { format!("; {} there already", counted(skipped, "file")) };
         let took = took.as_secs_f64();

@@ -50,14 +50,9 @@ fn kept(manifest: &Manifest) -> String {
             let unproved = chunks.iter().filter(|chunk| chunk.proof == Proof::Size).count();
             let holes: u64 =
                 chunks.iter().filter(|chunk| chunk.proof == Proof::Zeros).map(|chunk| chunk.range.len()).sum();
-            let mut text = super::counted(chunks.len() as u64, "chunk");
-            if holes > 0 {
-                text += &format!(", {} of holes", format_size(holes));
-            }
-            if unproved > 0 {
-                text += &format!(", {unproved} without a hash (another program wrote it)");
-            }
-            text
+            let holes = if holes > 0 { format!(", {} of holes", format_size(holes)) } else { String::new() };
+            let foreign = if unproved > 0 { ", without hashes (another program wrote it)" } else { "" };
+            format!("{}{holes}{foreign}", super::counted(chunks.len() as u64, "chunk"))
         }
     }
 }

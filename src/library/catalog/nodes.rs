@@ -141,14 +141,17 @@ impl View<'_> {
 
     /// A node's content, if it is kept in the node. `Corrupt` if it is not what was put.
     pub fn inline(&self, node_id: u64) -> Result<Option<Vec<u8>>> {
-        let row: Option<(Option<Vec<u8>>, Option<Vec<u8>>)> = self.run(|connection| {
+        let row = self.run(|connection| {
             connection
-                .prepare_cached("SELECT inline, inline_sha256 FROM nodes WHERE node_id = ?1")?
-                .query_row([stored(node_id)], |row| Ok((row.get(0)?, row.get(1)?)))
+                .prepare_cached("SELECT inline, inline_sha256 FROM nodes WHERE node_id = ?1 AND inline IS NOT NULL")?
+                .query_row([stored(node_id)], |row| {
+                    let sha256 = row.get_ref(1)?.as_blob_or_null()?.and_then(Digest::from_stored);
+                    Ok((row.get::<_, Vec<u8>>(0)?, sha256))
+                })
                 .optional()
         })?;
-        let Some((Some(bytes), sha256)) = row else { return Ok(None) };
-        if sha256.as_deref() == Some(Digest::of(&bytes).as_bytes().as_slice()) {
+        let Some((bytes, sha256)) = row else { return Ok(None) };
+        if sha256 == Some(Digest::of(&bytes)) {
             return Ok(Some(bytes));
         }
         let path = self.path_of(node_id)?.unwrap_or_default();
