@@ -32,6 +32,7 @@ mod offline;
 mod outage;
 mod passthrough;
 mod places;
+mod puts;
 mod readers;
 mod readonly;
 mod replaced;
@@ -91,6 +92,7 @@ fn main() {
         outage::tests(),
         passthrough::tests(),
         places::tests(),
+        puts::tests(),
         readers::tests(),
         readonly::tests(),
         replaced::tests(),

@@ -17,6 +17,8 @@ pub enum Need {
     Passthrough,
     /// A kernel that maps files which are read past its page cache: only then the drive may have nothing read ahead.
     MappedDirect,
+    /// Root: for a disk of its own.
+    Root,
     /// A program of this name.
     Program(&'static str),
 }
@@ -79,6 +81,7 @@ impl Need {
             }
             Self::Passthrough => (kernel() < (6, 9)).then(|| "this kernel does not read cached files".into()),
             Self::MappedDirect => (kernel() < (6, 6)).then(|| "this kernel reads ahead of scanners".into()),
+            Self::Root => (!reelfs::sys::is_root()).then(|| "only root may mount a disk".into()),
             Self::Program(name) => found(name).is_none().then(|| format!("{name} is not installed")),
         }
     }

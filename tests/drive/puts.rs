@@ -1,0 +1,244 @@
+//! Files put into libraries by the program: killed at every step, on a full disk, with bounded memory.
+//! Never here: the read-write mount of a library.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use reelfs::library::local::Local;
+use reelfs::library::writer::Writer;
+use reelfs::library::{Content, Cut, Damage, Finding, Library, Meta};
+
+use super::needs::{Need, Test};
+
+/// What a put asks the system for that changes the disk: it is killed at each. One kind after the other, since each
+/// thread has a count of its own.
+const STEPS: [&str; 12] = [
+    "openat",
+    "write",
+    "pwrite64",
+    "ftruncate",
+    "fallocate",
+    "fsync",
+    "fdatasync",
+    "syncfs",
+    "sync_file_range",
+    "rename",
+    "unlink",
+    "fchmod",
+];
+/// Far more steps than a put takes.
+const STEPS_MAX: u32 = 5_000;
+/// After so many kills it is tried whether the next put goes on.
+const AGAIN_EVERY: u32 = 10;
+/// Small chunks: a few of them are enough.
+const CUT: Cut = Cut { inline_bytes_max: 64 << 10, chunk_size_bytes: 64 << 10 };
+/// Bytes of a disk that is soon full.
+const SMALL_DISK: &str = "24m";
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        Test::new("puts::killed_at_every_step", &[Need::Program("strace")], killed_at_every_step),
+        Test::new("puts::on_a_full_disk", &[Need::Root], on_a_full_disk),
+        Test::alone("puts::memory_is_bounded", &[], memory_is_bounded),
+    ]
+}
+
+/// A library, and what is put.
+struct Bench {
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let bench = Self { folder: tempfile::tempdir().unwrap() };
+        bench.init(&bench.library());
+        bench
+    }
+
+    fn init(&self, library: &Path) {
+        assert!(self.run(&["init", library.to_str().unwrap()]).status.success());
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn library(&self) -> PathBuf {
+        self.path("library")
+    }
+
+    fn file(&self, name: &str, len: usize, seed: u64) -> (String, Vec<u8>) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut bytes = vec![0; len];
+        rng.fill(&mut bytes);
+        fs::write(self.path(name), &bytes).unwrap();
+        (self.path(name).to_str().unwrap().to_owned(), bytes)
+    }
+
+    fn run(&self, typed: &[&str]) -> Output {
+        self.command(Command::new(env!("CARGO_BIN_EXE_reelfs")), typed)
+    }
+
+    fn command(&self, mut command: Command, typed: &[&str]) -> Output {
+        command.args(typed).env("HOME", self.folder.path()).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// Killed when a thread begins its `step`th step of this kind; whether that was before it was done.
+    fn is_killed_at(&self, (kind, step): (&str, u32), typed: &[&str]) -> bool {
+        let mut command = Command::new("strace");
+        let (trace, inject) = (format!("trace={kind}"), format!("inject={kind}:signal=KILL:when={step}"));
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, env!("CARGO_BIN_EXE_reelfs")]);
+        !self.command(command, typed).status.success()
+    }
+}
+
+/// A file, whole and checked.
+fn get(library: &dyn Library, path: &str) -> Option<Vec<u8>> {
+    let manifest = library.manifest(path).ok()?;
+    Some(match manifest.content() {
+        Content::Inline(bytes) => bytes.to_vec(),
+        Content::Chunks(chunks) => {
+            (0..chunks.len()).flat_map(|n| library.chunk(path, &manifest, n).unwrap().to_vec()).collect()
+        }
+    })
+}
+
+fn put(library: &dyn Library, path: &str, bytes: &[u8]) {
+    let mut writer = Writer::new(library.draft(path, None).unwrap(), library.cut());
+    writer.write(bytes).unwrap();
+    writer.finish(Meta::now()).unwrap();
+    library.flush().unwrap();
+}
+
+fn findings(library: &dyn Library) -> Vec<Finding> {
+    let mut all = Vec::new();
+    library.verify(&mut |_| true, &mut |finding| all.push(finding)).unwrap();
+    all
+}
+
+/// A new file, one in the place of another, and a small one.
+fn killed_at_every_step() {
+    let bench = Bench::new();
+    let library = bench.library();
+    let at = |name: &str| format!("{}/{name}", library.display());
+    let (_, old) = bench.file("old.mkv", 250_000, 1);
+    let (new_path, new) = bench.file("new.mkv", 250_000, 2);
+    let (small_path, small) = bench.file("small.srt", 3000, 3);
+    let mut kills = 0;
+    for (from, to, before, after) in [
+        (&new_path, "folder/new.mkv", None, &new),
+        (&new_path, "film.mkv", Some(&old), &new),
+        (&small_path, "small.srt", None, &small),
+    ] {
+        for kind in STEPS {
+            for step in 1.. {
+                assert!(step < STEPS_MAX, "{to}: more than {STEPS_MAX} times {kind}");
+                // From the start each time: nothing there, or the old one.
+                fs::remove_dir_all(&library).unwrap();
+                Local::create(&library, CUT).unwrap();
+                if let Some(bytes) = before {
+                    put(&Local::open(&library).unwrap(), to, bytes);
+                }
+                let typed = ["put", "-q", from, &at(to)];
+                let is_killed = bench.is_killed_at((kind, step), &typed);
+                let opened = Local::open(&library).unwrap();
+                let there = get(&opened, to);
+                let is_old = there.as_ref() == before;
+                assert!(there.as_ref() == Some(after) || is_killed && is_old, "{kind} {step} of {to}");
+                let found = findings(&opened);
+                assert!(
+                    found.iter().all(|finding| finding.what == Damage::Orphaned),
+                    "{kind} {step} of {to}: {found:?}"
+                );
+                opened.gc(std::time::Duration::ZERO, false).unwrap();
+                assert_eq!(findings(&opened), [], "{kind} {step} of {to}: gc leaves nothing");
+                assert_eq!(get(&opened, to), there);
+                drop(opened);
+                if !is_killed {
+                    break;
+                }
+                kills += 1;
+                if kills % AGAIN_EVERY == 0 {
+                    assert!(bench.run(&typed).status.success(), "it goes on");
+                    assert_eq!(get(&Local::open(&library).unwrap(), to).as_ref(), Some(after));
+                }
+            }
+        }
+    }
+    println!("killed at {kills} steps");
+    assert!(kills >= 100, "killed at {kills} steps only");
+}
+
+fn on_a_full_disk() {
+    let bench = Bench::new();
+    let disk = bench.path("disk");
+    fs::create_dir(&disk).unwrap();
+    let size = format!("size={SMALL_DISK}");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&disk).status();
+    assert!(mounted.unwrap().success());
+    let _off = Unmounted(disk.clone());
+    let library = disk.join("library");
+    bench.init(&library);
+    let to = format!("{}/film.mkv", library.display());
+    let (old_path, old) = bench.file("old.mkv", 2 << 20, 1);
+    let (large_path, _) = bench.file("large.mkv", 30 << 20, 2);
+    assert!(bench.run(&["put", "-q", &old_path, &to]).status.success());
+    let refused = bench.run(&["put", "-q", &large_path, &to]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && said.contains("No space left"), "{said}");
+    let opened = Local::open(&library).unwrap();
+    assert_eq!(get(&opened, "film.mkv").unwrap(), old, "the old version stays whole");
+    opened.gc(std::time::Duration::ZERO, false).unwrap();
+    assert_eq!(findings(&opened), []);
+    drop(opened);
+    let (small_path, small) = bench.file("small.mkv", 3 << 20, 3);
+    assert!(bench.run(&["put", "-q", &small_path, &to]).status.success(), "there is room again");
+    assert_eq!(get(&Local::open(&library).unwrap(), "film.mkv").unwrap(), small);
+}
+
+/// Takes a disk off.
+struct Unmounted(PathBuf);
+
+impl Drop for Unmounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// `REELFS_PUT_MIB=10240` for the size that the promise was made at.
+fn memory_is_bounded() {
+    let mib: u64 = std::env::var("REELFS_PUT_MIB").ok().and_then(|mib| mib.parse().ok()).unwrap_or(512);
+    let bench = Bench::new();
+    let to = format!("{}/film.mkv", bench.library().display());
+    let mut put = Command::new(env!("CARGO_BIN_EXE_reelfs"))
+        .args(["put", "-q", "-", &to])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stream = put.stdin.take().unwrap();
+    let (mut rng, mut piece, mut peak_kib) = (fastrand::Rng::with_seed(7), vec![0; 1 << 20], 0);
+    for _ in 0..mib {
+        rng.fill(&mut piece);
+        stream.write_all(&piece).unwrap();
+        peak_kib = peak_kib.max(peak_memory_kib(put.id()));
+    }
+    drop(stream);
+    while put.try_wait().unwrap().is_none() {
+        peak_kib = peak_kib.max(peak_memory_kib(put.id()));
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    println!("{mib} MiB put with {peak_kib} KiB");
+    assert!(put.wait().unwrap().success());
+    assert!(peak_kib < 64 << 10, "{peak_kib} KiB for {mib} MiB");
+    assert_eq!(Local::open(&bench.library()).unwrap().manifest("film.mkv").unwrap().size_bytes(), mib << 20);
+}
+
+/// The most a process has had in memory so far; 0 of one that has ended.
+fn peak_memory_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok()).unwrap_or(0)
+}
