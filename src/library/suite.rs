@@ -233,7 +233,7 @@ fn what_nobody_names_is_swept(library: &dyn Library) {
     put(library, "replaced", &bytes(20_000, 3), &[]);
     put(library, "replaced", &bytes(20_000, 4), &[]);
     assert!(findings(library).iter().all(|finding| finding.what == Damage::Orphaned));
-    assert_eq!(library.gc(Duration::from_secs(3600), false).unwrap().chunks, 0, "too young");
+    assert_eq!(library.gc(Duration::from_hours(1), false).unwrap().chunks, 0, "too young");
     let would = library.gc(Duration::ZERO, true).unwrap();
     assert!(would.chunks >= 5, "{would:?}");
     let swept = library.gc(Duration::ZERO, false).unwrap();
