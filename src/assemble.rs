@@ -2,6 +2,7 @@
 //! Never here: flags, printing, and any work of the parts themselves.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use crate::origin::source::Source;
 use crate::read::Reader;
 use crate::retry::Retry;
 use crate::sys;
+use crate::volume::Volume;
 
 /// A drive in its place, served by its own threads. Dropping it unmounts, too, and keeps errors to itself.
 pub struct Mounted {
@@ -105,6 +107,40 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
         .ok();
     let exporter = metrics_listener.map(|listener| Exporter::start(listener, mount)).transpose()?;
     Ok(Mounted { control, exporter, session, cache, drive, absence, source: origin.describe().to_owned() })
+}
+
+/// A library in its place, served by its own threads. Dropping it unmounts, too, and keeps errors to itself.
+pub struct MountedVolume {
+    session: Session,
+    volume: Arc<Volume>,
+}
+
+impl MountedVolume {
+    /// Whether nothing may be changed on it.
+    pub fn is_read_only(&self) -> bool {
+        self.volume.is_read_only()
+    }
+
+    /// Takes the volume off its mount point, if it is still there. What was written is committed.
+    pub fn unmount(self) -> Result<()> {
+        let unmounted = self.session.unmount();
+        self.volume.wind_down();
+        unmounted
+    }
+}
+
+/// Mounts the library in `dir`, as `config` tells how, and returns once it answers. `ends` is told `Unmounted` when
+/// somebody takes it off from outside.
+pub fn mount_volume(config: &Config, dir: &Path, ends: Sender<End>) -> Result<MountedVolume> {
+    sys::raise_open_files_limit();
+    sys::keep_allocator_lean();
+    let volume = Arc::new(Volume::open(dir, config.fuse.is_read_only)?);
+    let ended = move || {
+        // Full: the mount is ending already.
+        let _ = ends.try_send(End::Unmounted);
+    };
+    let session = Session::mount_volume(&volume, &config.source, &config.mountpoint, &config.fuse, ended)?;
+    Ok(MountedVolume { session, volume })
 }
 
 /// Everything above the cache and below the kernel.

@@ -116,6 +116,8 @@ pub struct FuseConfig {
     pub threads: usize,
     /// Who reads what is wholly cached.
     pub passthrough: Passthrough,
+    /// Nothing may be changed, also where it could be: on a library of one's own.
+    pub is_read_only: bool,
 }
 
 /// Where buckets are, if not at Amazon.

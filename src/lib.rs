@@ -52,7 +52,8 @@
 //! | [`fetch`] | flights, lanes, hedges, checks |
 //! | [`read`] | pending reads, patterns, pace, lookahead, fill |
 //! | [`drive`] | the filesystem without a kernel: names, inodes, handles |
-//! | [`fuse`] | the kernel's adapter, mount points, signals, the reaper, the probe |
+//! | [`volume`] | the same, read-write, over a library on this machine |
+//! | [`fuse`] | the kernel's adapters, mount points, signals, the reaper, the probe |
 //! | [`control`] | the socket of a running mount: what it is asked, and what it says |
 //! | [`assemble`] | config → running parts; names the concrete types |
 //! | [`service`] | a mount in the background, its log, its word to systemd |
@@ -102,3 +103,4 @@ pub mod retry;
 pub mod service;
 pub mod store;
 pub mod sys;
+pub mod volume;

@@ -13,7 +13,7 @@ const FLOORS: [&[&str]; 10] = [
     &["origin"],
     &["fetch"],
     &["read"],
-    &["drive"],
+    &["drive", "volume"],
     &["fuse", "control"],
     &["assemble", "service"],
     &["cli"],

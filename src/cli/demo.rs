@@ -83,7 +83,12 @@ fn config(source: String, mountpoint: PathBuf, cache_dir: PathBuf) -> Config {
         places: PlacesConfig::default(),
         mountpoint,
         // What a read costs is what the demo is about: none goes past the drive.
-        fuse: FuseConfig { allow_other: false, threads: THREADS as usize, passthrough: Passthrough::Off },
+        fuse: FuseConfig {
+            allow_other: false,
+            threads: THREADS as usize,
+            passthrough: Passthrough::Off,
+            is_read_only: true,
+        },
         cache: CacheConfig {
             dir: cache_dir,
             size_bytes: CACHE_SIZE_BYTES,

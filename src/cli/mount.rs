@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
+use crossbeam_channel::Receiver;
 
 use super::options::{Env, MountOptions};
 use super::settings::Settings;
@@ -21,6 +22,7 @@ use crate::fuse::mount_point;
 use crate::fuse::probe::Probe;
 use crate::fuse::reaper::Reaper;
 use crate::fuse::signals::{self, End};
+use crate::library;
 use crate::metrics::Metrics;
 use crate::origin::source::Source;
 use crate::service::background::Word;
@@ -159,6 +161,20 @@ pub fn run(args: MountArgs, mut told: Told) -> Result<()> {
     let (ends, ended) = signals::channel();
     let reaper = Reaper::start(&config.mountpoint)
         .inspect_err(|error| log::warn!("{error}: after a crash, unmount with `fusermount3 -u {typed}`"));
+    if let Some(dir) = library::local_dir(&config.source) {
+        // The program may change its working directory.
+        let dir = real(dir);
+        let mounted = assemble::mount_volume(&config, &dir, ends.clone())?;
+        // Nothing is remembered that could be asked anew.
+        signals::listen(ends, || {})?;
+        let shown = if mounted.is_read_only() { " (read-only)" } else { "" };
+        let watchdog = told.tell(&format!("{}{shown}", config.source), &typed, &config.mountpoint)?;
+        wait(&ended, &typed)?;
+        drop(watchdog);
+        mounted.unmount()?;
+        drop(reaper);
+        return Ok(());
+    }
     let mounted = assemble::mount(&config, Arc::new(Metrics::default()), ends.clone())?;
     // Only from here on: until the drive is there, Ctrl-C may simply kill us, and the reaper tidies up.
     let drive = Arc::downgrade(mounted.drive());
@@ -173,15 +189,21 @@ pub fn run(args: MountArgs, mut told: Told) -> Result<()> {
         log::warn!("{absence}; the drive shows what it knew, and goes on when the source is back");
     }
     let watchdog = told.tell(mounted.source(), &typed, &config.mountpoint)?;
+    wait(&ended, &typed)?;
+    drop(watchdog);
+    mounted.unmount()?;
+    drop(reaper);
+    Ok(())
+}
+
+/// Until somebody ends the mount on `typed`.
+fn wait(ended: &Receiver<End>, typed: &str) -> Result<()> {
     let end = ended.recv().map_err(|_| Error::new(Kind::Local, "the drive went away without a word"))?;
     match end {
         End::Signal(signal) => log::info!("signal {signal}: unmounting {typed}"),
         End::Unmounted => log::info!("{typed} was unmounted"),
     }
     notify::stopping();
-    drop(watchdog);
-    mounted.unmount()?;
-    drop(reaper);
     Ok(())
 }
 
@@ -226,7 +248,11 @@ fn check_apart(config: &Config) -> Result<()> {
             config.cache.dir.display()
         )));
     }
-    let Source::Folder(source) = Source::parse(&config.source)? else { return Ok(()) };
+    let source = match (library::local_dir(&config.source), Source::parse(&config.source)?) {
+        (Some(dir), _) => dir.to_owned(),
+        (None, Source::Folder(source)) => source,
+        _ => return Ok(()),
+    };
     // A source that isn't there has its own error, later.
     let Ok(source) = fs::canonicalize(source) else { return Ok(()) };
     if mountpoint.starts_with(&source) || source.starts_with(mountpoint) {

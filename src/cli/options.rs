@@ -199,6 +199,10 @@ struct DriveOptions {
     /// Octal permission bits taken from every file. 022 lets all read; none may write either way.
     #[arg(long, value_name = "OCTAL", env = "REELFS_UMASK", default_value = "022", value_parser = parse_umask)]
     umask: u32,
+    /// Change nothing, also on a library of your own (`library:/path`), which is mounted read-write otherwise. It may then be
+    /// written to by another process. Everything else is read-only anyway.
+    #[arg(long, env = "REELFS_READ_ONLY", value_parser = BoolishValueParser::new())]
+    read_only: bool,
     /// Let other users enter the drive, a media server for example. Default: only who mounts, as FUSE has it. Needs
     /// `user_allow_other` in /etc/fuse.conf, unless root mounts.
     #[arg(long, env = "REELFS_ALLOW_OTHER", value_parser = BoolishValueParser::new())]
@@ -261,6 +265,7 @@ impl MountOptions {
                     PassthroughOption::Auto => Passthrough::Auto,
                     PassthroughOption::Off => Passthrough::Off,
                 },
+                is_read_only: drive.read_only,
             },
             cache,
             fetch: FetchConfig {

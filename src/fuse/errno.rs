@@ -4,6 +4,7 @@
 use fuser::Errno;
 
 use crate::error::{Error, Kind};
+use crate::volume::Refusal;
 
 /// What a program on the drive sees of an error.
 pub fn errno(error: &Error) -> Errno {
@@ -23,5 +24,28 @@ pub fn errno(error: &Error) -> Errno {
         | Kind::Unsupported
         | Kind::Cancelled
         | Kind::Local => Errno::EIO,
+    }
+}
+
+/// What a program on a volume sees of a refusal.
+pub fn refused(refusal: &Refusal) -> Errno {
+    match refusal {
+        Refusal::Missing => Errno::ENOENT,
+        Refusal::Exists => Errno::EEXIST,
+        Refusal::NotFolder => Errno::ENOTDIR,
+        Refusal::IsFolder => Errno::EISDIR,
+        Refusal::NotEmpty => Errno::ENOTEMPTY,
+        Refusal::NotPermitted => Errno::EPERM,
+        Refusal::Invalid => Errno::EINVAL,
+        Refusal::NameTooLong => Errno::ENAMETOOLONG,
+        Refusal::NotText => Errno::EILSEQ,
+        Refusal::TooLarge => Errno::EFBIG,
+        Refusal::TooManyLinks => Errno::EMLINK,
+        Refusal::NoAttribute => Errno::ENODATA,
+        Refusal::NoSpaceForAttribute => Errno::ENOSPC,
+        Refusal::Unsupported => Errno::EOPNOTSUPP,
+        Refusal::ReadOnly => Errno::EROFS,
+        Refusal::PastEnd => Errno::ENXIO,
+        Refusal::Failed(error) => errno(error),
     }
 }

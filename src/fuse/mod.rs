@@ -11,3 +11,4 @@ mod readahead;
 pub mod reaper;
 pub mod session;
 pub mod signals;
+pub mod volume_adapter;

@@ -1,5 +1,5 @@
-//! A drive in its place: mounting, the threads that serve the kernel, and taking it off again.
-//! Never here: whether the mount point is fit (see `mount_point`), and what requests mean (see `adapter`).
+//! A drive or a volume in its place: mounting, the threads that serve the kernel, and taking it off again.
+//! Never here: whether the mount point is fit (see `mount_point`), and what requests mean (see `adapter` and `volume_adapter`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,15 +7,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use fuser::{BackgroundSession, INodeNo, MountOption, Notifier, SessionACL};
+use fuser::{BackgroundSession, Filesystem, INodeNo, MountOption, Notifier, SessionACL};
 
 use super::adapter::Adapter;
 use super::mount_point;
 use super::mount_table::{SUBTYPE, escape_fsname};
+use super::volume_adapter::VolumeAdapter;
 use super::{passthrough, readahead};
 use crate::config::{FuseConfig, Passthrough};
 use crate::drive::{Drive, Stale};
 use crate::error::{Error, Result};
+use crate::volume::Volume;
 
 /// How long the threads may take to end after the drive is off: what is left then ends with the process.
 const FAREWELL_MAX: Duration = Duration::from_secs(3);
@@ -38,20 +40,6 @@ impl Session {
         how: &FuseConfig,
         ended: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
-        let mut config = fuser::Config::default();
-        config.mount_options = vec![
-            MountOption::RO,
-            // The kernel checks the mode bits, so that the drive need not.
-            MountOption::DefaultPermissions,
-            MountOption::FSName(escape_fsname(drive.source())),
-            // As an option of the kernel's own: fuser passes its `Subtype` only to fusermount3.
-            MountOption::CUSTOM(format!("subtype={SUBTYPE}")),
-        ];
-        config.acl = if how.allow_other { SessionACL::All } else { SessionACL::Owner };
-        config.n_threads = Some(how.threads.max(1));
-        // A queue of its own for each thread.
-        config.clone_fd = true;
-        let cannot = |error: std::io::Error| Error::io(format!("cannot mount on {}", mountpoint.display()), &error);
         let lends = match how.passthrough {
             Passthrough::Auto if passthrough::is_privileged() => true,
             Passthrough::Auto => {
@@ -62,10 +50,49 @@ impl Session {
         };
         let adapter = Adapter::new(Arc::clone(drive), lends, ended);
         let notifier = adapter.notifier();
+        Self::begin(adapter, mountpoint, (drive.source(), true), how, |session| {
+            // Once: there is one session.
+            let _ = notifier.set(session.clone());
+            tell_kernel(drive.stale(), session)
+        })
+    }
+
+    /// Mounts `volume`, shown as `source`, in the same way; one that is open for reading only is mounted so.
+    pub fn mount_volume(
+        volume: &Arc<Volume>,
+        source: &str,
+        mountpoint: &Path,
+        how: &FuseConfig,
+        ended: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let adapter = VolumeAdapter::new(Arc::clone(volume), ended);
+        Self::begin(adapter, mountpoint, (source, volume.is_read_only()), how, |_| Ok(()))
+    }
+
+    /// Mounts what `adapter` answers for. `ready` is told how to speak to the kernel, before it asks anything.
+    fn begin(
+        adapter: impl Filesystem,
+        mountpoint: &Path,
+        (source, is_read_only): (&str, bool),
+        how: &FuseConfig,
+        ready: impl FnOnce(Notifier) -> Result<()>,
+    ) -> Result<Self> {
+        let mut config = fuser::Config::default();
+        config.mount_options = vec![
+            if is_read_only { MountOption::RO } else { MountOption::RW },
+            // The kernel checks the mode bits, so that the adapters need not.
+            MountOption::DefaultPermissions,
+            MountOption::FSName(escape_fsname(source)),
+            // As an option of the kernel's own: fuser passes its `Subtype` only to fusermount3.
+            MountOption::CUSTOM(format!("subtype={SUBTYPE}")),
+        ];
+        config.acl = if how.allow_other { SessionACL::All } else { SessionACL::Owner };
+        config.n_threads = Some(how.threads.max(1));
+        // A queue of its own for each thread.
+        config.clone_fd = true;
+        let cannot = |error: std::io::Error| Error::io(format!("cannot mount on {}", mountpoint.display()), &error);
         let session = fuser::Session::new(adapter, mountpoint, &config).map_err(cannot)?;
-        // Once: there is one session.
-        let _ = notifier.set(session.notifier());
-        tell_kernel(drive.stale(), session.notifier())?;
+        ready(session.notifier())?;
         let background = session.spawn().map_err(cannot)?;
         readahead::raise(mountpoint);
         Ok(Self { background: Some(background), mountpoint: mountpoint.to_owned() })

@@ -13,6 +13,7 @@ pub mod place;
 pub mod suite;
 pub mod writer;
 
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -220,6 +221,11 @@ pub trait Draft: Send {
     /// Waits until all chunks are synced, then gives the content its name, in one step. What was there by this name before
     /// is whole until then, and gone after.
     fn commit(self: Box<Self>, content: Content, meta: Meta) -> Result<Manifest>;
+}
+
+/// Where a library on this machine is, if `text` names one: `library:/path`.
+pub fn local_dir(text: &str) -> Option<&Path> {
+    text.strip_prefix("library:").filter(|path| !path.is_empty()).map(Path::new)
 }
 
 /// Whether `path` names something in a library: components that are safe names, not too long together.
