@@ -6,6 +6,7 @@
 
 pub mod blobs;
 pub mod catalog;
+pub mod keyed;
 pub mod local;
 pub mod manifest;
 pub mod place;

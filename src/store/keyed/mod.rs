@@ -3,6 +3,8 @@
 
 pub mod address;
 mod folder;
+#[cfg(test)]
+pub(crate) mod memory;
 mod redb_file;
 mod redis_server;
 mod service;

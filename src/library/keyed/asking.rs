@@ -1,0 +1,120 @@
+//! How a home is asked: again, if what failed may pass; no faster than it bears writes; no more at once than it takes.
+//! Never here: what is asked for.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::error::Result;
+use crate::range::ByteRange;
+use crate::retry::Retry;
+use crate::store::keyed::{Key, Keyed, Limits};
+
+/// From the first try of one request to the last: a server that restarts is back by then.
+const RETRIES_LAST: Duration = Duration::from_mins(2);
+
+/// Keys asked for at once: what buckets answer with.
+pub(super) const LIST_KEYS: usize = 1_000;
+
+/// A home, asked with patience.
+pub(super) struct Asking {
+    home: Arc<dyn Keyed>,
+    retry: Retry,
+    // When the next write may begin, where there is a limit.
+    next_write: Mutex<Instant>,
+}
+
+impl Asking {
+    /// A request that fails is made again up to `retries` times; 0 where the asker's own asker asks again.
+    pub fn new(home: Arc<dyn Keyed>, retries: u32) -> Self {
+        Self { home, retry: Retry::new(retries, Arc::default()), next_write: Mutex::new(Instant::now()) }
+    }
+
+    pub fn describe(&self) -> &str {
+        self.home.describe()
+    }
+
+    pub fn limits(&self) -> &Limits {
+        self.home.limits()
+    }
+
+    /// What of a value lies within `range`.
+    pub fn get(&self, key: &str, range: ByteRange) -> Result<Bytes> {
+        self.again(|| self.home.get(key, range))
+    }
+
+    /// Writes in this order; what is written at once is no more than the home takes.
+    pub fn put(&self, entries: &[(String, Bytes)]) -> Result<()> {
+        for some in entries.chunks(self.limits().batch_keys_max.max(1)) {
+            self.pace(some.len());
+            self.again(|| self.home.put(some))?;
+        }
+        Ok(())
+    }
+
+    pub fn put_one(&self, key: String, value: Bytes) -> Result<()> {
+        self.put(&[(key, value)])
+    }
+
+    /// Removes in this order, as far as it is more than the home takes at once.
+    pub fn delete(&self, keys: &[String]) -> Result<()> {
+        for some in keys.chunks(self.limits().batch_keys_max.max(1)) {
+            self.pace(some.len());
+            self.again(|| self.home.delete(some))?;
+        }
+        Ok(())
+    }
+
+    pub fn list(&self, prefix: &str, from: Bound<&str>, limit: usize) -> Result<Vec<Key>> {
+        self.again(|| self.home.list(prefix, from, limit))
+    }
+
+    /// All keys with this prefix, a page at a time; `each` says whether to go on.
+    pub fn walk(&self, prefix: &str, each: &mut dyn FnMut(Key) -> Result<bool>) -> Result<()> {
+        let mut last: Option<String> = None;
+        loop {
+            let from = last.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            let page = self.list(prefix, from, LIST_KEYS)?;
+            let is_last = page.len() < LIST_KEYS;
+            last = page.last().map(|key| key.key.clone());
+            for key in page {
+                if !each(key)? {
+                    return Ok(());
+                }
+            }
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    fn again<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
+        self.retry.asked();
+        let (since, mut attempt) = (Instant::now(), 0);
+        loop {
+            match work() {
+                Err(error) => {
+                    let left = RETRIES_LAST.saturating_sub(since.elapsed());
+                    std::thread::sleep(self.retry.wait(attempt, &error, left)?);
+                    attempt += 1;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn pace(&self, writes: usize) {
+        let Some(per_second) = self.limits().writes_per_second else { return };
+        let lasts = Duration::from_secs(1) / per_second.max(1) * u32::try_from(writes).unwrap_or(u32::MAX);
+        let begin = {
+            let mut next = self.next_write.lock();
+            let begin = (*next).max(Instant::now());
+            *next = begin + lasts;
+            begin
+        };
+        std::thread::sleep(begin.saturating_duration_since(Instant::now()));
+    }
+}

@@ -1,0 +1,134 @@
+//! What is done to names that are there: taken away, given another name, other tags.
+//! Never here: new content (see `draft`), and many files at once (see `purge`).
+
+use bytes::Bytes;
+
+use super::groups::is_being_removed;
+use super::keys;
+use super::{KeyedLibrary, Loaded, value};
+use crate::error::{Error, Kind, Result};
+use crate::library::manifest::{CHUNK_BYTES_MAX, Kept};
+use crate::library::{Content, Library as _, Manifest, Meta, check_tags};
+use crate::range::ByteRange;
+
+impl KeyedLibrary {
+    /// Takes a name away; its group stays for the grace period. One that is damaged can be taken away, too.
+    pub(super) fn remove_file(&self, path: &str) -> Result<()> {
+        keys::check(path, self.asking.limits())?;
+        let file = match self.load(path) {
+            Ok(file) => Some(file),
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => None,
+            Err(error) if error.kind() == Kind::Missing => return self.manifest(path).map(|_| ()),
+            Err(error) => return Err(error),
+        };
+        let id = file.as_ref().and_then(|file| file.id);
+        if let Some(id) = id {
+            self.give_up(id)?;
+        }
+        self.remove_plain_chunks(path, file.as_ref())?;
+        self.asking.delete(&[path.to_owned()])?;
+        if let Some(id) = id {
+            self.release(id, path)?;
+        }
+        if let Some(file) = &file {
+            self.untag(path, &file.manifest.meta().tags)?;
+        }
+        self.sweep_in_passing();
+        Ok(())
+    }
+
+    /// The chunks of another program's file are its own, and would be taken for files without it: they go first, the last
+    /// one first of all. What is broken off leaves a damaged file, which can be removed again.
+    fn remove_plain_chunks(&self, path: &str, file: Option<&Loaded>) -> Result<()> {
+        let Some(file) = file.filter(|file| file.id.is_none()) else { return Ok(()) };
+        let Kept::Under { prefix } = file.manifest.kept() else { return Ok(()) };
+        self.plain.lock().pop(path);
+        let keys: Vec<_> = (0..file.manifest.chunks().len()).rev().map(|n| keys::chunk(prefix, n)).collect();
+        self.asking.delete(&keys)
+    }
+
+    pub(super) fn untag(&self, path: &str, tags: &[String]) -> Result<()> {
+        self.asking.delete(&tags.iter().map(|tag| keys::tag(tag, path)).collect::<Vec<_>>())
+    }
+
+    /// Gives a file another name. There it is in one step; broken off, it may have both.
+    pub(super) fn rename_file(&self, from: &str, to: &str) -> Result<()> {
+        keys::check(from, self.asking.limits())?;
+        keys::check(to, self.asking.limits())?;
+        let manifest = self.manifest(from)?;
+        if from == to {
+            return Ok(());
+        }
+        self.check_folders(to)?;
+        let file = self.load(from)?;
+        if file.id.is_none() && matches!(manifest.kept(), Kept::Under { .. }) {
+            let message = format!("{}: another program's file; get it and put it again", from.escape_debug());
+            return Err(Error::new(Kind::Unsupported, message));
+        }
+        let value = self.whole(from)?;
+        if let Some(id) = file.id {
+            self.refer(id, to)?;
+            if self.is_gone(id)? {
+                self.asking.delete(&[id.reference(to)])?;
+                return Err(is_being_removed(from));
+            }
+        }
+        let tags = &file.manifest.meta().tags;
+        self.commit(to, value, file.id, tags)?;
+        self.asking.delete(&[from.to_owned()])?;
+        if let Some(id) = file.id {
+            self.asking.delete(&[id.reference(from)])?;
+        }
+        self.untag(from, tags)
+    }
+
+    /// Sets a file's tags, all of them.
+    pub(super) fn change_tags(&self, path: &str, tags: &[String]) -> Result<()> {
+        keys::check(path, self.asking.limits())?;
+        let tags = check_tags(tags.to_vec())?;
+        tags.iter().try_for_each(|tag| keys::check_tag(tag, self.asking.limits()))?;
+        let manifest = self.manifest(path)?;
+        if manifest.meta().tags == tags {
+            return Ok(());
+        }
+        let file = self.load(path)?;
+        let meta = Meta { tags, ..file.manifest.meta().clone() };
+        let value = match (file.id, file.manifest.kept()) {
+            (Some(id), _) => {
+                let chunks = file.manifest.chunks();
+                // Also where it was lost: what is needed is referred to.
+                self.refer(id, path)?;
+                value::manifest(chunks, &meta, self.settings.chunk_size_bytes, id)?
+            }
+            (None, Kept::Under { .. }) => {
+                let message = format!("{}: another program's file has no tags; put it again", path.escape_debug());
+                return Err(Error::new(Kind::Unsupported, message));
+            }
+            (None, _) => value::frame(&self.frame_bytes(path, &file.manifest)?, &meta)?,
+        };
+        self.commit(path, value, file.id, &meta.tags)
+    }
+
+    /// A value, all of it.
+    pub(super) fn whole(&self, path: &str) -> Result<Bytes> {
+        let bytes_max = self.asking.limits().value_bytes_max;
+        let value = self.asking.get(path, ByteRange::new(0, bytes_max + 1))?;
+        if value.len() as u64 > bytes_max {
+            let message = format!("{}: larger than any value of a library", path.escape_debug());
+            return Err(Error::new(Kind::Unsupported, message));
+        }
+        Ok(value)
+    }
+
+    /// The bytes of a file that is one value: all of them, as they were put.
+    fn frame_bytes(&self, path: &str, manifest: &Manifest) -> Result<Bytes> {
+        if let Content::Inline(bytes) = manifest.content() {
+            return Ok(bytes.clone());
+        }
+        let mut bytes = Vec::with_capacity(manifest.size_bytes().min(CHUNK_BYTES_MAX) as usize);
+        for n in 0..manifest.chunks().len() {
+            bytes.extend_from_slice(&self.checked_chunk(path, manifest, n)?);
+        }
+        Ok(bytes.into())
+    }
+}

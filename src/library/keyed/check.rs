@@ -1,0 +1,178 @@
+//! Every chunk hashed, every group that nobody needs found; and good bytes put in the place of bad ones.
+//! Never here: what to make of a finding.
+//!
+//! Damaged chunks stay where they are: every read hashes what it returns, so nobody is shown them.
+
+use std::num::NonZeroUsize;
+
+use bytes::Bytes;
+use lru::LruCache;
+
+use super::groups::for_each_group;
+use super::keys::{self, Id};
+use super::value::{self, HEAD_BYTES};
+use super::{GRACE, KeyedLibrary, Loaded, fits, place};
+use crate::error::{Error, Kind, Result};
+use crate::library::manifest::Kept;
+use crate::library::{Content, Damage, Finding, Library as _, Proof, Verified};
+use crate::range::ByteRange;
+
+/// Groups that were hashed already: of files with the same content. Beyond it, one may be hashed twice.
+const HASHED_MAX: NonZeroUsize = NonZeroUsize::new(100_000).expect("not 0");
+
+/// What is under way.
+struct Check<'a> {
+    library: &'a KeyedLibrary,
+    verified: Verified,
+    hashed: LruCache<Id, ()>,
+    go_on: &'a mut dyn FnMut(Verified) -> bool,
+    found: &'a mut dyn FnMut(Finding),
+}
+
+/// Hashes all there is.
+pub(super) fn verify(
+    library: &KeyedLibrary,
+    go_on: &mut dyn FnMut(Verified) -> bool,
+    found: &mut dyn FnMut(Finding),
+) -> Result<Verified> {
+    let (verified, hashed) = (Verified::default(), LruCache::new(HASHED_MAX));
+    let mut check = Check { library, verified, hashed, go_on, found };
+    let mut goes_on = true;
+    library.asking.walk("", &mut |key| {
+        // All of ours stand together, but a key is asked for one by one.
+        if !keys::is_ours(&key.key) && !library.is_plain_chunk(&key.key)? {
+            goes_on = check.file(&key.key, key.size_bytes.unwrap_or(0))?;
+        }
+        Ok(goes_on)
+    })?;
+    if goes_on {
+        check.orphans()?;
+    }
+    Ok(check.verified)
+}
+
+impl Check<'_> {
+    /// Whether to go on.
+    fn file(&mut self, path: &str, size_bytes: u64) -> Result<bool> {
+        let Loaded { manifest, id } = match self.library.load(path) {
+            Ok(loaded) => loaded,
+            // Removed meanwhile.
+            Err(error) if error.kind() == Kind::Missing => return Ok(true),
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
+                log::warn!("{error}");
+                (self.found)(Finding {
+                    what: Damage::Damaged,
+                    path: Some(path.to_owned()),
+                    chunk: None,
+                    place: path.to_owned(),
+                    sha256: None,
+                    range: ByteRange::new(0, size_bytes),
+                });
+                return Ok((self.go_on)(self.verified));
+            }
+            Err(error) => return Err(error),
+        };
+        self.verified.files += 1;
+        if let Content::Inline(bytes) = manifest.content() {
+            // Hashed as it was read.
+            self.verified.chunks += 1;
+            self.verified.bytes += bytes.len() as u64;
+            return Ok((self.go_on)(self.verified));
+        }
+        if let Some(id) = id {
+            if self.hashed.contains(&id) {
+                return Ok((self.go_on)(self.verified));
+            }
+            self.hashed.put(id, ());
+        }
+        for (n, chunk) in manifest.chunks().iter().enumerate() {
+            if chunk.proof == Proof::Zeros {
+                continue;
+            }
+            let what = match self.library.checked_chunk(path, &manifest, n) {
+                Ok(_) => None,
+                Err(error) if error.kind() == Kind::Missing => Some(Damage::Missing),
+                Err(error) if error.kind() == Kind::Corrupt => Some(Damage::Damaged),
+                Err(error) => return Err(error),
+            };
+            self.verified.chunks += 1;
+            self.verified.bytes += chunk.range.len();
+            if let Some(what) = what {
+                // One that was replaced meanwhile looks like a damaged one.
+                let now = self.library.load_any(path)?;
+                if now.is_none_or(|now| {
+                    now.manifest.kept() != manifest.kept() || now.manifest.chunks() != manifest.chunks()
+                }) {
+                    return Ok((self.go_on)(self.verified));
+                }
+                let sha256 = if let Proof::Sha256(digest) = chunk.proof { Some(digest) } else { None };
+                (self.found)(Finding {
+                    what,
+                    path: Some(path.to_owned()),
+                    chunk: Some(n),
+                    place: place(path, &manifest, n),
+                    sha256,
+                    range: chunk.range,
+                });
+            }
+            if !(self.go_on)(self.verified) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Groups that no file needs, nor one that is on its way in.
+    fn orphans(&mut self) -> Result<()> {
+        let Self { library, verified, go_on, found, .. } = self;
+        for_each_group(library, &mut |id, _| {
+            if !library.is_needed(id, GRACE)? {
+                library.asking.walk(&format!("{}_chunk_", id.chunk_prefix()), &mut |key| {
+                    found(Finding {
+                        what: Damage::Orphaned,
+                        path: None,
+                        chunk: None,
+                        place: key.key,
+                        sha256: None,
+                        range: ByteRange::new(0, key.size_bytes.unwrap_or(0)),
+                    });
+                    Ok(true)
+                })?;
+            }
+            Ok(go_on(*verified))
+        })
+    }
+}
+
+/// Puts good bytes in the place of a chunk.
+pub(super) fn repair(library: &KeyedLibrary, finding: &Finding, bytes: &[u8]) -> Result<()> {
+    let (Some(path), Some(n)) = (&finding.path, finding.chunk) else {
+        let message = format!("{}: nothing says what it was: put the file again", finding.place.escape_debug());
+        return Err(Error::new(Kind::Unsupported, message));
+    };
+    let wrong = |what: &str| Error::new(Kind::Invalid, format!("{}: chunk {n}: {what}", path.escape_debug()));
+    let manifest = library.manifest(path)?;
+    let chunk = manifest.chunks().get(n).filter(|chunk| chunk.range == finding.range);
+    let Some(chunk) = chunk.filter(|_| place(path, &manifest, n) == finding.place) else {
+        return Err(Error::new(Kind::Changed, format!("{}: replaced meanwhile", path.escape_debug())));
+    };
+    if !fits(chunk, bytes) {
+        return Err(wrong("these bytes are not the ones that were put"));
+    }
+    let Kept::Within { start_byte } = manifest.kept() else {
+        return library.asking.put_one(finding.place.clone(), Bytes::copy_from_slice(bytes));
+    };
+    let mut mended = library.whole(path)?.to_vec();
+    let (start, end) = ((start_byte + chunk.range.start) as usize, (start_byte + chunk.range.end) as usize);
+    // It may have been cut off.
+    mended.resize(mended.len().max(end), 0);
+    mended[start..end].copy_from_slice(bytes);
+    mended.truncate((start_byte + manifest.size_bytes()) as usize);
+    let header = Bytes::copy_from_slice(&mended[..mended.len().min(HEAD_BYTES as usize)]);
+    let is_same = value::read_frame(path, &header)
+        .is_ok_and(|now| now.size_bytes() == manifest.size_bytes() && now.content_id() == manifest.content_id());
+    if !is_same {
+        return Err(Error::new(Kind::Changed, format!("{}: replaced meanwhile", path.escape_debug())));
+    }
+    library.asking.put_one(path.clone(), mended.into())
+}

@@ -1,0 +1,228 @@
+//! A file on its way into a keyed library: reference, chunks, the index of tags, and then, in one step, its name.
+//! Never here: how a stream is cut.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::groups::{is_being_removed, tag_entries};
+use super::keys::{self, Id};
+use super::{KeyedLibrary, fits, value};
+use crate::error::{Error, Kind, Result};
+use crate::library::manifest::{CHUNKS_MAX, Kept};
+use crate::library::{Chunk, Content, Draft, Manifest, Meta, Proof, check_tags};
+use crate::range::ByteRange;
+
+/// A long draft says this often that it is still under way: well within any grace.
+const REFRESH_EVERY: Duration = Duration::from_mins(5);
+
+/// A file on its way in.
+pub(super) struct KeyedDraft<'a> {
+    library: &'a KeyedLibrary,
+    path: String,
+    /// None until the first chunk.
+    group: Option<Group>,
+    /// What the content will be, if that is known.
+    expected: Option<Id>,
+    count: usize,
+}
+
+struct Group {
+    id: Id,
+    /// Chunks that were there already, with their sizes.
+    there: HashMap<usize, u64>,
+    refreshed: Instant,
+}
+
+impl<'a> KeyedDraft<'a> {
+    pub fn begin(library: &'a KeyedLibrary, path: &str, expected: Option<&[Chunk]>) -> Result<Self> {
+        keys::check(path, library.asking.limits())?;
+        library.check_folders(path)?;
+        let expected = expected.map(Id::of_content);
+        Ok(Self { library, path: path.to_owned(), group: None, expected, count: 0 })
+    }
+
+    /// The group the chunks go to, referred to by now.
+    fn group(&mut self) -> Result<&mut Group> {
+        if self.group.is_none() {
+            let id = match self.expected {
+                Some(id) if self.take(id)? => id,
+                // Somebody is removing the same content just now, or it waits to be removed.
+                Some(_) | None => {
+                    let id = Id::random();
+                    self.refer(id)?;
+                    id
+                }
+            };
+            let mut there = HashMap::new();
+            if self.expected == Some(id) {
+                self.library.asking.walk(&format!("{}_chunk_", id.chunk_prefix()), &mut |key| {
+                    if let (Some((_, n)), Some(size)) = (Id::of_chunk(&key.key), key.size_bytes) {
+                        there.insert(n, size);
+                    }
+                    Ok(there.len() < CHUNKS_MAX)
+                })?;
+            }
+            self.group = Some(Group { id, there, refreshed: Instant::now() });
+        }
+        Ok(self.group.as_mut().expect("set just above"))
+    }
+
+    /// Refers to a group that others may refer to, too; not if it is being removed.
+    fn take(&self, id: Id) -> Result<bool> {
+        self.refer(id)?;
+        if !self.library.is_gone(id)? {
+            return Ok(true);
+        }
+        // Unless this very name needs it already.
+        if self.library.load_any(&self.path)?.is_none_or(|file| file.id != Some(id)) {
+            self.library.asking.delete(&[id.reference(&self.path)])?;
+        }
+        Ok(false)
+    }
+
+    fn refer(&self, id: Id) -> Result<()> {
+        self.library.refer(id, &self.path)
+    }
+
+    /// One more chunk is there.
+    fn added(&mut self) -> Result<()> {
+        self.count += 1;
+        if let Some(group) = &mut self.group
+            && group.refreshed.elapsed() > REFRESH_EVERY
+        {
+            self.library.check_referred(group.id, &self.path)?;
+            self.library.refer(group.id, &self.path)?;
+            group.refreshed = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn value(&self, content: &Content, meta: &Meta) -> Result<(Bytes, Option<Id>)> {
+        match content {
+            Content::Inline(bytes) => Ok((value::frame(bytes, meta)?, None)),
+            Content::Chunks(chunks) => {
+                // Without a group: holes only.
+                let id = self.group.as_ref().map_or_else(Id::random, |group| group.id);
+                let chunk_size = self.library.settings.chunk_size_bytes;
+                Ok((value::manifest(chunks, meta, chunk_size, id)?, Some(id)))
+            }
+        }
+    }
+}
+
+impl Draft for KeyedDraft<'_> {
+    fn add_known(&mut self, chunk: &Chunk) -> Result<bool> {
+        let (library, n) = (self.library, self.count);
+        let group = self.group()?;
+        if group.there.get(&n) != Some(&chunk.range.len()) {
+            return Ok(false);
+        }
+        // Read, not believed: a put of good bytes must not end in a file that is damaged.
+        let key = keys::chunk(&group.id.chunk_prefix(), n);
+        let is_whole =
+            library.asking.get(&key, ByteRange::new(0, chunk.range.len() + 1)).is_ok_and(|kept| fits(chunk, &kept));
+        if is_whole {
+            self.added()?;
+        } else {
+            group.there.remove(&n);
+        }
+        Ok(is_whole)
+    }
+
+    fn add(&mut self, chunk: &Chunk, bytes: Bytes) -> Result<()> {
+        if !fits(chunk, &bytes) {
+            return Err(Error::new(Kind::Invalid, format!("{}: a chunk that is none", self.path.escape_debug())));
+        }
+        if self.add_known(chunk)? {
+            return Ok(());
+        }
+        let (library, n) = (self.library, self.count);
+        let key = keys::chunk(&self.group()?.id.chunk_prefix(), n);
+        library.asking.put_one(key, bytes)?;
+        self.added()
+    }
+
+    fn commit(self: Box<Self>, content: Content, meta: Meta) -> Result<Manifest> {
+        let meta = Meta { tags: check_tags(meta.tags)?, ..meta };
+        let limits = self.library.asking.limits();
+        meta.tags.iter().try_for_each(|tag| keys::check_tag(tag, limits))?;
+        let manifest = Manifest::new(content, meta)?;
+        let kept = manifest.chunks().iter().filter(|chunk| chunk.proof != Proof::Zeros).count();
+        if kept != self.count {
+            let message =
+                format!("{}: {} chunks came, and {kept} are to be kept", self.path.escape_debug(), self.count);
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        let (value, id) = self.value(manifest.content(), manifest.meta())?;
+        if let Some(id) = id.filter(|_| self.group.is_none()) {
+            self.refer(id)?;
+        }
+        self.library.commit(&self.path, value, id, &manifest.meta().tags)?;
+        self.library.sweep_in_passing();
+        Ok(match id {
+            Some(id) => manifest.kept_in(Kept::Under { prefix: id.chunk_prefix().into() }),
+            None => manifest,
+        })
+    }
+}
+
+impl KeyedLibrary {
+    /// Gives a value the name `path`, whose group (referred to by now) and tags are these; what was there goes.
+    pub(super) fn commit(&self, path: &str, value: Bytes, id: Option<Id>, tags: &[String]) -> Result<()> {
+        let (bytes, bytes_max) = (value.len() as u64, self.asking.limits().value_bytes_max);
+        if bytes > bytes_max {
+            let message = format!("{}: a value of {bytes} bytes; this home takes {bytes_max}", path.escape_debug());
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        let entries = tag_entries(tags, path, id);
+        // Before the name: a file that has a tag is always found by it.
+        self.asking.put(&entries)?;
+        if let Some(id) = id {
+            self.check_referred(id, path)?;
+        }
+        let old = self.load_any(path)?;
+        self.asking.put_one(path.to_owned(), value)?;
+        let Some(old) = old else { return Ok(()) };
+        let stale: Vec<_> = old.manifest.meta().tags.iter().filter(|tag| !tags.contains(tag)).collect();
+        self.asking.delete(&stale.into_iter().map(|tag| keys::tag(tag, path)).collect::<Vec<_>>())?;
+        match old.id {
+            Some(old) if Some(old) != id => {
+                self.give_up(old)?;
+                self.release(old, path)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a group that was collected while the file was on its way.
+    fn check_referred(&self, id: Id, path: &str) -> Result<()> {
+        let is_sound = !self.is_gone(id)? && self.mark(&id.reference(path))?.is_some();
+        if is_sound { Ok(()) } else { Err(is_being_removed(path)) }
+    }
+
+    /// Refuses a name that a folder has, or that is below a file's.
+    pub(super) fn check_folders(&self, path: &str) -> Result<()> {
+        for (slash, _) in path.match_indices('/') {
+            let folder = &path[..slash];
+            if self.folders.lock().get(folder).is_some() {
+                continue;
+            }
+            match self.asking.get(folder, ByteRange::new(0, 1)) {
+                Err(error) if error.kind() == Kind::Missing => {}
+                Err(error) => return Err(error),
+                Ok(_) => {
+                    let message = format!("{}: {} is a file", path.escape_debug(), folder.escape_debug());
+                    return Err(Error::new(Kind::Invalid, message));
+                }
+            }
+            self.folders.lock().put(folder.to_owned(), ());
+        }
+        if self.is_folder(path)? {
+            return Err(Error::new(Kind::Invalid, format!("{}: a folder has this name", path.escape_debug())));
+        }
+        self.folders.lock().pop(path);
+        Ok(())
+    }
+}

@@ -1,0 +1,299 @@
+//! Who needs a group of chunks, and how one goes that nobody needs: by hand, in passing, and when it is collected.
+//! Never here: names, and what chunks hold.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::asking::LIST_KEYS;
+use super::keys::{self, Id};
+use super::{GRACE, KeyedLibrary};
+use crate::error::{Error, Kind, Result};
+use crate::library::Swept;
+use crate::range::ByteRange;
+
+/// Writers look for groups that are gone this often.
+const SWEEP_EVERY: Duration = Duration::from_mins(10);
+/// And for no more than so many at a time: they have something else to do.
+const SWEPT_IN_PASSING: usize = 20;
+/// A larger value is no mark of ours.
+const MARK_BYTES_MAX: u64 = 16 << 10;
+
+/// What a reference, an entry of the index and a `gone` say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mark {
+    /// Of the file; empty of a `gone`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// Of the file's group, in the index of tags; none of a file that is one value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Seconds since 1970.
+    pub since: u64,
+}
+
+/// What a reference is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// The file is there and needs the group.
+    Needed,
+    /// The file may be on its way in.
+    Young,
+    /// Left over.
+    Stale,
+}
+
+impl Mark {
+    pub fn now(path: &str, id: Option<Id>) -> Self {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        Self { path: path.to_owned(), id: id.map(|id| id.to_string()), since }
+    }
+
+    pub fn value(&self) -> Bytes {
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
+
+    pub fn id(&self) -> Option<Id> {
+        self.id.as_deref().and_then(Id::parse)
+    }
+
+    /// By the clock of whoever wrote it.
+    fn is_older(&self, grace: Duration) -> bool {
+        let since = SystemTime::UNIX_EPOCH + Duration::from_secs(self.since);
+        // A clock that is ahead: as if it was written now.
+        SystemTime::now().duration_since(since).unwrap_or_default() >= grace
+    }
+}
+
+impl KeyedLibrary {
+    /// What is written under a key of ours; nothing if it is gone, and long ago if it cannot be read.
+    pub(super) fn mark(&self, key: &str) -> Result<Option<Mark>> {
+        match self.asking.get(key, ByteRange::new(0, MARK_BYTES_MAX)) {
+            Ok(value) => {
+                let unreadable = Mark { path: String::new(), id: None, since: 0 };
+                Ok(Some(serde_json::from_slice(&value).unwrap_or(unreadable)))
+            }
+            Err(error) if error.kind() == Kind::Missing => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn is_gone(&self, id: Id) -> Result<bool> {
+        Ok(self.mark(&id.gone())?.is_some())
+    }
+
+    pub(super) fn has_refs(&self, id: Id) -> Result<bool> {
+        Ok(!self.asking.list(&id.refs(), Bound::Unbounded, 1)?.is_empty())
+    }
+
+    /// Says that the file at `path` needs a group, now.
+    pub(super) fn refer(&self, id: Id, path: &str) -> Result<()> {
+        self.asking.put_one(id.reference(path), Mark::now(path, None).value())
+    }
+
+    /// Says that a group is not needed any longer, before the last name that leads there goes.
+    pub(super) fn give_up(&self, id: Id) -> Result<()> {
+        self.asking.put_one(id.gone(), Mark::now("", None).value())
+    }
+
+    /// The file at `path` does not need the group any longer; if another one does, the group is not given up after all.
+    pub(super) fn release(&self, id: Id, path: &str) -> Result<()> {
+        self.asking.delete(&[id.reference(path)])?;
+        if self.has_refs(id)? { self.asking.delete(&[id.gone()]) } else { Ok(()) }
+    }
+
+    /// Removes all that is left of a group.
+    pub(super) fn sweep(&self, id: Id) -> Result<Swept> {
+        let (mut swept, mut batch) = (Swept::default(), Vec::new());
+        self.asking.walk(&format!("{}_chunk_", id.chunk_prefix()), &mut |key| {
+            swept.chunks += 1;
+            swept.bytes += key.size_bytes.unwrap_or(0);
+            batch.push(key.key);
+            if batch.len() >= LIST_KEYS {
+                self.asking.delete(&std::mem::take(&mut batch))?;
+            }
+            Ok(true)
+        })?;
+        let mut refs = Vec::new();
+        self.asking.walk(&id.refs(), &mut |key| {
+            refs.push(key.key);
+            Ok(refs.len() < LIST_KEYS)
+        })?;
+        self.asking.delete(&batch)?;
+        self.asking.delete(&refs)?;
+        // Last: as long as it is there, nobody takes the group for whole.
+        self.asking.delete(&[id.gone()])?;
+        Ok(swept)
+    }
+
+    /// Now and then: removes some of the groups whose grace is over. What fails is done by somebody else.
+    pub(super) fn sweep_in_passing(&self) {
+        {
+            let mut swept = self.swept.lock();
+            if swept.is_some_and(|swept| swept.elapsed() < SWEEP_EVERY) {
+                return;
+            }
+            *swept = Some(Instant::now());
+        }
+        let sweep = || -> Result<()> {
+            for key in self.asking.list(keys::GONE, Bound::Unbounded, SWEPT_IN_PASSING)? {
+                let Some(id) = key.key.strip_prefix(keys::GONE).and_then(Id::parse) else { continue };
+                self.sweep_if_over(id, GRACE)?;
+            }
+            Ok(())
+        };
+        if let Err(error) = sweep() {
+            log::debug!("{error}: what nobody needs stays for now");
+        }
+    }
+
+    /// Removes a group that was given up long enough ago and that nobody needs.
+    fn sweep_if_over(&self, id: Id, grace: Duration) -> Result<Option<Swept>> {
+        let is_over = self.mark(&id.gone())?.is_some_and(|gone| gone.is_older(grace));
+        if !is_over {
+            return Ok(None);
+        }
+        if self.is_needed(id, grace)? {
+            // Whoever gave it up did not come to the end.
+            self.asking.delete(&[id.gone()])?;
+            return Ok(None);
+        }
+        self.sweep(id).map(Some)
+    }
+
+    /// Whether a file needs the group, or one that is on its way in may.
+    pub(super) fn is_needed(&self, id: Id, grace: Duration) -> Result<bool> {
+        let mut is_needed = false;
+        self.asking.walk(&id.refs(), &mut |key| {
+            is_needed = self.standing(id, &key.key, grace)? != Standing::Stale;
+            Ok(!is_needed)
+        })?;
+        Ok(is_needed)
+    }
+
+    fn standing(&self, id: Id, key: &str, grace: Duration) -> Result<Standing> {
+        let Some(mark) = self.mark(key)? else { return Ok(Standing::Stale) };
+        let is_own = |path: &str| id.reference(path) == key;
+        if is_own(&mark.path) && self.load_any(&mark.path)?.is_some_and(|file| file.id == Some(id)) {
+            return Ok(Standing::Needed);
+        }
+        Ok(if mark.is_older(grace) { Standing::Stale } else { Standing::Young })
+    }
+
+    /// Removes what no file names and nobody wrote within `grace`.
+    pub(super) fn collect(&self, grace: Duration, is_dry_run: bool) -> Result<Swept> {
+        let mut swept = Swept::default();
+        if !is_dry_run {
+            self.collect_refs(grace)?;
+            self.collect_tags(grace)?;
+        }
+        for_each_group(self, &mut |id, chunks| {
+            // References that nothing became of are gone by now, unless this is a dry run.
+            if if is_dry_run { self.is_needed(id, grace)? } else { self.has_refs(id)? } {
+                if !is_dry_run && self.mark(&id.gone())?.is_some_and(|gone| gone.is_older(grace)) {
+                    self.asking.delete(&[id.gone()])?;
+                }
+                return Ok(true);
+            }
+            match self.mark(&id.gone())? {
+                Some(gone) if !gone.is_older(grace) => return Ok(true),
+                // Nobody said since when: from now on.
+                None if !grace.is_zero() => {
+                    if !is_dry_run {
+                        self.give_up(id)?;
+                    }
+                    return Ok(true);
+                }
+                _ => {}
+            }
+            let of_group = if is_dry_run { chunks } else { self.sweep(id)? };
+            swept.chunks += of_group.chunks;
+            swept.bytes += of_group.bytes;
+            Ok(true)
+        })?;
+        if !is_dry_run {
+            self.collect_gone(grace)?;
+        }
+        Ok(swept)
+    }
+
+    /// References that nothing became of.
+    fn collect_refs(&self, grace: Duration) -> Result<()> {
+        self.asking.walk(keys::REFS, &mut |key| {
+            let Some(id) = Id::of_ref(&key.key) else { return Ok(true) };
+            if self.standing(id, &key.key, grace)? == Standing::Stale {
+                // The group was written when its reference was.
+                if let Some(mark) = self.mark(&key.key)?
+                    && !self.is_gone(id)?
+                {
+                    self.asking.put_one(id.gone(), Mark { path: String::new(), id: None, ..mark }.value())?;
+                }
+                self.asking.delete(&[key.key])?;
+            }
+            Ok(true)
+        })
+    }
+
+    /// Entries of the index whose file has the tag no longer, or never got it.
+    fn collect_tags(&self, grace: Duration) -> Result<()> {
+        self.asking.walk(keys::TAGS, &mut |key| {
+            let Some(mark) = self.mark(&key.key)? else { return Ok(true) };
+            let file = if mark.path.is_empty() { None } else { self.load_any(&mark.path)? };
+            let has_tag = file
+                .is_some_and(|file| file.manifest.meta().tags.iter().any(|tag| keys::tag(tag, &mark.path) == key.key));
+            if !has_tag && mark.is_older(grace) {
+                self.asking.delete(&[key.key])?;
+            }
+            Ok(true)
+        })
+    }
+
+    /// Words about groups that are no more.
+    fn collect_gone(&self, grace: Duration) -> Result<()> {
+        self.asking.walk(keys::GONE, &mut |key| {
+            if let Some(id) = key.key.strip_prefix(keys::GONE).and_then(Id::parse) {
+                self.sweep_if_over(id, grace)?;
+            }
+            Ok(true)
+        })
+    }
+}
+
+/// Every group that has chunks, with how many and how large they are.
+pub(super) fn for_each_group(library: &KeyedLibrary, each: &mut dyn FnMut(Id, Swept) -> Result<bool>) -> Result<()> {
+    // Chunks of one group stand together.
+    let mut group: Option<(Id, Swept)> = None;
+    library.asking.walk(keys::CHUNKS, &mut |key| {
+        let Some((id, _)) = Id::of_chunk(&key.key) else { return Ok(true) };
+        if group.is_some_and(|(before, _)| before != id)
+            && let Some((before, chunks)) = group.take()
+            && !each(before, chunks)?
+        {
+            return Ok(false);
+        }
+        let (_, chunks) = group.get_or_insert((id, Swept::default()));
+        chunks.chunks += 1;
+        chunks.bytes += key.size_bytes.unwrap_or(0);
+        Ok(true)
+    })?;
+    if let Some((id, chunks)) = group {
+        each(id, chunks)?;
+    }
+    Ok(())
+}
+
+/// Which entries a file has in the index of tags.
+pub(super) fn tag_entries(tags: &[String], path: &str, id: Option<Id>) -> Vec<(String, Bytes)> {
+    let value = Mark::now(path, id).value();
+    let entries: BTreeMap<_, _> = tags.iter().map(|tag| (keys::tag(tag, path), value.clone())).collect();
+    entries.into_iter().collect()
+}
+
+/// The error of whoever took a group that another one is removing.
+pub(super) fn is_being_removed(path: &str) -> Error {
+    let message = format!("{}: what it is made of is being removed; try again", path.escape_debug());
+    Error::new(Kind::Busy, message)
+}

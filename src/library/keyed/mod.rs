@@ -1,0 +1,340 @@
+//! A library on a key-value store or in a bucket: files and manifests under their own names, chunks in groups beside them.
+//! Never here: which store it is, and what its values look like on the inside (see `value`).
+//!
+//! A file that fits is one value, in a frame. Of a larger one, the base key holds a manifest; its chunks are a *group* with
+//! an id, which nobody ever writes to again. What keeps a group alive is a *reference*: written before its chunks, deleted
+//! after the last name that leads there. Nothing here locks: whoever gives a group up says so (`gone`) and then looks for
+//! references; whoever takes one writes the reference and then looks for `gone`. At least one sees the other, and gives way.
+//!
+//! A replaced or removed group stays for a grace period, so that whoever is reading it comes to the end.
+
+mod asking;
+mod changes;
+mod check;
+mod draft;
+mod groups;
+mod keys;
+mod listing;
+mod purge;
+mod value;
+
+use std::num::NonZeroUsize;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use lru::LruCache;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use self::asking::Asking;
+use self::keys::Id;
+use self::value::{Begins, HEAD_BYTES, MANIFEST_BYTES_MAX};
+use super::manifest::{CHUNK_BYTES_MAX, Kept};
+use super::{Chunk, Cut, Draft, Finding, Library, Manifest, Page, Proof, Query, Swept, Verified};
+use crate::digest::Digest;
+use crate::error::{Error, Kind, Result};
+use crate::range::ByteRange;
+use crate::store::keyed::Keyed;
+
+/// Files up to this many bytes are one value, unless said otherwise at `init`: one request rather than several, and most
+/// services take 25 MiB.
+pub const WHOLE_BYTES_MAX: u64 = 20 << 20;
+/// Bytes of each chunk but the last of a larger file, unless said otherwise at `init`.
+pub const CHUNK_SIZE_BYTES: u64 = 5 << 20;
+/// A replaced or removed group is kept for so long: a reader may be in the middle of it.
+const GRACE: Duration = Duration::from_hours(1);
+/// How a library is laid out; one of a later format is refused.
+const FORMAT: u32 = 1;
+/// A larger value under the key of the settings holds none.
+const SETTINGS_BYTES_MAX: u64 = 64 << 10;
+/// Room around the bytes of a file in one value.
+const FRAME_BYTES_MAX: u64 = HEAD_BYTES;
+/// Folders and bases that were looked at already.
+const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("not 0");
+
+/// How a library cuts its files; said once, when it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    format: u32,
+    /// Files up to this many bytes are one value.
+    pub whole_bytes_max: u64,
+    /// Bytes of each chunk but the last of a larger one.
+    pub chunk_size_bytes: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { format: FORMAT, whole_bytes_max: WHOLE_BYTES_MAX, chunk_size_bytes: CHUNK_SIZE_BYTES }
+    }
+}
+
+/// A library over a home of values.
+pub struct KeyedLibrary {
+    asking: Asking,
+    settings: Settings,
+    /// Folders that no file stands in the way of. Held for a look only, as all below.
+    folders: Mutex<LruCache<String, ()>>,
+    /// How many chunks of another program's file stand beside it, by its path.
+    plain: Mutex<LruCache<String, usize>>,
+    /// When groups that are gone were looked for last.
+    swept: Mutex<Option<Instant>>,
+}
+
+/// What is under a file's key.
+struct Loaded {
+    manifest: Manifest,
+    /// The group it needs.
+    id: Option<Id>,
+}
+
+impl KeyedLibrary {
+    /// The library in `home`. `Missing` if none was made there; `Unsupported` if its format is a later one. A request that
+    /// fails is made again up to `retries` times: 0 where the asker's own asker asks again.
+    pub fn open(home: Arc<dyn Keyed>, retries: u32) -> Result<Self> {
+        let asking = Asking::new(home, retries);
+        let settings = settings(&asking)?.ok_or_else(|| {
+            let place = asking.describe();
+            Error::new(Kind::Missing, format!("{place}: no library is there; make one: reelfs init {place}"))
+        })?;
+        Ok(Self::with(asking, settings))
+    }
+
+    /// Makes a library in `home`. One that is there already stays as it is: `Invalid` if it was made with other settings.
+    pub fn init(home: Arc<dyn Keyed>, settings: Settings, retries: u32) -> Result<Self> {
+        let asking = Asking::new(home, retries);
+        settings.check(asking.limits().value_bytes_max)?;
+        keys::check_home(asking.limits())?;
+        match self::settings(&asking)? {
+            Some(there) if there == settings => {}
+            Some(_) => {
+                let message = format!("{}: a library is there already, made with other sizes", asking.describe());
+                return Err(Error::new(Kind::Invalid, message));
+            }
+            None => {
+                let value =
+                    serde_json::to_vec(&settings).map_err(|error| Error::new(Kind::Local, error.to_string()))?;
+                asking.put_one(keys::SETTINGS.to_owned(), value.into())?;
+            }
+        }
+        Ok(Self::with(asking, settings))
+    }
+
+    fn with(asking: Asking, settings: Settings) -> Self {
+        let (folders, plain) = (Mutex::new(LruCache::new(KNOWN_MAX)), Mutex::new(LruCache::new(KNOWN_MAX)));
+        Self { asking, settings, folders, plain, swept: Mutex::new(None) }
+    }
+
+    /// What is under a file's key. `Missing`, `Corrupt`, or `Unsupported` if it is not a library's.
+    fn load(&self, path: &str) -> Result<Loaded> {
+        let head = self.asking.get(path, ByteRange::new(0, HEAD_BYTES))?;
+        match value::begins(path, &head)? {
+            Begins::Frame => Ok(Loaded { manifest: value::read_frame(path, &head)?, id: None }),
+            Begins::Json => {
+                let whole = if (head.len() as u64) < HEAD_BYTES {
+                    head
+                } else {
+                    self.asking.get(path, ByteRange::new(0, MANIFEST_BYTES_MAX + 1))?
+                };
+                if whole.len() as u64 > MANIFEST_BYTES_MAX {
+                    let message = format!("{}: larger than any manifest is", path.escape_debug());
+                    return Err(Error::new(Kind::Corrupt, message));
+                }
+                let (manifest, id) = value::read_manifest(path, &whole)?;
+                Ok(Loaded { manifest, id })
+            }
+        }
+    }
+
+    /// The same; nothing if there is no file, or none that could be read: what is put in its place is better.
+    fn load_any(&self, path: &str) -> Result<Option<Loaded>> {
+        match self.load(path) {
+            Ok(loaded) => Ok(Some(loaded)),
+            Err(error) if matches!(error.kind(), Kind::Missing | Kind::Corrupt | Kind::Unsupported) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn is_folder(&self, path: &str) -> Result<bool> {
+        Ok(!self.asking.list(&format!("{path}/"), Bound::Unbounded, 1)?.is_empty())
+    }
+
+    /// The bytes of a chunk as they are kept, whatever they are: `Missing` if there are none.
+    fn kept_bytes(&self, path: &str, manifest: &Manifest, n: usize) -> Result<Bytes> {
+        let range = manifest.chunks()[n].range;
+        match manifest.kept() {
+            Kept::Within { start_byte } => {
+                self.asking.get(path, ByteRange::new(start_byte + range.start, start_byte + range.end))
+            }
+            // One more than it should hold: a longer one is not the chunk that was put.
+            Kept::Under { .. } => self.asking.get(&place(path, manifest, n), ByteRange::new(0, range.len() + 1)),
+            Kept::ByHash => Err(Error::new(Kind::Invalid, "a manifest of another home")),
+        }
+    }
+
+    /// Chunk `n`, or what is wrong with it as it is kept now.
+    fn checked_chunk(&self, path: &str, manifest: &Manifest, n: usize) -> Result<Bytes> {
+        let chunk = manifest.chunks()[n];
+        let place = place(path, manifest, n);
+        let shown = || format!("{}: chunk {n} (`{}`)", path.escape_debug(), place.escape_debug());
+        let bytes = self.kept_bytes(path, manifest, n).map_err(|error| match error.kind() {
+            Kind::Missing => Error::new(Kind::Missing, format!("{} is missing", shown())),
+            _ => error,
+        })?;
+        if fits(&chunk, &bytes) {
+            return Ok(bytes);
+        }
+        Err(Error::new(Kind::Corrupt, format!("{}: its bytes are not the ones that were put", shown())))
+    }
+}
+
+impl Library for KeyedLibrary {
+    fn describe(&self) -> &str {
+        self.asking.describe()
+    }
+
+    fn cut(&self) -> Cut {
+        Cut { inline_bytes_max: self.settings.whole_bytes_max, chunk_size_bytes: self.settings.chunk_size_bytes }
+    }
+
+    fn manifest(&self, path: &str) -> Result<Manifest> {
+        keys::check(path, self.asking.limits())?;
+        match self.load(path) {
+            Ok(loaded) => Ok(loaded.manifest),
+            Err(error) if error.kind() == Kind::Missing => {
+                if self.is_folder(path)? {
+                    return Err(Error::new(
+                        Kind::Unsupported,
+                        format!("{}: a folder, not a file", path.escape_debug()),
+                    ));
+                }
+                Err(Error::new(Kind::Missing, format!("{}: no such file in {}", path.escape_debug(), self.describe())))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn list(&self, query: &Query) -> Result<Page> {
+        listing::list(self, query)
+    }
+
+    fn chunk(&self, path: &str, manifest: &Manifest, n: usize) -> Result<Bytes> {
+        let Some(chunk) = manifest.chunks().get(n) else {
+            return Err(Error::new(Kind::Invalid, format!("{}: there is no chunk {n}", path.escape_debug())));
+        };
+        if chunk.proof == Proof::Zeros {
+            return Err(Error::new(Kind::Invalid, format!("{}: chunk {n} is a hole", path.escape_debug())));
+        }
+        let error = match self.checked_chunk(path, manifest, n) {
+            Err(error) if matches!(error.kind(), Kind::Missing | Kind::Corrupt) => error,
+            other => return other,
+        };
+        // A file that was replaced meanwhile looks like a damaged one.
+        match self.load(path) {
+            Ok(now) if now.manifest.content_id() == manifest.content_id() => {
+                if now.manifest.kept() == manifest.kept() {
+                    return Err(error);
+                }
+                self.checked_chunk(path, &now.manifest, n)
+            }
+            Ok(_) => Err(Error::new(Kind::Changed, format!("{}: replaced while it was read", path.escape_debug()))),
+            Err(gone) if gone.kind() == Kind::Missing => {
+                Err(Error::new(Kind::Changed, format!("{}: removed while it was read", path.escape_debug())))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    fn wants_expected(&self) -> bool {
+        true
+    }
+
+    fn draft(&self, path: &str, expected: Option<&[Chunk]>) -> Result<Box<dyn Draft + '_>> {
+        Ok(Box::new(draft::KeyedDraft::begin(self, path, expected)?))
+    }
+
+    fn remove(&self, path: &str) -> Result<()> {
+        self.remove_file(path)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        self.rename_file(from, to)
+    }
+
+    fn set_tags(&self, path: &str, tags: &[String]) -> Result<()> {
+        self.change_tags(path, tags)
+    }
+
+    fn purge(&self, tag: &str, go_on: &mut dyn FnMut(Swept) -> bool) -> Result<Swept> {
+        purge::purge(self, tag, go_on)
+    }
+
+    fn verify(&self, go_on: &mut dyn FnMut(Verified) -> bool, found: &mut dyn FnMut(Finding)) -> Result<Verified> {
+        check::verify(self, go_on, found)
+    }
+
+    fn repair(&self, finding: &Finding, bytes: &[u8]) -> Result<()> {
+        check::repair(self, finding, bytes)
+    }
+
+    fn gc(&self, grace: Duration, is_dry_run: bool) -> Result<Swept> {
+        self.collect(grace, is_dry_run)
+    }
+}
+
+impl Settings {
+    fn check(&self, value_bytes_max: u64) -> Result<()> {
+        let most = CHUNK_BYTES_MAX.min(value_bytes_max.saturating_sub(FRAME_BYTES_MAX));
+        for (what, bytes, least) in [("whole", self.whole_bytes_max, 0), ("chunk", self.chunk_size_bytes, 1)] {
+            if bytes < least || bytes > most {
+                let message = format!("{what} files of {bytes} bytes: from {least} to {most} can be kept as one value");
+                return Err(Error::new(Kind::Invalid, message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What was said when the library was made, if one was.
+fn settings(asking: &Asking) -> Result<Option<Settings>> {
+    let value = match asking.get(keys::SETTINGS, ByteRange::new(0, SETTINGS_BYTES_MAX)) {
+        Err(error) if error.kind() == Kind::Missing => return Ok(None),
+        value => value?,
+    };
+    let shown = || format!("{}: {}", asking.describe(), keys::SETTINGS);
+    let settings: Settings = serde_json::from_slice(&value)
+        .map_err(|error| Error::new(Kind::Corrupt, format!("{} cannot be read: {error}", shown())))?;
+    if settings.format > FORMAT {
+        let message = format!("{}: written by a newer reelfs (format {})", shown(), settings.format);
+        return Err(Error::new(Kind::Unsupported, message));
+    }
+    settings.check(asking.limits().value_bytes_max).map_err(|error| error.context(shown()))?;
+    Ok(Some(settings))
+}
+
+/// Under which key a chunk is.
+fn place(path: &str, manifest: &Manifest, n: usize) -> String {
+    match manifest.kept() {
+        Kept::Under { prefix } => {
+            // Holes are kept nowhere, and not counted.
+            let before = &manifest.chunks()[..n];
+            keys::chunk(prefix, before.iter().filter(|chunk| chunk.proof != Proof::Zeros).count())
+        }
+        _ => path.to_owned(),
+    }
+}
+
+/// Whether bytes are those of a chunk.
+fn fits(chunk: &Chunk, bytes: &[u8]) -> bool {
+    bytes.len() as u64 == chunk.range.len()
+        && match chunk.proof {
+            Proof::Sha256(digest) => Digest::of(bytes) == digest,
+            Proof::Size => true,
+            Proof::Zeros => false,
+        }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! Removes every file with a tag, with all that only they needed, now. Broken off at any point, the next run goes on.
+//! Never here: grace. Who purges wants the bytes gone.
+//!
+//! The entry in the tag's index goes last of all, and holds the id of the file's group: as long as anything is left of a
+//! file, its entry leads there. Many files go at once, step by step, as stores delete many keys in one request.
+
+use super::groups::Mark;
+use super::keys::{self, Id};
+use super::{KeyedLibrary, Loaded};
+use crate::error::Result;
+use crate::library::{Swept, check_tags};
+
+/// Files that go at once. What is known of so many is held in memory, but for their chunks.
+const FILES_AT_ONCE: usize = 200;
+
+/// A file of which something may be left.
+struct Purged {
+    entry: String,
+    path: String,
+    /// Of the file that is there now, if it has the tag.
+    file: Option<Loaded>,
+    /// Groups that it needs or, by its entry, needed.
+    groups: Vec<Id>,
+}
+
+/// Removes them; `go_on` hears after each file what went so far, and says whether to go on.
+pub(super) fn purge(library: &KeyedLibrary, tag: &str, go_on: &mut dyn FnMut(Swept) -> bool) -> Result<Swept> {
+    check_tags(vec![tag.to_owned()])?;
+    let mut swept = Swept::default();
+    let mut batch = Vec::new();
+    let mut is_broken_off = false;
+    library.asking.walk(&keys::tagged(tag), &mut |key| {
+        batch.push(key.key);
+        if batch.len() >= FILES_AT_ONCE {
+            is_broken_off = !purge_some(library, tag, &std::mem::take(&mut batch), &mut swept, go_on)?;
+        }
+        Ok(!is_broken_off)
+    })?;
+    if !is_broken_off && !batch.is_empty() {
+        purge_some(library, tag, &batch, &mut swept, go_on)?;
+    }
+    Ok(swept)
+}
+
+/// Whether to go on.
+fn purge_some(
+    library: &KeyedLibrary,
+    tag: &str,
+    entries: &[String],
+    swept: &mut Swept,
+    go_on: &mut dyn FnMut(Swept) -> bool,
+) -> Result<bool> {
+    let asking = &library.asking;
+    let mut files = Vec::new();
+    for entry in entries {
+        if let Some(file) = look(library, tag, entry)? {
+            files.push(file);
+        }
+    }
+    // First: whoever takes one of these groups now, gives way.
+    let gone = Mark::now("", None).value();
+    let groups = || files.iter().flat_map(|file| file.groups.iter().map(move |id| (file, *id)));
+    asking.put(&groups().map(|(_, id)| (id.gone(), gone.clone())).collect::<Vec<_>>())?;
+    let there = || files.iter().filter(|file| file.file.is_some());
+    asking.delete(&there().map(|file| file.path.clone()).collect::<Vec<_>>())?;
+    asking.delete(&groups().map(|(file, id)| id.reference(&file.path)).collect::<Vec<_>>())?;
+    let other_tags = there().flat_map(|file| {
+        let tags = file.file.iter().flat_map(|loaded| &loaded.manifest.meta().tags);
+        tags.map(|tag| keys::tag(tag, &file.path)).filter(|entry| *entry != file.entry)
+    });
+    asking.delete(&other_tags.collect::<Vec<_>>())?;
+    for file in &files {
+        for id in &file.groups {
+            if library.has_refs(*id)? {
+                // Another file has the same content.
+                asking.delete(&[id.gone()])?;
+            } else {
+                let group = library.sweep(*id)?;
+                swept.chunks += group.chunks;
+                swept.bytes += group.bytes;
+            }
+        }
+        asking.delete(std::slice::from_ref(&file.entry))?;
+        // One whose name went in a run that was broken off is done now.
+        if file.file.is_some() || !file.groups.is_empty() {
+            swept.files += 1;
+        }
+        // Chunks are counted as they go.
+        if let Some(loaded) = file.file.as_ref().filter(|loaded| loaded.id.is_none()) {
+            swept.bytes += loaded.manifest.size_bytes();
+        }
+        if !go_on(*swept) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What an entry leads to; nothing if it is of a file that is on its way in.
+fn look(library: &KeyedLibrary, tag: &str, entry: &str) -> Result<Option<Purged>> {
+    let Some(mark) = library.mark(entry)? else { return Ok(None) };
+    let path = mark.path.clone();
+    let known = mark.id();
+    let file = if path.is_empty() { None } else { library.load_any(&path)? };
+    let has_tag = file.as_ref().is_some_and(|file| file.manifest.meta().tags.iter().any(|has| has == tag));
+    let now = file.as_ref().and_then(|file| file.id);
+    let file = file.filter(|_| has_tag);
+    let mut groups: Vec<_> = file.as_ref().and_then(|file| file.id).into_iter().collect();
+    // The group that the entry names is another one than the file's: of a purge that was broken off, or of a file that is
+    // on its way in. The one said so, the other did not.
+    if let Some(known) = known.filter(|known| Some(*known) != now) {
+        if library.is_gone(known)? {
+            groups.push(known);
+        } else if library.mark(&known.reference(&path))?.is_some() && file.is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(Purged { entry: entry.to_owned(), path, file, groups }))
+}

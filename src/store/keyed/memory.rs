@@ -1,0 +1,67 @@
+//! A home in memory, for tests: it lasts as long as the test does.
+//! Never here: anything that may fail.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::{BATCH_KEYS_MAX, KEY_BYTES_MAX, Key, Keyed, Limits, VALUE_BYTES_MAX, missing, within};
+use crate::error::Result;
+use crate::range::ByteRange;
+
+const LIMITS: Limits = Limits {
+    value_bytes_max: VALUE_BYTES_MAX,
+    key_bytes_max: KEY_BYTES_MAX,
+    name_bytes_max: KEY_BYTES_MAX,
+    batch_keys_max: BATCH_KEYS_MAX,
+    writes_per_second: None,
+};
+
+/// Keys and values.
+#[derive(Default)]
+pub(crate) struct Memory(Mutex<BTreeMap<String, Bytes>>);
+
+impl Memory {
+    /// All keys there are.
+    pub fn keys(&self) -> Vec<String> {
+        self.0.lock().keys().cloned().collect()
+    }
+}
+
+impl Keyed for Memory {
+    fn describe(&self) -> &'static str {
+        "memory"
+    }
+
+    fn limits(&self) -> &Limits {
+        &LIMITS
+    }
+
+    fn get(&self, key: &str, range: ByteRange) -> Result<Bytes> {
+        let value = self.0.lock().get(key).cloned().ok_or_else(|| missing("memory", key))?;
+        Ok(value.slice_ref(within(&value, range)))
+    }
+
+    fn put(&self, entries: &[(String, Bytes)]) -> Result<()> {
+        self.0.lock().extend(entries.iter().cloned());
+        Ok(())
+    }
+
+    fn delete(&self, keys: &[String]) -> Result<()> {
+        let mut values = self.0.lock();
+        for key in keys {
+            values.remove(key);
+        }
+        Ok(())
+    }
+
+    fn list(&self, prefix: &str, from: Bound<&str>, limit: usize) -> Result<Vec<Key>> {
+        let from = super::at_least(prefix, from);
+        let values = self.0.lock();
+        let within = values.range::<str, _>((from, Bound::Unbounded)).take_while(|(key, _)| key.starts_with(prefix));
+        let key = |(key, value): (&String, &Bytes)| Key { key: key.clone(), size_bytes: Some(value.len() as u64) };
+        Ok(within.take(limit).map(key).collect())
+    }
+}
