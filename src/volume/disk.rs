@@ -29,7 +29,8 @@ impl Disk<'_> {
     pub fn inline(&self) -> Result<Vec<u8>> {
         let gone =
             || Error::new(Kind::Changed, format!("the content of node {} is no longer in the catalog", self.node_id));
-        self.catalog.read(|view| view.inline(self.node_id))?.ok_or_else(gone)
+        let inline = self.catalog.read(|view| view.inline(self.node_id)).inspect_err(|error| log::error!("{error}"));
+        inline?.ok_or_else(gone)
     }
 
     pub fn covering(&self, range: ByteRange) -> Result<Vec<ChunkRow>> {

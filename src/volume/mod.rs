@@ -26,7 +26,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
 use crate::library::blobs::Blobs;
@@ -48,6 +48,9 @@ const FREE_BYTES_MIN: u64 = 8 << 20;
 const OWN_TTL: Duration = Duration::from_hours(1);
 /// Another process may be writing.
 const LOOKING_TTL: Duration = Duration::from_secs(1);
+
+/// So long blobs that nobody needs are removed while somebody waits for the end; the next start goes on.
+const FAREWELL_SWEEP_MAX: Duration = Duration::from_secs(1);
 
 /// A library as a filesystem.
 pub struct Volume {
@@ -104,7 +107,13 @@ impl Volume {
         for file in self.shared.inodes.files() {
             let _ = self.shared.commit(&file).inspect_err(|error| log::error!("node {}: {error}", file.node_id()));
         }
-        let _ = self.shared.catalog.flush().inspect_err(|error| log::error!("{error}"));
+        if let Err(error) = self.shared.catalog.flush() {
+            log::error!("{error}");
+        } else if !self.is_read_only() {
+            let begun = Instant::now();
+            let swept = upkeep::sweep(&self.shared, || begun.elapsed() < FAREWELL_SWEEP_MAX);
+            let _ = swept.inspect_err(|error| log::warn!("{error}"));
+        }
     }
 
     fn disk(&self, node_id: u64) -> Disk<'_> {

@@ -134,7 +134,7 @@ fn keep_on(shared: &Shared, has_loose: &AtomicBool, stopped: &Receiver<()>) {
 }
 
 /// Removes blobs that nobody needs any longer, until it is to stop.
-fn sweep(shared: &Shared, mut goes_on: impl FnMut() -> bool) -> Result<()> {
+pub(super) fn sweep(shared: &Shared, mut goes_on: impl FnMut() -> bool) -> Result<()> {
     let mut after = None;
     loop {
         let remove = |digest: &_| shared.blobs.remove_unless(*digest, || Ok(false));
@@ -144,9 +144,4 @@ fn sweep(shared: &Shared, mut goes_on: impl FnMut() -> bool) -> Result<()> {
         }
         after = next;
     }
-}
-
-#[cfg(test)]
-pub(super) fn sweep_all(shared: &Shared) -> Result<()> {
-    sweep(shared, || true)
 }

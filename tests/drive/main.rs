@@ -43,6 +43,7 @@ mod shown;
 mod ssh;
 mod storm;
 mod units;
+mod volume;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -102,6 +103,7 @@ fn main() {
         shown::tests(),
         storm::tests(),
         units::tests(),
+        volume::tests(),
     ];
     let trials = all.into_iter().flatten().map(Test::into_trial).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();

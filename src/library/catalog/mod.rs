@@ -50,6 +50,8 @@ const TRANSACTION_BYTES_MAX: u64 = 4 << 20;
 /// Kept on the disk for the journal: a full disk must not make a commit fail. The largest transaction, and as much again
 /// until the next checkpoint.
 const JOURNAL_RESERVE_BYTES: u64 = 16 << 20;
+/// Of what is free on a small disk, no more than this part is kept for it.
+const JOURNAL_RESERVE_PART: u64 = 8;
 /// A statement waits this long for others (a checkpoint, a reader of another process) before it gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Idle reading connections kept; more are opened under load and closed after.
@@ -340,7 +342,8 @@ fn reserve_journal(path: &Path) {
     let reserve = || -> std::io::Result<()> {
         // SQLite's locks are on other files: closing this one drops none.
         let file = File::options().write(true).open(&journal)?;
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, JOURNAL_RESERVE_BYTES)?;
+        let reserve = JOURNAL_RESERVE_BYTES.min(crate::sys::free_bytes(&file)? / JOURNAL_RESERVE_PART);
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, reserve)?;
         Ok(())
     };
     if let Err(error) = reserve() {
