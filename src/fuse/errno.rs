@@ -46,6 +46,9 @@ pub fn refused(refusal: &Refusal) -> Errno {
         Refusal::Unsupported => Errno::EOPNOTSUPP,
         Refusal::ReadOnly => Errno::EROFS,
         Refusal::PastEnd => Errno::ENXIO,
-        Refusal::Failed(error) => errno(error),
+        Refusal::Failed(error) => {
+            log::debug!("{error}");
+            errno(error)
+        }
     }
 }

@@ -274,13 +274,18 @@ impl Content {
         }
         let chunk_size = disk.chunk_size();
         let zeros = vec![0; PIECE_BYTES.min(range.len()) as usize];
-        for part in range.slots(chunk_size) {
-            let number = part.start / chunk_size;
-            let is_there = self.chunks.contains_key(&number) || number < self.base.chunks;
+        let mut at = range.start;
+        while at < range.end {
+            let (is_data, end) = self.extent(disk, at)?;
+            if !is_data {
+                // A hole already, and it may be a long one.
+                at = end;
+                continue;
+            }
+            let number = at / chunk_size;
             let whole = ByteRange::new(number * chunk_size, ((number + 1) * chunk_size).min(self.size));
-            if !is_there {
-                // A hole already.
-            } else if part.contains(whole) {
+            let part = ByteRange::new(at, whole.end.min(range.end));
+            if range.contains(whole) {
                 self.part(disk, number)?;
                 let hole = DirtyChunk { len: 0, stamp: self.stamp, digest: None, place: Place::Nowhere };
                 self.chunks.insert(number, hole);
@@ -289,29 +294,60 @@ impl Content {
                     self.write_chunk(disk, piece, &zeros[..piece.len() as usize])?;
                 }
             }
+            at = part.end;
         }
         Ok(())
     }
 
-    /// What is at `offset`, which lies in the file: data or a hole, and up to where.
+    /// A whole chunk that is one blob, held so that it stays; `None` of every other.
+    pub fn shared(&self, disk: &Disk<'_>, number: u64) -> Result<Option<(Pinned, u64)>> {
+        let range = ByteRange::at(number * disk.chunk_size(), disk.chunk_size());
+        if range.end > self.size || self.is_small() {
+            return Ok(None);
+        }
+        let digest = match self.chunks.get(&number) {
+            Some(DirtyChunk { place: Place::Blob(blob), len, .. }) if *len == range.len() => Some(blob.digest()),
+            None if range.end <= self.base.end(disk.chunk_size()) => {
+                disk.covering(range)?.first().filter(|row| row.range == range).and_then(|row| row.digest)
+            }
+            _ => None,
+        };
+        let Some(digest) = digest else { return Ok(None) };
+        Ok(disk.blobs.pin(digest, range.len())?.map(|blob| (blob, range.len())))
+    }
+
+    /// Puts a whole blob in a chunk's place.
+    pub fn put_shared(&mut self, disk: &Disk<'_>, number: u64, (blob, len): (Pinned, u64)) -> Result<()> {
+        self.stamp += 1;
+        if self.is_small() {
+            self.spill(disk)?;
+        }
+        self.part(disk, number)?;
+        let digest = Some(blob.digest());
+        self.chunks.insert(number, DirtyChunk { len, stamp: self.stamp, digest, place: Place::Blob(blob) });
+        self.size = self.size.max(number * disk.chunk_size() + len);
+        Ok(())
+    }
+
+    /// What is at `offset`, which lies in the file: data or a hole, and up to where at least.
     pub fn extent(&self, disk: &Disk<'_>, offset: u64) -> Result<(bool, u64)> {
         if self.is_small() {
             return Ok((true, self.size));
         }
-        let number = offset / disk.chunk_size();
-        let (start, end) = (number * disk.chunk_size(), ((number + 1) * disk.chunk_size()).min(self.size));
+        let chunk_size = disk.chunk_size();
+        let number = offset / chunk_size;
         if let Some(chunk) = self.chunks.get(&number) {
-            let data_end = (start + chunk.len).min(end);
+            let end = ((number + 1) * chunk_size).min(self.size);
+            let data_end = (number * chunk_size + chunk.len).min(end);
             return Ok(if offset < data_end { (true, data_end) } else { (false, end) });
         }
-        let known = self.base.end(disk.chunk_size()).min(end);
+        let next = self.chunks.range(number..).next().map_or(self.size, |(next, _)| (next * chunk_size).min(self.size));
+        let known = self.base.end(chunk_size).min(next);
         if offset >= known {
-            let next = self.chunks.range(number..).next().map_or(self.size, |(number, _)| number * disk.chunk_size());
-            return Ok((false, if known == end { next } else { end }));
+            return Ok((false, next));
         }
         let rows = disk.covering(ByteRange::at(offset, 1))?;
-        let (is_data, row_end) = rows.first().map_or((false, end), |row| (row.digest.is_some(), row.range.end));
-        Ok((is_data, row_end.min(known)))
+        Ok(rows.first().map_or((false, known), |row| (row.digest.is_some(), row.range.end.min(known))))
     }
 
     /// All of its bytes, of a file that fits into memory.

@@ -132,6 +132,10 @@ impl OpenFile {
             state.dirty_since.get_or_insert_with(Instant::now);
             return Err(error);
         }
+        if (state.content.modified, state.content.changed) != (snapshot.modified, snapshot.changed) {
+            // Set while the old ones were being written down.
+            state.dirty_since.get_or_insert_with(Instant::now);
+        }
         settle(&mut state.content, snapshot, disk.chunk_size());
         Ok(true)
     }
@@ -223,7 +227,8 @@ impl OpenFile {
                 Bytes::Inline(bytes) => change.set_inline(self.node_id, bytes)?,
                 Bytes::Chunks { kept, rows, .. } => change.splice_chunks(self.node_id, *kept, rows)?,
             }
-            change.set_attributes(&Node { modified: snapshot.modified, changed: snapshot.changed, ..node })
+            let changed = snapshot.changed.max(node.changed);
+            change.set_attributes(&Node { modified: snapshot.modified, changed, ..node })
         })
     }
 }

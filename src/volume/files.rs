@@ -6,13 +6,15 @@ use std::time::SystemTime;
 
 use super::file::{OpenFile, SCRATCHES_KEPT, SCRATCHES_MAX, scratches};
 use super::{Outcome, Refusal, Volume};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::library::catalog::NodeKind;
 use crate::library::manifest::FILE_BYTES_MAX;
 use crate::range::ByteRange;
 
 /// Bytes that one `copy_file_range` copies where it can't share them.
 const COPY_BYTES: u64 = 1 << 20;
+/// Versions of a file that a read tries, if each is replaced before it was read.
+const VERSIONS_MAX: u32 = 5;
 
 impl Volume {
     /// Opens a file; `truncates` empties it first. Closed as often as it was opened, by [`Volume::close`].
@@ -30,6 +32,9 @@ impl Volume {
 
     /// Up to `len` bytes from `offset` on; fewer only where the file ends.
     pub fn read(&self, node_id: u64, offset: u64, len: usize) -> Outcome<Vec<u8>> {
+        if self.is_read_only() {
+            return self.read_beside(node_id, ByteRange::at(offset, len as u64));
+        }
         let disk = self.disk(node_id);
         self.with_file(node_id, |file| {
             let state = file.look(&disk)?;
@@ -40,6 +45,52 @@ impl Volume {
             }
             Ok(bytes)
         })
+    }
+
+    /// Beside another writer: the bytes of one version of the file, whichever the catalog has now.
+    fn read_beside(&self, node_id: u64, range: ByteRange) -> Outcome<Vec<u8>> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let read = self.read_version(node_id, range);
+            match read {
+                // Replaced since it was looked up, and its blobs are gone already.
+                Err(Refusal::Failed(error)) if error.kind() == Kind::Changed && tries < VERSIONS_MAX => {}
+                read => return read,
+            }
+        }
+    }
+
+    fn read_version(&self, node_id: u64, range: ByteRange) -> Outcome<Vec<u8>> {
+        let (inline, rows, range) = self.shared.catalog.read_state(|view| {
+            let node = view.node(node_id)?.ok_or(Refusal::Missing)?;
+            let range = range.intersect(ByteRange::new(0, node.size_bytes));
+            if node.is_inline {
+                return Ok((view.inline(node_id)?, Vec::new(), range));
+            }
+            Ok::<_, Refusal>((None, view.covering(node_id, range)?, range))
+        })?;
+        if let Some(bytes) = inline {
+            let part = bytes.get(range.start as usize..range.end as usize).map(<[u8]>::to_vec);
+            let short = || Error::new(Kind::Corrupt, "the catalog holds less of a file than its size");
+            return Ok(part.ok_or_else(short)?);
+        }
+        let mut bytes = vec![0; range.len() as usize];
+        for row in rows {
+            let hit = row.range.intersect(range);
+            if let Some(digest) = row.digest {
+                let part = &mut bytes[(hit.start - range.start) as usize..(hit.end - range.start) as usize];
+                let offset = hit.start - row.range.start;
+                let blobs = &self.shared.blobs;
+                if blobs.pin(digest, row.range.len())?.is_none()
+                    && !self.shared.catalog.read(|view| view.is_used(&digest))?
+                {
+                    return Err(Refusal::Failed(Error::new(Kind::Changed, "the file was replaced while it was read")));
+                }
+                self.disk(node_id).read_blob(digest, row.range, offset, part)?;
+            }
+        }
+        Ok(bytes)
     }
 
     /// Writes `bytes` at `offset`; says how many, if not all of them, at least one.
@@ -139,9 +190,29 @@ impl Volume {
         })
     }
 
-    /// Copies up to `len` bytes from one file (or place) to another; says how many, 0 at the end.
+    /// Copies up to `len` bytes from one place to another, in one file or between two; says how many, 0 at the end. Whole
+    /// chunks are not copied, but shared.
     pub fn copy(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Outcome<usize> {
-        let bytes = self.read(from.0, from.1, len.min(COPY_BYTES) as usize)?;
+        let chunk_size = self.shared.catalog.cut().chunk_size_bytes;
+        let is_aligned = |(_, offset): (u64, u64)| offset.is_multiple_of(chunk_size);
+        if is_aligned(from) && is_aligned(to) && len >= chunk_size && to.1 <= FILE_BYTES_MAX - chunk_size {
+            self.check_room(0)?;
+            let disk = self.disk(from.0);
+            let chunk =
+                self.with_file(from.0, |file| Ok(file.look(&disk)?.content.shared(&disk, from.1 / chunk_size)?))?;
+            if let Some(chunk) = chunk {
+                let disk = self.disk(to.0);
+                return self.with_file(to.0, |file| {
+                    let mut state = file.change(&disk)?;
+                    state.content.put_shared(&disk, to.1 / chunk_size, chunk)?;
+                    state.touch(SystemTime::now());
+                    Ok(chunk_size as usize)
+                });
+            }
+        }
+        // Up to where a chunk may be shared again.
+        let to_edge = chunk_size - from.1 % chunk_size;
+        let bytes = self.read(from.0, from.1, len.min(to_edge).min(COPY_BYTES) as usize)?;
         self.write(to.0, to.1, &bytes)
     }
 

@@ -61,7 +61,7 @@ fn act(volume: &Volume, node: u64, model: &mut Vec<u8>, random: &mut fastrand::R
     };
     let mut range = ByteRange::at(at(random), random.u64(1..2 * CHUNK));
     range.end = range.end.min(SIZE_MAX);
-    match random.u8(0..10) {
+    match random.u8(0..12) {
         0..4 if !range.is_empty() => {
             let bytes: Vec<u8> = (0..range.len()).map(|_| random.u8(..)).collect();
             assert_eq!(volume.write(node, range.start, &bytes).unwrap(), bytes.len());
@@ -96,6 +96,25 @@ fn act(volume: &Volume, node: u64, model: &mut Vec<u8>, random: &mut fastrand::R
                 assert!(model[at as usize..data as usize].iter().all(|byte| *byte == 0));
                 at = volume.seek(node, data, false).unwrap_or(size);
                 assert!(at > data || data == size);
+            }
+        }
+        // From one place to another that does not overlap it.
+        9 | 10 if !range.is_empty() => {
+            let to = ByteRange::at(at(random), range.len());
+            if to.end <= SIZE_MAX && to.intersect(range).is_empty() {
+                let mut done = 0;
+                while done < range.len() {
+                    let (from, to) = ((node, range.start + done), (node, to.start + done));
+                    let copied = volume.copy(from, to, range.len() - done).unwrap() as u64;
+                    if copied == 0 {
+                        break;
+                    }
+                    let (from, to) = (from.1 as usize, to.1 as usize);
+                    let bytes = model[from..from + copied as usize].to_vec();
+                    model.resize(model.len().max(to + bytes.len()), 0);
+                    model[to..to + bytes.len()].copy_from_slice(&bytes);
+                    done += copied;
+                }
             }
         }
         _ => {

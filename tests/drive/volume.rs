@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use reelfs::library::local::Local;
 use reelfs::library::{Cut, Finding, INLINE_BYTES_MAX, Library};
+use rustix::fs::SeekFrom::{Data, Hole};
 use rustix::fs::{CWD, FallocateFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
 
@@ -89,12 +90,8 @@ fn bytes(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-fn errno<T>(done: io::Result<T>) -> Option<i32> {
-    done.err().and_then(|error| error.raw_os_error())
-}
-
-fn raw(errno: Errno) -> Option<i32> {
-    Some(errno.raw_os_error())
+fn errno<T>(done: io::Result<T>) -> Option<Errno> {
+    done.err().and_then(|error| Errno::from_io_error(&error))
 }
 
 fn made_and_mounted_again() {
@@ -115,8 +112,8 @@ fn made_and_mounted_again() {
     rename(RenameFlags::EXCHANGE).unwrap();
     assert_eq!(fs::read(at("note")).unwrap(), b"hello, world");
     assert_eq!(fs::read(at("old")).unwrap(), b"a new one");
-    assert_eq!(errno(fs::rename(at("films"), at("films/new/films"))), raw(Errno::INVAL));
-    assert_eq!(errno(fs::remove_dir(at("films"))), raw(Errno::NOTEMPTY));
+    assert_eq!(errno(fs::rename(at("films"), at("films/new/films"))), Some(Errno::INVAL));
+    assert_eq!(errno(fs::remove_dir(at("films"))), Some(Errno::NOTEMPTY));
     // An open file lives on.
     let mut open = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(at("gone")).unwrap();
     open.write_all(&film).unwrap();
@@ -144,8 +141,8 @@ fn made_and_mounted_again() {
     open.sync_all().unwrap();
     drop(open);
     let name = std::ffi::OsStr::from_bytes(b"not \xff text");
-    assert_eq!(errno(fs::write(at("").join(name), "")), raw(Errno::ILSEQ));
-    assert_eq!(errno(fs::write(at(&"x".repeat(256)), "")), raw(Errno::NAMETOOLONG));
+    assert_eq!(errno(fs::write(at("").join(name), "")), Some(Errno::ILSEQ));
+    assert_eq!(errno(fs::write(at(&"x".repeat(256)), "")), Some(Errno::NAMETOOLONG));
     for n in 0..700 {
         File::create(at(&format!("films/new/{n}"))).unwrap();
     }
@@ -200,7 +197,6 @@ fn holes() {
     file.write_all_at(&bytes(1, mib as usize), 0).unwrap();
     file.sync_all().unwrap();
     let seek = |to| rustix::fs::seek(&file, to);
-    use rustix::fs::SeekFrom::{Data, Hole};
     assert_eq!(seek(Hole(0)), Ok(mib));
     assert_eq!(seek(Data(mib)), Ok(4 * mib));
     assert_eq!(seek(Data(4 * mib + 3)), Err(Errno::NXIO));
@@ -230,7 +226,7 @@ fn from_env(name: &str) -> Option<u64> {
 fn version(writer: u64, file: u64, version: u64) -> Vec<u8> {
     let seed = (writer << 40) + (file << 20) + version;
     // Some are small, some have many chunks.
-    let len = if file % 2 == 0 { 1000 + version as usize } else { 300_000 + 1000 * version as usize };
+    let len = if file.is_multiple_of(2) { 1000 + version as usize } else { 300_000 + 1000 * version as usize };
     let mut bytes = bytes(seed, len);
     bytes[..8].copy_from_slice(&version.to_le_bytes());
     bytes
@@ -270,7 +266,7 @@ fn killed() {
                         begun[writer as usize][file as usize].store(there.max(most), Ordering::Relaxed);
                     }
                     Err(error) => {
-                        assert!(error.kind() == io::ErrorKind::NotFound && least == 0, "{writer}-{file}: {error}")
+                        assert!(error.kind() == io::ErrorKind::NotFound && least == 0, "{writer}-{file}: {error}");
                     }
                 }
             }
@@ -360,7 +356,7 @@ fn full_disk() {
     let film = bytes(1, 10 << 20);
     fs::write(mount.file("film"), &film).unwrap();
     let refused = fs::write(mount.file("large"), bytes(2, 100 << 20));
-    assert_eq!(errno(refused), raw(Errno::NOSPC));
+    assert_eq!(errno(refused), Some(Errno::NOSPC));
     fs::remove_file(mount.file("large")).unwrap();
     // The old version, while a new one is written over it that does not fit, and after.
     let over = File::options().write(true).open(mount.file("film")).unwrap();
@@ -371,7 +367,7 @@ fn full_disk() {
             Err(error) => break error,
         }
     };
-    assert_eq!(refused.raw_os_error(), raw(Errno::NOSPC));
+    assert_eq!(Errno::from_io_error(&refused), Some(Errno::NOSPC));
     let mount_two = {
         mount.kill();
         bench.mount()
@@ -408,8 +404,8 @@ fn read_only() {
     assert!(said.contains("--read-only"), "{said}");
     let reader = Mount::on(&place, &bench.source(), &["--read-only"]);
     assert_eq!(fs::read(reader.file("film")).unwrap(), bytes(1, 400_000));
-    assert_eq!(errno(fs::write(reader.file("new"), "")), raw(Errno::ROFS));
-    assert_eq!(errno(fs::remove_file(reader.file("film"))), raw(Errno::ROFS));
+    assert_eq!(errno(fs::write(reader.file("new"), "")), Some(Errno::ROFS));
+    assert_eq!(errno(fs::remove_file(reader.file("film"))), Some(Errno::ROFS));
     fs::write(mount.file("new"), "new").unwrap();
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
     while fs::read(reader.file("new")).ok().as_deref() != Some(b"new") {
@@ -434,17 +430,17 @@ fn damaged() {
     let mut permissions = fs::metadata(&blob).unwrap().permissions();
     permissions.set_mode(0o600);
     fs::set_permissions(&blob, permissions).unwrap();
-    let file = File::options().read(true).write(true).open(&blob).unwrap();
+    let open = File::options().read(true).write(true).open(&blob).unwrap();
     let mut one = [0];
-    file.read_exact_at(&mut one, 77).unwrap();
-    file.write_all_at(&[one[0] ^ 1], 77).unwrap();
+    open.read_exact_at(&mut one, 77).unwrap();
+    open.write_all_at(&[one[0] ^ 1], 77).unwrap();
     let mount = bench.mount();
     let mut film = File::open(mount.file("film")).unwrap();
     let mut first = vec![0; 64 << 10];
     film.read_exact(&mut first).unwrap();
     assert_eq!(first, bytes(1, 400_000)[..64 << 10]);
     film.seek(SeekFrom::Start(200_000)).unwrap();
-    assert_eq!(errno(film.read(&mut first)), raw(Errno::IO));
+    assert_eq!(errno(film.read(&mut first)), Some(Errno::IO));
     assert_eq!(fs::read(mount.file("other")).unwrap(), bytes(2, 400_000));
     let log = mount.place.log();
     assert!(log.contains("film") && log.contains(&digest.to_string()), "{log}");

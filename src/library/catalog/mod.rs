@@ -184,6 +184,25 @@ impl Catalog {
         answer
     }
 
+    /// Asks several things of one state of the catalog, as others have committed it.
+    pub fn read_state<T, E: From<Error>>(
+        &self,
+        query: impl FnOnce(&View<'_>) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        self.read(|view| {
+            // The writer's own transaction is one state already.
+            let is_alone = view.connection.is_autocommit();
+            if is_alone {
+                view.run(|connection| connection.execute_batch("BEGIN"))?;
+            }
+            let answer = query(view);
+            if is_alone {
+                view.run(|connection| connection.execute_batch("ROLLBACK"))?;
+            }
+            answer
+        })
+    }
+
     /// Changes something: all of it, or if `change` fails nothing. It is durable after the next [`Catalog::flush`].
     pub fn change<T, E: From<Error>>(
         &self,
