@@ -45,7 +45,7 @@ fn folder_name(source: &Source, s3: &S3Config) -> String {
     let readable = match source {
         // By its last folder, which people know it by.
         Source::Folder(path) => readable(&path.file_name().unwrap_or_default().to_string_lossy()),
-        Source::Web(_) | Source::Place(_) | Source::Ftp(_) | Source::Sftp(_) => {
+        Source::Web(_) | Source::Place(_) | Source::Ftp(_) | Source::Sftp(_) | Source::Library(_) => {
             let shown = source.to_string();
             let (_, from_host) = shown.split_once("://").unwrap_or_default();
             readable(&percent_decode_str(from_host).decode_utf8_lossy())
@@ -73,6 +73,7 @@ fn identity(source: &Source, s3: &S3Config) -> String {
         Source::Place(address) => address.located(s3),
         Source::Ftp(address) => address.to_string(),
         Source::Sftp(address) => address.to_string(),
+        Source::Library(address) => address.located(s3),
     }
 }
 

@@ -3,13 +3,21 @@
 
 use std::path::{Path, PathBuf};
 
+use url::Url;
+
+use super::keyed::{KeyedLibrary, Settings};
 use super::local::Local;
 use super::{Cut, INLINE_BYTES_MAX, Library, check_path};
 use crate::config::{CHUNK_SIZE_BYTES, PlacesConfig};
 use crate::error::{Error, Kind, Result};
+use crate::store::keyed::address::Address;
 
 /// How a library on this machine is written.
 const LOCAL: &str = "library:";
+/// And one in a store: before what `store::keyed` takes.
+const KEYED: &str = "kv+";
+/// A command asks a store again this often where what failed may pass: it has nobody above who would.
+const RETRIES: u32 = 5;
 
 /// What a library is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +39,12 @@ pub struct Opened {
 }
 
 /// Makes a new library at `text`, and returns how it describes itself. Sizes that are not given are the home's own.
-pub fn create(text: &str, _config: &PlacesConfig, cut: (Option<u64>, Option<u64>)) -> Result<String> {
+pub fn create(text: &str, config: &PlacesConfig, cut: (Option<u64>, Option<u64>)) -> Result<String> {
+    if let Some(address) = keyed(text)? {
+        let home = address.open(&config.s3, true)?;
+        let library = KeyedLibrary::init(home.into(), Settings::new(cut.0, cut.1), RETRIES)?;
+        return Ok(library.describe().to_owned());
+    }
     let dir = absolute(local(text)?)?;
     let cut = Cut {
         inline_bytes_max: cut.0.unwrap_or(INLINE_BYTES_MAX),
@@ -42,13 +55,45 @@ pub fn create(text: &str, _config: &PlacesConfig, cut: (Option<u64>, Option<u64>
 }
 
 /// Opens the library that `text` lies in.
-pub fn open(text: &str, _config: &PlacesConfig, access: Access) -> Result<Opened> {
+pub fn open(text: &str, config: &PlacesConfig, access: Access) -> Result<Opened> {
+    if let Some(address) = keyed(text)? {
+        let (library, path) = open_keyed(&address, config, RETRIES)?;
+        return Ok(Opened { library: Box::new(library), path, is_folder: text.ends_with('/') });
+    }
     let (dir, path) = split_local(local(text)?)?;
     let library = match access {
         Access::Look => Local::open_to_look(&dir)?,
         Access::Write => Local::open(&dir)?,
     };
     Ok(Opened { library: Box::new(library), path, is_folder: text.ends_with('/') })
+}
+
+/// Where in a store a library is, if `text` names a store.
+pub fn keyed(text: &str) -> Result<Option<Address>> {
+    let Some(rest) = text.strip_prefix(KEYED) else { return Ok(None) };
+    let url = Url::parse(rest)
+        .map_err(|error| Error::new(Kind::Invalid, format!("this {KEYED}SERVICE:// URL can't be read: {error}")))?;
+    Address::new(url).map(Some)
+}
+
+/// Opens the library in a store that `address` lies in, and says where in it: the nearest one on the way up. A request that
+/// fails is made again up to `retries` times.
+pub fn open_keyed(address: &Address, config: &PlacesConfig, retries: u32) -> Result<(KeyedLibrary, String)> {
+    for (address, path) in address.above()? {
+        let opened = address.open(&config.s3, false).and_then(|home| KeyedLibrary::open(home.into(), retries));
+        match opened {
+            Err(error) if error.kind() == Kind::Missing => {}
+            Err(error) => return Err(error),
+            Ok(library) => {
+                if !path.is_empty() {
+                    check_path(&path)?;
+                }
+                return Ok((library, path));
+            }
+        }
+    }
+    let shown = address.shown();
+    Err(Error::new(Kind::Missing, format!("{shown}: no library is there; make one: reelfs init {shown}")))
 }
 
 /// A plain path is one of this machine, as everywhere.

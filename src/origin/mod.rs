@@ -3,6 +3,7 @@
 
 pub mod breaker;
 mod credentials;
+pub mod library;
 pub mod object;
 pub mod source;
 pub mod web;

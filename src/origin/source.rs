@@ -10,12 +10,15 @@ use url::Url;
 
 use super::Origin;
 use super::credentials;
+use super::library::Kept;
 use super::object::Object;
 use super::web::Web;
 use crate::config::PlacesConfig;
 use crate::error::{Error, Kind, Result};
+use crate::library;
 use crate::store::dir::Dir;
 use crate::store::ftp::{self, Ftp};
+use crate::store::keyed;
 use crate::store::remote::place::Place;
 use crate::store::remote::service::Address;
 use crate::store::remote::shown;
@@ -32,7 +35,7 @@ pub struct SourceKind {
 }
 
 /// Every kind of source there is.
-pub const SOURCE_KINDS: [SourceKind; 9] = [
+pub const SOURCE_KINDS: [SourceKind; 10] = [
     built_in("/mnt/nas/films, file:///mnt/nas/films", "a folder or file of this machine, or of a share it has mounted"),
     built_in("http://host/films/, https://…", "a web server's folder, read from its index page, or one file"),
     built_in("http://user:password@host/films/", "the same, for those who may"),
@@ -46,6 +49,10 @@ pub const SOURCE_KINDS: [SourceKind; 9] = [
     ),
     built_in("sftp://user@host/films/, sftp://host/~/films/", "a folder behind your own ssh, or one file"),
     built_in("ftp://host/films/", "a folder of an FTP server, or one file; a password as for WebDAV"),
+    built_in(
+        "kv+s3://bucket/library, kv+redis://host/0, kv+redb:///file, kv+file:///folder, kv+cloudflare-kv://account/namespace",
+        "a library in a bucket or key-value store, made by `reelfs init`: read-only; every chunk is checked against its hash",
+    ),
     by_feature("gs://bucket/films/", "a bucket at Google; keys as gcloud takes them", "gcs", cfg!(feature = "gcs")),
     by_feature(
         "azblob://container/films/",
@@ -76,6 +83,8 @@ pub enum Source {
     Ftp(ftp::address::Address),
     /// A folder or a single file that `ssh` leads to.
     Sftp(sftp::address::Address),
+    /// A library in a store, or a folder or a single file in it; may hold a user and a password.
+    Library(keyed::address::Address),
 }
 
 impl Source {
@@ -89,6 +98,9 @@ impl Source {
         };
         let parse =
             || Url::parse(text).map_err(|error| invalid(&format!("this {scheme}:// URL can't be read: {error}")));
+        if let Some(address) = library::place::keyed(text)? {
+            return Ok(Self::Library(address));
+        }
         match scheme.to_ascii_lowercase().as_str() {
             "file" => parse()?
                 .to_file_path()
@@ -125,6 +137,7 @@ impl Source {
                 let filled_in = ftp::address::Address::new(credentials::filled_in(address.url()))?;
                 Ok(Arc::new(Object::new(Ftp::new(&filled_in, places.connections)?, address.to_string())))
             }
+            Self::Library(address) => Ok(Arc::new(Kept::new(address, places))),
             Self::Sftp(address) => {
                 let sftp = Sftp::new(address, &places.ssh_command, places.connections)?;
                 Ok(Arc::new(Object::new(sftp, address.to_string())))
@@ -159,6 +172,7 @@ impl fmt::Display for Source {
             Self::Place(address) => f.write_str(&address.shown()),
             Self::Ftp(address) => fmt::Display::fmt(address, f),
             Self::Sftp(address) => fmt::Display::fmt(address, f),
+            Self::Library(address) => fmt::Display::fmt(address, f),
         }
     }
 }
@@ -202,6 +216,7 @@ mod tests {
             ("http://alice:secret@host/ä b/?signature=x#y", "http://host/%C3%A4%20b/"),
             ("sftp://alice@nas:2222/~/films", "sftp://alice@nas:2222/~/films"),
             ("ftp://alice:secret@host/films/", "ftp://alice@host/films/"),
+            ("kv+redis://:secret@host/0/films", "kv+redis://host/0/films"),
         ] {
             let source = Source::parse(text).unwrap();
             assert_eq!(
@@ -218,6 +233,8 @@ mod tests {
             "",
             "ftps://host/x",
             "gopher://host/",
+            "kv+gopher://host/",
+            "kv+redis://:secret@host/films",
             "sftp://u:secret@host/",
             "http://",
             "http://a b/",

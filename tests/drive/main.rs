@@ -41,6 +41,7 @@ mod service;
 mod sftp;
 mod shown;
 mod ssh;
+mod stored;
 mod storm;
 mod units;
 mod volume;
@@ -101,6 +102,7 @@ fn main() {
         service::tests(),
         sftp::tests(),
         shown::tests(),
+        stored::tests(),
         storm::tests(),
         units::tests(),
         volume::tests(),

@@ -127,7 +127,7 @@ impl KeyedLibrary {
         Self { asking, settings, folders, plain, swept: Mutex::new(None) }
     }
 
-    /// What is under a file's key. `Missing`, `Corrupt`, or `Unsupported` if it is not a library's.
+    /// What is under a file's key. `Missing`; `Corrupt` if it is no file of a library, or a damaged one.
     fn load(&self, path: &str) -> Result<Loaded> {
         let head = self.asking.get(path, ByteRange::new(0, HEAD_BYTES))?;
         match value::begins(path, &head)? {
@@ -285,6 +285,16 @@ impl Library for KeyedLibrary {
 }
 
 impl Settings {
+    /// Sizes that are not given are the usual ones.
+    pub fn new(whole_bytes_max: Option<u64>, chunk_size_bytes: Option<u64>) -> Self {
+        let usual = Self::default();
+        Self {
+            whole_bytes_max: whole_bytes_max.unwrap_or(usual.whole_bytes_max),
+            chunk_size_bytes: chunk_size_bytes.unwrap_or(usual.chunk_size_bytes),
+            ..usual
+        }
+    }
+
     fn check(&self, value_bytes_max: u64) -> Result<()> {
         let most = CHUNK_BYTES_MAX.min(value_bytes_max.saturating_sub(FRAME_BYTES_MAX));
         for (what, bytes, least) in [("whole", self.whole_bytes_max, 0), ("chunk", self.chunk_size_bytes, 1)] {

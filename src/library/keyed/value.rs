@@ -70,14 +70,14 @@ pub(super) enum Begins {
     Json,
 }
 
-/// Which of the two a value is, by its first bytes. `Unsupported` if it is neither.
+/// Which of the two a value is, by its first bytes. `Corrupt` if it is neither.
 pub(super) fn begins(path: &str, head: &[u8]) -> Result<Begins> {
     match head.first() {
         Some(b'{') => Ok(Begins::Json),
         _ if head.starts_with(MAGIC) => Ok(Begins::Frame),
         _ => {
             let message = format!("{}: neither a file nor a manifest of this library", path.escape_debug());
-            Err(Error::new(Kind::Unsupported, message))
+            Err(Error::new(Kind::Corrupt, message))
         }
     }
 }
@@ -423,7 +423,7 @@ mod tests {
     #[test]
     fn what_others_keep_is_told_from_files() {
         for other in [&b""[..], b"\x1aE\xdf\xa3 a Matroska film", b"REELFS1", b" {", b"REELFS2\n"] {
-            assert_eq!(begins("a", other).unwrap_err().kind(), Kind::Unsupported);
+            assert_eq!(begins("a", other).unwrap_err().kind(), Kind::Corrupt);
         }
         let huge = [MAGIC, &u32::MAX.to_le_bytes(), b"{}"].concat();
         assert_eq!(read_frame("a", &huge.into()).unwrap_err().kind(), Kind::Corrupt);

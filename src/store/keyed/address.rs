@@ -60,7 +60,7 @@ impl Address {
         };
         let has_host = url.host_str().is_some_and(|host| !host.is_empty());
         let is_local = matches!(home, Home::Redb | Home::Folder);
-        if is_local && (has_host || url.path().len() < 2) {
+        if is_local && (has_host || !url.path().starts_with('/') || url.path().len() < 2) {
             return invalid("names no path of this machine: write three slashes, like kv+redb:///srv/films.redb");
         }
         if !is_local && !has_host {
@@ -76,9 +76,31 @@ impl Address {
         format!("kv+{}", shown(&self.url))
     }
 
-    /// The URL, whoever is in it included.
-    pub fn url(&self) -> &Url {
-        &self.url
+    /// As it may be shown, and told from places of the same name.
+    pub fn located(&self, s3: &S3Config) -> String {
+        match (self.home, &s3.endpoint) {
+            (Home::S3, Some(endpoint)) => format!("{self} at {endpoint}"),
+            _ => self.shown(),
+        }
+    }
+
+    /// This place, and each one above it in the same store, with the way back down: where a path that was written behind a
+    /// home's may begin.
+    pub fn above(&self) -> Result<Vec<(Self, String)>> {
+        let components = self.components()?;
+        let least = match self.home {
+            Home::Redb | Home::Folder | Home::Cloudflare => 1,
+            Home::Redis | Home::S3 => 0,
+        };
+        let at = |count: usize| {
+            let mut url = self.url.clone();
+            // Encodes what needs it; a cut of the old one would do, but for slashes that are doubled.
+            if let Ok(mut path) = url.path_segments_mut() {
+                path.clear().extend(&components[..count]);
+            }
+            (Self { home: self.home, url }, components[count..].join("/"))
+        };
+        Ok((least.min(components.len())..=components.len()).rev().map(at).collect())
     }
 
     /// The home, open. `is_new`: a file or folder of this machine is made if it is missing; servers are asked nothing yet.
@@ -187,6 +209,24 @@ mod tests {
             let address = address(text).unwrap();
             assert_eq!((address.to_string(), format!("{address:?}")), (shown.to_owned(), format!("Address({shown})")));
         }
+    }
+
+    #[test]
+    fn a_path_behind_a_home_is_parted_from_it() {
+        let parts = |text: &str| {
+            let above = address(text).unwrap().above().unwrap();
+            above.into_iter().map(|(address, path)| (address.to_string(), path)).collect::<Vec<_>>()
+        };
+        let pair = |address: &str, path: &str| (address.to_owned(), path.to_owned());
+        assert_eq!(
+            parts("s3://films/a%20b//c/"),
+            [pair("kv+s3://films/a%20b/c", ""), pair("kv+s3://films/a%20b", "c"), pair("kv+s3://films/", "a b/c")]
+        );
+        assert_eq!(
+            parts("redb:///films.redb/a"),
+            [pair("kv+redb:///films.redb/a", ""), pair("kv+redb:///films.redb", "a")]
+        );
+        assert_eq!(parts("redis://host"), [pair("kv+redis://host", "")]);
     }
 
     #[test]

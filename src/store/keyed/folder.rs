@@ -50,7 +50,7 @@ impl Folder {
             fs::create_dir_all(root).map_err(failed)?;
         }
         if !fs::metadata(root).map_err(failed)?.is_dir() {
-            return Err(Error::new(Kind::Invalid, format!("{}: not a folder", root.display())));
+            return Err(Error::new(Kind::Missing, format!("{}: not a folder", root.display())));
         }
         let folder = Self { root: std::path::absolute(root).map_err(failed)?, described };
         folder.sweep_scratch();

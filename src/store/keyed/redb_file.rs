@@ -45,6 +45,9 @@ pub(super) struct RedbFile {
 impl RedbFile {
     /// The file at `path`; made if it may be (`is_new`), else `Missing` unless it is there.
     pub fn open(path: &Path, is_new: bool, described: String) -> Result<Self> {
+        if path.is_dir() {
+            return Err(Error::new(Kind::Missing, format!("{}: a folder, not a file", path.display())));
+        }
         let mut builder = Builder::new();
         builder.set_cache_size(CACHE_BYTES).set_concurrency_mode(ConcurrencyMode::MultiWriter);
         let opened = if is_new { builder.create(path) } else { builder.open(path) };
