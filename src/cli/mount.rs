@@ -33,12 +33,13 @@ use crate::service::watchdog::Watchdog;
 /// A drive that was just mounted answers in milliseconds; a machine may be busy.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// Mount a far folder of video as a read-only drive, until Ctrl-C or `fusermount3 -u`.
+/// Mount a far folder of video as a read-only drive, or a library of your own as one that can be written to, until Ctrl-C
+/// or `fusermount3 -u`.
 #[derive(Debug, Args)]
 pub struct MountArgs {
     /// What to show: a folder or file of this machine (a path, file://), or of a server (http://, https://, s3://, webdav://,
-    /// sftp://, ftp://; `reelfs sources` has them all). A URL with a password is better given as `REELFS_SOURCE` or in a
-    /// file: everyone on the machine may read what was typed.
+    /// sftp://, ftp://; `reelfs sources` has them all), or a library of your own (`library:/path`), read-write. A URL with a
+    /// password is better given as `REELFS_SOURCE` or in a file: everyone on the machine may read what was typed.
     #[arg(env = SOURCE_VARIABLE, hide_env_values = true)]
     source: Option<String>,
     /// Where to show it: an empty folder.

@@ -13,6 +13,8 @@ use crate::range::ByteRange;
 
 /// Bytes that one `copy_file_range` copies where it can't share them.
 const COPY_BYTES: u64 = 1 << 20;
+/// Files open at once whose content may wait in memory for its commit: 64 MiB of small ones.
+const SMALL_FILES_MAX: usize = 1024;
 /// Versions of a file that a read tries, if each is replaced before it was read.
 const VERSIONS_MAX: u32 = 5;
 
@@ -103,13 +105,16 @@ impl Volume {
         self.check_room(bytes.len() as u64)?;
         let disk = self.disk(node_id);
         self.with_file(node_id, |file| {
-            let (written, scratches) = {
+            let (written, scratches, is_small) = {
                 let mut state = file.change(&disk)?;
                 // Also of a write that fails half-way: what it wrote is there.
                 state.touch(SystemTime::now());
                 let written = state.content.write(&disk, offset, bytes)?;
-                (written, scratches(&state.content))
+                (written, scratches(&state.content), state.content.small.is_some())
             };
+            if is_small && self.shared.inodes.open_count() > SMALL_FILES_MAX {
+                self.commit(file)?;
+            }
             let chunk_size = disk.chunk_size();
             for chunk in ByteRange::new(offset, end).slots(chunk_size) {
                 // Whoever writes on from here won't come back to it.

@@ -2,6 +2,7 @@
 //! Never here: names, and what is in the files.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use foldhash::HashMap;
 use parking_lot::Mutex;
@@ -13,6 +14,8 @@ use super::file::OpenFile;
 pub(super) struct Inodes {
     // Guards all of it. Taken alone, for a look.
     known: Mutex<HashMap<u64, Inode>>,
+    // Files that are open; counted under the lock.
+    open: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -51,7 +54,16 @@ impl Inodes {
         let mut known = self.known.lock();
         let inode = known.entry(node_id).or_default();
         inode.opens += 1;
-        Arc::clone(inode.file.get_or_insert_with(|| Arc::new(new())))
+        let file = inode.file.get_or_insert_with(|| {
+            self.open.fetch_add(1, Ordering::Relaxed);
+            Arc::new(new())
+        });
+        Arc::clone(file)
+    }
+
+    /// How many nodes are open.
+    pub fn open_count(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 
     /// The node, if it is open.
@@ -76,6 +88,7 @@ impl Inodes {
             inode.opens = inode.opens.saturating_sub(1);
             if inode.opens == 0 {
                 closed = inode.file.take();
+                self.open.fetch_sub(usize::from(closed.is_some()), Ordering::Relaxed);
             }
         });
         // Files are closed on the disk without the lock.
