@@ -1,7 +1,9 @@
 //! A file on its way into a keyed library: reference, chunks, the index of tags, and then, in one step, its name.
 //! Never here: how a stream is cut.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -26,6 +28,8 @@ pub(super) struct KeyedDraft<'a> {
     /// What the content will be, if that is known.
     expected: Option<Id>,
     count: usize,
+    /// Chunks that are being written, the oldest first; at most as many as the home gains from.
+    writes: VecDeque<JoinHandle<Result<()>>>,
 }
 
 struct Group {
@@ -40,7 +44,7 @@ impl<'a> KeyedDraft<'a> {
         keys::check(path, library.asking.limits())?;
         library.check_folders(path)?;
         let expected = expected.map(Id::of_content);
-        Ok(Self { library, path: path.to_owned(), group: None, expected, count: 0 })
+        Ok(Self { library, path: path.to_owned(), group: None, expected, count: 0, writes: VecDeque::new() })
     }
 
     /// The group the chunks go to, referred to by now.
@@ -86,7 +90,31 @@ impl<'a> KeyedDraft<'a> {
         self.library.refer(id, &self.path)
     }
 
-    /// One more chunk is there.
+    /// Writes a chunk: where it gains from it, behind the caller's back, whom the next call tells what failed.
+    fn write(&mut self, key: String, bytes: Bytes) -> Result<()> {
+        let asking = &self.library.asking;
+        let at_once = asking.limits().writes_at_once;
+        if at_once <= 1 {
+            return asking.put_one(key, bytes);
+        }
+        self.wait(at_once - 1)?;
+        let asking = Arc::clone(asking);
+        let started = thread::Builder::new().name("reelfs-put".into()).spawn(move || asking.put_one(key, bytes));
+        self.writes.push_back(started.map_err(|error| Error::io("cannot start a thread", &error))?);
+        Ok(())
+    }
+
+    /// Waits until no more than so many chunks are being written.
+    fn wait(&mut self, left: usize) -> Result<()> {
+        while self.writes.len() > left {
+            let Some(oldest) = self.writes.pop_front() else { break };
+            let panicked = |_| Err(Error::new(Kind::Local, "a write failed inside reelfs"));
+            oldest.join().unwrap_or_else(panicked)?;
+        }
+        Ok(())
+    }
+
+    /// One more chunk is there, or on its way.
     fn added(&mut self) -> Result<()> {
         self.count += 1;
         if let Some(group) = &mut self.group
@@ -138,13 +166,14 @@ impl Draft for KeyedDraft<'_> {
         if self.add_known(chunk)? {
             return Ok(());
         }
-        let (library, n) = (self.library, self.count);
+        let n = self.count;
         let key = keys::chunk(&self.group()?.id.chunk_prefix(), n);
-        library.asking.put_one(key, bytes)?;
+        self.write(key, bytes)?;
         self.added()
     }
 
-    fn commit(self: Box<Self>, content: Content, meta: Meta) -> Result<Manifest> {
+    fn commit(mut self: Box<Self>, content: Content, meta: Meta) -> Result<Manifest> {
+        self.wait(0)?;
         let meta = Meta { tags: check_tags(meta.tags)?, ..meta };
         let limits = self.library.asking.limits();
         meta.tags.iter().try_for_each(|tag| keys::check_tag(tag, limits))?;

@@ -245,6 +245,7 @@ mod tests {
             name_bytes_max: 50,
             batch_keys_max: 1,
             writes_per_second: None,
+            writes_at_once: 1,
         };
         let (fits, long) = ("x".repeat(50), "x".repeat(51));
         for good in ["a", ".reelfs.mkv", "a/.reelfs", &fits, &format!("{fits}/{}", &fits[1..])] {

@@ -73,7 +73,7 @@ impl Default for Settings {
 
 /// A library over a home of values.
 pub struct KeyedLibrary {
-    asking: Asking,
+    asking: Arc<Asking>,
     settings: Settings,
     /// Folders that no file stands in the way of. Held for a look only, as all below.
     folders: Mutex<LruCache<String, ()>>,
@@ -124,7 +124,7 @@ impl KeyedLibrary {
 
     fn with(asking: Asking, settings: Settings) -> Self {
         let (folders, plain) = (Mutex::new(LruCache::new(KNOWN_MAX)), Mutex::new(LruCache::new(KNOWN_MAX)));
-        Self { asking, settings, folders, plain, swept: Mutex::new(None) }
+        Self { asking: Arc::new(asking), settings, folders, plain, swept: Mutex::new(None) }
     }
 
     /// What is under a file's key. `Missing`; `Corrupt` if it is no file of a library, or a damaged one.

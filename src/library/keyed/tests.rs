@@ -157,6 +157,12 @@ fn killed_everywhere(
             let damaged: Vec<_> =
                 findings(&library).into_iter().filter(|found| found.what != Damage::Orphaned).collect();
             assert_eq!(damaged, [], "killed at write {at} ({how:?})");
+            let found = own_keys(&home);
+            for path in names(&library) {
+                for tag in &library.manifest(&path).unwrap().meta().tags {
+                    assert!(found.contains(&keys::tag(tag, &path)), "{path} is not found by `{tag}`, killed at {at}");
+                }
+            }
             again(&library);
             library.gc(NOW, false).unwrap();
             assert_clean(&library, &home, &format!("killed at write {at} ({how:?})"));

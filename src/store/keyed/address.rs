@@ -25,6 +25,8 @@ const S3_KEY_BYTES_MAX: usize = 1024;
 const CLOUDFLARE_KEY_BYTES_MAX: usize = 512;
 /// 1,200 requests in five minutes, says Cloudflare: of all that its owner does.
 const CLOUDFLARE_WRITES_PER_SECOND: u32 = 3;
+/// Enough for a long line, few enough to hold their values in memory.
+const WRITES_AT_ONCE: usize = 4;
 /// What Cloudflare is asked with.
 const CLOUDFLARE_TOKEN: &str = "CLOUDFLARE_API_TOKEN";
 
@@ -185,6 +187,7 @@ fn limits(key_bytes_max: usize, prefix: &str, writes_per_second: Option<u32>) ->
         name_bytes_max: key_bytes_max,
         batch_keys_max: BATCH_KEYS_MAX,
         writes_per_second,
+        writes_at_once: WRITES_AT_ONCE,
     }
 }
 

@@ -34,6 +34,7 @@ const LIMITS: Limits = Limits {
     name_bytes_max: NAME_BYTES_MAX,
     batch_keys_max: BATCH_KEYS_MAX,
     writes_per_second: None,
+    writes_at_once: 1,
 };
 
 /// Files below a folder.

@@ -17,6 +17,7 @@ const LIMITS: Limits = Limits {
     name_bytes_max: KEY_BYTES_MAX,
     batch_keys_max: BATCH_KEYS_MAX,
     writes_per_second: None,
+    writes_at_once: 1,
 };
 
 /// Keys and values.

@@ -41,6 +41,8 @@ pub struct Limits {
     pub batch_keys_max: usize,
     /// Writes that the home bears; `None`: as many as it gets done.
     pub writes_per_second: Option<u32>,
+    /// Writes of one file that gain from being under way together: over a network, each waits for its answer.
+    pub writes_at_once: usize,
 }
 
 /// One key of a listing.
