@@ -45,8 +45,9 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`error`] [`range`] [`digest`] [`config`] [`metrics`] [`retry`] [`cancel`] [`sys`] | pure or tiny; used by all |
-//! | [`store`] | keyed bytes: on a disk; on the web, in buckets, over `WebDAV` (`OpenDAL`, in `store/remote`); over SFTP and FTP |
+//! | [`store`] | keyed bytes: on a disk; on the web, in buckets, over `WebDAV` (`OpenDAL`, in `store/remote`); over SFTP and FTP; values under keys (`store/keyed`) |
 //! | [`demo`] | a film and a far server to show it from; also the tests' origin, with any weather |
+//! | [`library`] | files that are put: manifests, chunks, tags; on this machine (`local`), and in a store (`keyed`) |
 //! | [`cache`] | the index, the bytes, trust, room, the last known tree |
 //! | [`origin`] | list, stat, read: what the drive sees of a source |
 //! | [`fetch`] | flights, lanes, hedges, checks |

@@ -179,7 +179,7 @@ fn works(store: &Store) {
     assert_eq!(store.keys(), [".reelfs/library.json"]);
 }
 
-/// A flipped bit is never shown, and named.
+/// A flipped bit is never shown, and named, and mended from a library on this machine.
 fn damaged(store: &Store) {
     let (home, all) = (store.home(), store.all());
     let (key, value) = all.iter().find(|(key, _)| key.ends_with("_chunk_200")).unwrap();
@@ -195,7 +195,11 @@ fn damaged(store: &Store) {
     assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");
     assert!(place.log().contains("chunk 200") && place.log().contains(key.as_str()), "{}", place.log());
     mount.end();
-    home.put(&[(key.clone(), value.clone())]).unwrap();
+    let other = format!("library:{}", store.folder.path().join("other").display());
+    store.done(&["init", &other]);
+    store.done(&["put", store.folder.path().join("taken").to_str().unwrap(), &format!("{other}/film.mkv")]);
+    let said = store.done(&["verify", &store.url, "--repair-from", &other]);
+    assert!(said.contains("repaired") && store.all()[key] == *value, "{said}");
     store.done(&["verify", &store.url]);
 }
 

@@ -110,7 +110,12 @@ impl Keyed for Service {
     fn put(&self, entries: &[(String, Bytes)]) -> Result<()> {
         for (key, value) in entries {
             let path = self.path(key)?;
-            self.wait(key, value.len() as u64, self.operator.write(&path, value.clone()))?;
+            let written = self.wait(key, value.len() as u64, self.operator.write(&path, value.clone()));
+            written.map_err(|error| match error.kind() {
+                // Nothing has to be there for a key to be written but what holds the keys.
+                Kind::Missing => Error::new(Kind::Missing, format!("{}: no such bucket", self.described)),
+                _ => error,
+            })?;
         }
         Ok(())
     }
