@@ -96,8 +96,10 @@ fn a_bucket() {
     check(&*open("s3://films/", &config, true));
     check(&*open("s3://films/below/it", &config, true));
     let nowhere = open("s3://none/", &config, true);
-    let error = nowhere.put(&[("key".to_owned(), Bytes::from_static(b"value"))]).unwrap_err();
-    assert!(error.kind() == Kind::Missing && error.to_string().contains("no such bucket"), "{error}");
+    let put = nowhere.put(&[("key".to_owned(), Bytes::from_static(b"value"))]);
+    for error in [put.unwrap_err(), get(&*nowhere, "key").unwrap_err()] {
+        assert!(error.kind() == Kind::Invalid && error.to_string().contains("no such bucket"), "{error}");
+    }
 }
 
 fn a_server_that_is_not_there() {

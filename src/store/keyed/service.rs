@@ -16,6 +16,9 @@ use crate::store::Patience;
 use crate::store::driver::Driver;
 use crate::store::remote::{client, from_service};
 
+/// How servers that speak S3 say that there is none.
+const NO_SUCH_BUCKET: &str = "NoSuchBucket";
+
 /// Keys below a prefix of a service.
 pub(super) struct Service {
     driver: Driver,
@@ -43,6 +46,10 @@ impl Service {
 
     fn failed(&self, key: &str, error: &opendal::Error) -> Error {
         match error.kind() {
+            // OpenDAL has no kind for it.
+            _ if error.message().contains(NO_SUCH_BUCKET) => {
+                Error::new(Kind::Invalid, format!("{}: no such bucket", self.described))
+            }
             ErrorKind::NotFound => missing(&self.described, key),
             _ => from_service(&self.shown(key), error),
         }
@@ -110,12 +117,7 @@ impl Keyed for Service {
     fn put(&self, entries: &[(String, Bytes)]) -> Result<()> {
         for (key, value) in entries {
             let path = self.path(key)?;
-            let written = self.wait(key, value.len() as u64, self.operator.write(&path, value.clone()));
-            written.map_err(|error| match error.kind() {
-                // Nothing has to be there for a key to be written but what holds the keys.
-                Kind::Missing => Error::new(Kind::Missing, format!("{}: no such bucket", self.described)),
-                _ => error,
-            })?;
+            self.wait(key, value.len() as u64, self.operator.write(&path, value.clone()))?;
         }
         Ok(())
     }
