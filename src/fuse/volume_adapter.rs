@@ -24,8 +24,9 @@ use crate::volume::{Changes, Made, Outcome, Refusal, Replace, SetMode, Volume};
 const REQUEST_MAX_BYTES: u32 = 1 << 20;
 /// What `df` counts in.
 const BLOCK_BYTES: u32 = 4096;
-/// Programs that size their buffers by `st_blksize` read and write so much at once.
-const PREFERRED_BYTES: u32 = 128 << 10;
+/// Programs that size their buffers by `st_blksize`, `cp` for one, read and write so much at once: one request of the kernel's,
+/// where its own 128 KiB would make eight.
+const PREFERRED_BYTES: u32 = REQUEST_MAX_BYTES;
 /// Numbers of nodes are not used twice.
 const GENERATION: Generation = Generation(0);
 /// All opens of a node are one: the kernel names the node with each request.
