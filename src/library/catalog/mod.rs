@@ -29,6 +29,7 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, MutexGuard};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::Cut;
@@ -106,6 +107,10 @@ impl Catalog {
             connection.pragma_update(None, "synchronous", "full")?;
             connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
             connection.pragma_update(None, "cache_spill", "off")?;
+            // What a savepoint may have to put back; on the disk it would be written for every change.
+            connection.pragma_update(None, "temp_store", "memory")?;
+            // A statement is planned once, not again for other values.
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
             connection.set_prepared_statement_cache_capacity(128);
             Ok(())
         };
@@ -225,11 +230,14 @@ impl Catalog {
             self.begun.fetch_add(1, Ordering::Release);
         }
         let weight = Cell::new(0);
-        let savepoint = |sql: &str| writer.connection.execute_batch(sql).map_err(|error| failed(&self.path, &error));
-        savepoint("SAVEPOINT change")?;
+        let step = |sql: &str| writer.connection.prepare_cached(sql).and_then(|mut step| step.execute([])).map(drop);
+        let savepoint =
+            |steps: &[&str]| steps.iter().try_for_each(|sql| step(sql)).map_err(|error| failed(&self.path, &error));
+        savepoint(&["SAVEPOINT change"])?;
         let view = View { connection: &writer.connection, path: &self.path };
         let answer = change(&Change { view, weight: &weight });
-        let ended = savepoint(if answer.is_ok() { "RELEASE change" } else { "ROLLBACK TO change; RELEASE change" });
+        let ended =
+            savepoint(if answer.is_ok() { &["RELEASE change"] } else { &["ROLLBACK TO change", "RELEASE change"] });
         if writer.connection.is_autocommit() {
             // An error took the whole transaction back, with changes that others were told of.
             let why = ended.err().unwrap_or_else(|| Error::new(Kind::Local, "its transaction was taken back"));
