@@ -38,6 +38,16 @@
 //! films. *pin*: a person's wish that a file is never evicted. *warm*: fetched before anyone reads it. *scan*: films
 //! opened one behind the other, of each as little as will do.
 //!
+//! *library*: a place of our own where files are put. *home*: where it keeps its bytes. *manifest*: what one file is made
+//! of. *blob*: immutable bytes named by their SHA-256. *draft*: a file on its way in. *orphan*: bytes that no file names.
+//!
+//! # The walk of a put
+//!
+//! [`library::writer`] cuts a stream: what is small stays whole, what is larger becomes chunks, hashed as they pass. A
+//! *draft* of the home writes them, syncs them, and only then gives the file its name, in one step. On this machine that is
+//! a row of [`library::catalog`] over [`library::blobs`]; in a store it is the manifest's key. [`volume`] does the same for
+//! a mount: what a program changes is copied into scratch files, chunk by chunk, until `fsync` or `close` commits it.
+//!
 //! # The rooms, lowest floor first
 //!
 //! A room uses rooms on floors below its own, and nothing else (`tests/tidy.rs` holds it to that).

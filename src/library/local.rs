@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::blobs::{Blobs, Pinned, Scratch};
-use super::catalog::{self, Catalog, Placed};
+use super::catalog::{self, Catalog, Placed, Salvaged};
 use super::{
     Chunk, Content, Cut, Damage, Draft, Finding, Library, Manifest, Meta, Page, Proof, Query, Swept, Verified,
     check_path, check_tags,
@@ -59,6 +59,12 @@ impl Local {
         local.blobs.clear_scratch()?;
         local.sweep(REPLACED_GRACE)?;
         Ok(local)
+    }
+
+    /// Makes a new catalog of what can be read of a damaged one, as far as the blobs are there.
+    pub fn salvage(dir: &Path) -> Result<Salvaged> {
+        let blobs = Blobs::open(dir)?;
+        catalog::salvage(dir, &|digest, size_bytes| blobs.pin(digest, size_bytes).is_ok_and(|pinned| pinned.is_some()))
     }
 
     /// Opens it for reading, beside whoever writes to it.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
+use super::catalog::Salvaged;
 use super::keyed::{KeyedLibrary, Settings};
 use super::local::Local;
 use super::{Cut, INLINE_BYTES_MAX, Library, check_path};
@@ -66,6 +67,17 @@ pub fn open(text: &str, config: &PlacesConfig, access: Access) -> Result<Opened>
         Access::Write => Local::open(&dir)?,
     };
     Ok(Opened { library: Box::new(library), path, is_folder: text.ends_with('/') })
+}
+
+/// Makes a new catalog of what can be read of a damaged one. `Unsupported` of a library in a store: it has none.
+pub fn salvage(text: &str) -> Result<Salvaged> {
+    if keyed(text)?.is_some() {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("{text} has no catalog: each file there says what it is made of"),
+        ));
+    }
+    Local::salvage(&absolute(local(text)?)?)
 }
 
 /// Where in a store a library is, if `text` names a store.

@@ -12,6 +12,7 @@ use crate::config::format_size;
 use crate::control::Progress;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
+use crate::library::catalog::Salvaged;
 use crate::library::place::{self, Access};
 use crate::library::{Content, Damage, Finding, Library, Proof};
 
@@ -26,6 +27,9 @@ pub struct VerifyArgs {
     /// Put back what is missing or damaged from this library, where it has the same bytes.
     #[arg(long, value_name = "LIBRARY")]
     repair_from: Option<String>,
+    /// First make a new catalog of what can be read of a damaged one, and say what is lost. The old one stays beside it.
+    #[arg(long)]
+    salvage: bool,
     #[command(flatten)]
     options: LibraryOptions,
 }
@@ -33,6 +37,9 @@ pub struct VerifyArgs {
 /// Hashes, and says what is wrong. Fails if anything is that was not repaired.
 pub fn run(args: VerifyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCode> {
     let interrupted = Interrupted::listen()?;
+    if args.salvage {
+        told_salvaged(&place::salvage(&args.library)?, out)?;
+    }
     let places = args.options.places()?;
     // One that somebody writes to, a mount for example, is looked at beside it; then nothing is put aside.
     let opened = match place::open(&args.library, &places, Access::Write) {
@@ -90,6 +97,15 @@ pub fn run(args: VerifyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<Exit
     }
     line(out, &format!("{left} missing or damaged; `--repair-from` another library puts back what that one has"))?;
     Ok(ExitCode::FAILURE)
+}
+
+fn told_salvaged(salvaged: &Salvaged, out: &mut dyn Write) -> Result<()> {
+    for name in &salvaged.lost {
+        line(out, &format!("lost: `{name}`"))?;
+    }
+    let (files, lost) = (counted(salvaged.files, "file"), salvaged.lost_count);
+    let nameless = salvaged.nameless;
+    line(out, &format!("{files} saved, {nameless} of them without a name in lost+found; {lost} known to be lost"))
 }
 
 fn said(finding: &Finding) -> String {

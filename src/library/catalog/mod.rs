@@ -17,6 +17,7 @@ mod list;
 mod lock;
 mod names;
 mod nodes;
+mod salvage;
 mod schema;
 mod tags;
 
@@ -40,6 +41,7 @@ pub use files::Placed;
 pub use lock::holder_pid;
 pub use names::{Entry, NAMES_PAGE};
 pub use nodes::{InlineNode, Node, NodeKind};
+pub use salvage::{Salvaged, salvage};
 pub use schema::{create, is_at};
 
 /// The top folder.

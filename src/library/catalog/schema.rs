@@ -110,7 +110,8 @@ pub fn create(dir: &Path, cut: Cut) -> Result<()> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
 }
 
-fn write_tables(path: &Path, cut: Cut) -> rusqlite::Result<()> {
+/// A database with empty tables, and the top folder.
+pub(super) fn write_tables(path: &Path, cut: Cut) -> rusqlite::Result<()> {
     let connection = Connection::open(path)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.execute_batch(&format!(
@@ -149,7 +150,13 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     };
     let application = number("application_id")?;
     if application != APPLICATION {
-        return Err(Error::new(Kind::Corrupt, format!("{} is not the catalog of a library", path.display())));
+        return Err(Error::new(
+            Kind::Corrupt,
+            format!(
+                "{} is not the catalog of a library, or a damaged one: `reelfs verify --salvage` saves what can be read of it",
+                path.display()
+            ),
+        ));
     }
     let format = number("user_version")?;
     if format > FORMAT {
@@ -168,7 +175,13 @@ pub(super) fn quick_check(connection: &Connection, path: &Path) -> Result<()> {
     if verdict == "ok" {
         return Ok(());
     }
-    Err(Error::new(Kind::Corrupt, format!("the catalog {} is damaged ({verdict})", path.display())))
+    Err(Error::new(
+        Kind::Corrupt,
+        format!(
+            "the catalog {} is damaged ({verdict}): `reelfs verify --salvage` saves what can be read of it",
+            path.display()
+        ),
+    ))
 }
 
 pub(super) fn cut(connection: &Connection, path: &Path) -> Result<Cut> {

@@ -1,0 +1,375 @@
+//! A damaged catalog: what can still be read of it goes into a new one, and what is lost is told. The old one stays beside it.
+//! Never here: blobs; whether one is there is asked.
+//!
+//! Tables are read in the order of their keys. Where a page can't be read, the next rows are looked for farther on, in steps
+//! that double: about as many as the page held are lost beside it.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags, params, params_from_iter};
+
+use super::schema::{self, write_tables};
+use super::{failed, loaded, lock};
+use crate::config::CHUNK_SIZE_BYTES;
+use crate::digest::Digest;
+use crate::error::{Error, Kind, Result};
+use crate::library::{Cut, INLINE_BYTES_MAX};
+
+/// Files named as lost; more are counted only.
+const LOST_NAMED_MAX: usize = 10_000;
+/// Rows read at once.
+const STEP: usize = 500;
+/// A step that finds nothing any more: no table has as many rows.
+const JUMP_MAX: i64 = 1 << 40;
+/// Where files are put whose names are lost.
+const FOUND_FOLDER: &str = "lost+found";
+
+const NODES: &str = "node_id, kind, mode, uid, gid, rdev, links, size_bytes, modified_ns, changed_ns, accessed_ns,
+    created_ns, content_type, target, inline_sha256, inline";
+const NAMES: &str = "name_id, folder_id, name, node_id, is_folder";
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Salvaged {
+    /// Files that are whole.
+    pub files: u64,
+    /// Of these, files whose names were lost; they are in `lost+found`.
+    pub nameless: u64,
+    /// Files that are lost, by the last of their names; the first 10,000.
+    pub lost: Vec<String>,
+    /// All of them, as far as anything tells of them.
+    pub lost_count: u64,
+    /// Stretches of tables that could not be read.
+    pub holes: u64,
+}
+
+impl Salvaged {
+    fn lose(&mut self, name: String) {
+        self.lost_count += 1;
+        if self.lost.len() < LOST_NAMED_MAX {
+            self.lost.push(name);
+        }
+    }
+}
+
+/// Makes a new catalog of what can be read of the one in `dir`. `has_blob` says whether there is one of that size.
+/// `Corrupt` if nothing can be read at all; the old catalog is where it was, then.
+pub fn salvage(dir: &Path, has_blob: &dyn Fn(Digest, u64) -> bool) -> Result<Salvaged> {
+    schema::check_is_there(dir)?;
+    let _lock = lock::take(dir)?;
+    let path = schema::path(dir);
+    let io = |error: std::io::Error| Error::io(path.display(), &error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let old = Connection::open_with_flags(&path, flags).map_err(|error| failed(&path, &error))?;
+    let cut = schema::cut(&old, &path)
+        .unwrap_or(Cut { inline_bytes_max: INLINE_BYTES_MAX, chunk_size_bytes: CHUNK_SIZE_BYTES });
+    let new_path = path.with_extension("sqlite.new");
+    for name in ["sqlite.new", "sqlite.new-wal", "sqlite.new-shm"] {
+        let _ = fs::remove_file(path.with_extension(name));
+    }
+    write_tables(&new_path, cut).map_err(|error| failed(&new_path, &error))?;
+    let mut new = Connection::open(&new_path).map_err(|error| failed(&new_path, &error))?;
+    let salvaged = fill(&old, &mut new, has_blob).map_err(|error| failed(&new_path, &error))?;
+    new.close().map_err(|(_, error)| failed(&new_path, &error))?;
+    drop(old);
+    if salvaged.files == 0 && salvaged.holes > 0 && salvaged.lost_count == 0 {
+        let _ = fs::remove_file(&new_path);
+        let message =
+            format!("nothing of the catalog {} can be read; the blobs beside it are left as they are", path.display());
+        return Err(Error::new(Kind::Corrupt, message));
+    }
+    File::open(&new_path).and_then(|file| file.sync_all()).map_err(io)?;
+    // The old one's journal goes with it: what stood in it was read.
+    for end in ["", "-wal", "-shm"] {
+        let (from, to) = (dir.join(format!("catalog.sqlite{end}")), dir.join(format!("catalog.sqlite.damaged{end}")));
+        match fs::rename(&from, &to) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
+    }
+    fs::rename(&new_path, &path).and_then(|()| File::open(dir)?.sync_all()).map_err(io)?;
+    Ok(salvaged)
+}
+
+fn fill(old: &Connection, new: &mut Connection, has_blob: &dyn Fn(Digest, u64) -> bool) -> rusqlite::Result<Salvaged> {
+    let mut salvaged = Salvaged::default();
+    let new = new.transaction()?;
+    salvaged.holes += each_row(old, "nodes", "node_id", NODES, &mut |row| insert(&new, "nodes", NODES, row))?;
+    salvaged.holes += each_row(old, "names", "name_id", NAMES, &mut |row| insert(&new, "names", NAMES, row))?;
+    copy_parts(old, &new, has_blob, &mut salvaged)?;
+    mend_names(&new, &mut salvaged)?;
+    salvaged.files = new.query_row("SELECT count(*) FROM nodes WHERE kind = 8", [], |row| row.get(0).map(loaded))?;
+    new.commit()?;
+    Ok(salvaged)
+}
+
+/// Hands on every row that can be read; returns how many stretches could not.
+fn each_row(
+    old: &Connection,
+    table: &str,
+    key: &str,
+    columns: &str,
+    each: &mut dyn FnMut(Vec<Value>) -> rusqlite::Result<()>,
+) -> rusqlite::Result<u64> {
+    let sql = format!("SELECT {columns} FROM {table} NOT INDEXED WHERE {key} > ?1 ORDER BY {key} LIMIT {STEP}");
+    let (mut after, mut jump, mut holes) = (-1_i64, 1_i64, 0);
+    while jump < JUMP_MAX {
+        let (rows, is_sound) = rows_after(old, &sql, after);
+        if rows.is_empty() && is_sound {
+            break;
+        }
+        if rows.is_empty() {
+            holes += u64::from(jump == 1);
+            after = after.saturating_add(jump);
+            jump *= 2;
+            continue;
+        }
+        jump = 1;
+        for row in rows {
+            if let Some(Value::Integer(at)) = row.first() {
+                after = *at;
+            }
+            each(row)?;
+        }
+    }
+    Ok(holes)
+}
+
+/// The rows up to the first that can't be read, and whether there was none such.
+fn rows_after(old: &Connection, sql: &str, after: i64) -> (Vec<Vec<Value>>, bool) {
+    let mut all = Vec::new();
+    let mut read = || -> rusqlite::Result<()> {
+        let mut query = old.prepare_cached(sql)?;
+        let count = query.column_count();
+        let mut rows = query.query([after])?;
+        while let Some(row) = rows.next()? {
+            all.push((0..count).map(|column| row.get(column)).collect::<rusqlite::Result<_>>()?);
+        }
+        Ok(())
+    };
+    let is_sound = read().is_ok();
+    (all, is_sound)
+}
+
+/// A row that contradicts one that is there is left out.
+fn insert(new: &Connection, table: &str, columns: &str, row: Vec<Value>) -> rusqlite::Result<()> {
+    let places = vec!["?"; row.len()].join(", ");
+    // The top folder is there, and its own attributes are better.
+    let verb = if row.first() == Some(&Value::Integer(1)) && table == "nodes" { "REPLACE" } else { "IGNORE" };
+    let sql = format!("INSERT OR {verb} INTO {table} ({columns}) VALUES ({places})");
+    new.prepare_cached(&sql)?.execute(params_from_iter(row)).map(drop)
+}
+
+/// What hangs on each file: chunks, tags, attributes. A file without all of its bytes is lost.
+fn copy_parts(
+    old: &Connection,
+    new: &Connection,
+    has_blob: &dyn Fn(Digest, u64) -> bool,
+    salvaged: &mut Salvaged,
+) -> rusqlite::Result<()> {
+    let mut files = new.prepare("SELECT node_id, kind, size_bytes, inline, inline_sha256 FROM nodes")?;
+    let mut rows = files.query([])?;
+    let mut lost = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (node_id, kind, size_bytes): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        for (table, columns) in [("tags", "tag, node_id"), ("xattrs", "node_id, name, value")] {
+            // What can't be read of these is not worth the file.
+            let sql = format!("SELECT {columns} FROM {table} WHERE node_id = ?1");
+            for row in parts(old, &sql, node_id).unwrap_or_default() {
+                insert(new, table, columns, row)?;
+            }
+        }
+        let is_whole = match (kind, row.get_ref(3)?.as_blob_or_null()?) {
+            (8, Some(bytes)) => row.get_ref(4)?.as_blob_or_null()? == Some(Digest::of(bytes).as_bytes().as_slice()),
+            (8, None) => copy_chunks(old, new, (node_id, size_bytes), has_blob)?,
+            _ => true,
+        };
+        if !is_whole {
+            lost.push(node_id);
+        }
+    }
+    for node_id in lost {
+        let name = new.query_row("SELECT max(name) FROM names WHERE node_id = ?1", [node_id], |row| row.get(0));
+        salvaged.lose(name.unwrap_or(None).unwrap_or_else(|| format!("a file without a name, number {node_id}")));
+        for table in ["names", "nodes", "file_chunks", "tags", "xattrs"] {
+            new.execute(&format!("DELETE FROM {table} WHERE node_id = ?1"), [node_id])?;
+        }
+    }
+    Ok(())
+}
+
+fn parts(old: &Connection, sql: &str, node_id: i64) -> rusqlite::Result<Vec<Vec<Value>>> {
+    let mut query = old.prepare_cached(sql)?;
+    let count = query.column_count();
+    query.query_map([node_id], |row| (0..count).map(|column| row.get(column)).collect())?.collect()
+}
+
+/// Whether the file has all of its chunks, and they their blobs.
+fn copy_chunks(
+    old: &Connection,
+    new: &Connection,
+    (node_id, size_bytes): (i64, i64),
+    has_blob: &dyn Fn(Digest, u64) -> bool,
+) -> rusqlite::Result<bool> {
+    let columns = "node_id, start_byte, end_byte, sha256";
+    let sql = format!("SELECT {columns} FROM file_chunks WHERE node_id = ?1 ORDER BY start_byte");
+    let Ok(chunks) = parts(old, &sql, node_id) else { return Ok(false) };
+    let mut end = 0;
+    for chunk in chunks {
+        let [_, Value::Integer(start), Value::Integer(next), sha256] = chunk.as_slice() else { return Ok(false) };
+        let is_there = match sha256 {
+            Value::Null => true,
+            Value::Blob(sha256) => {
+                Digest::from_stored(sha256).is_some_and(|digest| has_blob(digest, loaded(next - start)))
+            }
+            _ => false,
+        };
+        if *start != end || next <= start || !is_there {
+            return Ok(false);
+        }
+        end = *next;
+        insert(new, "file_chunks", columns, chunk)?;
+    }
+    Ok(end == size_bytes)
+}
+
+/// Every name leads to a node, every folder is there, every node has a name, and links are counted.
+fn mend_names(new: &Connection, salvaged: &mut Salvaged) -> rusqlite::Result<()> {
+    let mut dangling =
+        new.prepare("SELECT name FROM names WHERE is_folder = 0 AND node_id NOT IN (SELECT node_id FROM nodes)")?;
+    for name in dangling.query_map([], |row| row.get(0))? {
+        salvaged.lose(name?);
+    }
+    new.execute_batch(
+        "DELETE FROM names WHERE node_id NOT IN (SELECT node_id FROM nodes);
+         DELETE FROM names WHERE folder_id NOT IN (SELECT node_id FROM nodes WHERE kind = 4);",
+    )?;
+    let nameless: Vec<(i64, i64)> = new
+        .prepare(
+            "SELECT node_id, kind FROM nodes
+             WHERE node_id <> 1 AND links > 0 AND node_id NOT IN (SELECT node_id FROM names)",
+        )?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    if !nameless.is_empty() {
+        let folder = found_folder(new)?;
+        for (node_id, kind) in nameless {
+            let row = params![folder, node_id.to_string(), node_id, kind == 4];
+            new.execute(
+                "INSERT OR IGNORE INTO names (folder_id, name, node_id, is_folder) VALUES (?1, ?2, ?3, ?4)",
+                row,
+            )?;
+            salvaged.nameless += u64::from(kind == 8);
+        }
+    }
+    new.execute_batch(
+        "DELETE FROM nodes WHERE node_id <> 1 AND node_id NOT IN (SELECT node_id FROM names);
+         UPDATE nodes SET links = CASE kind
+            WHEN 4 THEN 2 + (SELECT count(*) FROM names WHERE folder_id = nodes.node_id AND is_folder = 1)
+            ELSE (SELECT count(*) FROM names WHERE node_id = nodes.node_id) END;",
+    )
+}
+
+/// Made at the top, unless it is there.
+fn found_folder(new: &Connection) -> rusqlite::Result<i64> {
+    let there =
+        new.query_row("SELECT node_id FROM names WHERE folder_id = 1 AND name = ?1", [FOUND_FOLDER], |row| row.get(0));
+    if let Ok(node_id) = there {
+        return Ok(node_id);
+    }
+    let node_id: i64 = new.query_row(
+        "INSERT INTO nodes (kind, mode, uid, gid, rdev, links, size_bytes, modified_ns, changed_ns, accessed_ns, created_ns)
+         SELECT 4, 448, uid, gid, 0, 2, 0, modified_ns, changed_ns, accessed_ns, created_ns FROM nodes WHERE node_id = 1
+         RETURNING node_id",
+        [],
+        |row| row.get(0),
+    )?;
+    new.execute(
+        "INSERT INTO names (folder_id, name, node_id, is_folder) VALUES (1, ?1, ?2, 1)",
+        params![FOUND_FOLDER, node_id],
+    )?;
+    Ok(node_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::library::local::Local;
+    use crate::library::suite::{CUT, bytes, get, put};
+    use crate::library::{Library as _, Query};
+
+    const FILES: u64 = 2_000;
+
+    fn filled(dir: &Path) {
+        Local::create(dir, CUT).unwrap();
+        let local = Local::open(dir).unwrap();
+        for n in 0..FILES {
+            put(&local, &format!("folder {}/{n}.txt", n % 7), format!("file {n}").as_bytes(), &["tag"]);
+        }
+        for n in 0..20 {
+            put(&local, &format!("films/{n}.mkv"), &bytes(20_000, n), &[]);
+        }
+        local.flush().unwrap();
+    }
+
+    fn all(local: &Local) -> Vec<String> {
+        let (mut all, mut query) = (Vec::new(), Query { is_recursive: true, limit: 1000, ..Query::default() });
+        loop {
+            let page = local.list(&query).unwrap();
+            all.extend(page.names.into_iter().map(|named| named.path));
+            query.cursor = page.cursor;
+            if query.cursor.is_none() {
+                return all;
+            }
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_is_there_again_and_the_rest_is_told() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for round in 0..6 {
+            let temp = tempfile::tempdir().unwrap();
+            filled(temp.path());
+            let path = schema::path(temp.path());
+            let file = File::options().write(true).open(&path).unwrap();
+            let pages = file.metadata().unwrap().len() / 4096;
+            // Not the first: without it nothing is a database.
+            for _ in 0..round {
+                file.write_all_at(&[0xa5; 4096], rng.u64(10..pages) * 4096).unwrap();
+            }
+            let salvaged = Local::salvage(temp.path()).unwrap();
+            let local = Local::open(temp.path()).unwrap();
+            let names = all(&local);
+            assert!(names.iter().all(|path| get(&local, path).is_ok()), "{names:?}");
+            assert_eq!(salvaged.files, names.len() as u64);
+            assert!(names.len() as u64 + salvaged.lost_count + 700 * round >= FILES + 20, "{salvaged:?}");
+            for path in names.iter().filter(|path| path.starts_with("films/")) {
+                let n = path["films/".len()..path.len() - ".mkv".len()].parse().unwrap();
+                assert_eq!(get(&local, path).unwrap(), bytes(20_000, n));
+            }
+            if round == 0 {
+                assert_eq!((names.len() as u64, salvaged.lost_count, salvaged.holes), (FILES + 20, 0, 0));
+            }
+            assert!(temp.path().join("catalog.sqlite.damaged").exists());
+            put(&local, "new", b"goes on", &[]);
+        }
+    }
+
+    #[test]
+    fn nothing_to_be_read_is_told() {
+        let temp = tempfile::tempdir().unwrap();
+        filled(temp.path());
+        let path = schema::path(temp.path());
+        fs::write(&path, vec![7; 100_000]).unwrap();
+        let _ = fs::remove_file(path.with_extension("sqlite-wal"));
+        assert_eq!(Local::open(temp.path()).err().unwrap().kind(), Kind::Corrupt);
+        assert_eq!(Local::salvage(temp.path()).unwrap_err().kind(), Kind::Corrupt);
+        assert!(path.exists());
+    }
+}
