@@ -74,8 +74,8 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     sys::raise_open_files_limit();
     sys::keep_allocator_lean();
     let origin = Source::parse(&config.source)?.open(&config.places)?;
-    let origin: Arc<dyn Origin> =
-        Arc::new(Breaker::start(origin, config.fetch.chunk_timeout / 2, Arc::clone(&metrics))?);
+    let breaker = Arc::new(Breaker::start(origin, config.fetch.chunk_timeout / 2, Arc::clone(&metrics))?);
+    let origin = Arc::clone(&breaker) as Arc<dyn Origin>;
     // One that is taken is told before anything is mounted.
     let metrics_listener = config.metrics_listen.map(Exporter::listen).transpose()?;
     let cache_was_there = config.cache.dir.exists();
@@ -88,6 +88,9 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
             cache.abandon();
         }
     })?;
+    if absence.is_some() {
+        breaker.found_away();
+    }
     origin.warm(Duration::ZERO);
     let ended = move || {
         // Full: the mount is ending already.

@@ -9,7 +9,7 @@
 //! until nobody reads them any longer.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
@@ -24,6 +24,8 @@ use crate::store::{Listed, ListedKind, Stat};
 
 /// Things to write down that wait; more are left out, and asked of the origin again some day.
 const JOBS_MAX: usize = 4_096;
+/// Names in the listings among them: they are held in memory until they are written, about 100 bytes each.
+const JOBS_NAMES_MAX: usize = 200_000;
 /// Stats written in one transaction.
 const STATS_BATCH: usize = 256;
 /// Names kept of all folders together, on disk: about 80 bytes each. Beyond it the oldest listings go.
@@ -38,6 +40,8 @@ pub(super) struct Tree {
     jobs: Sender<Job>,
     thread: Option<JoinHandle<()>>,
     is_ending: Arc<AtomicBool>,
+    // Names of the listings that wait.
+    queued_names: Arc<AtomicUsize>,
     // Listings somebody reads. Guards, too, that none is taken up while it is found to be unread.
     read: Arc<Read>,
 }
@@ -50,6 +54,8 @@ enum Job {
     Forget { path: String },
     // These count no more: their names go, unless somebody reads them.
     Stale(Vec<i64>),
+    // The same, as a large one has come in their place.
+    Replaced(Vec<i64>),
     Flush(Sender<()>),
     End,
 }
@@ -90,7 +96,13 @@ impl Tree {
         // What a crash left over; what comes to be from now on is not among it.
         let stale = shared.index.stale_listings()?;
         let is_ending = Arc::<AtomicBool>::default();
-        let writer = Writer { shared: Arc::clone(shared), read: Arc::clone(&read), is_ending: Arc::clone(&is_ending) };
+        let queued_names = Arc::<AtomicUsize>::default();
+        let writer = Writer {
+            shared: Arc::clone(shared),
+            read: Arc::clone(&read),
+            is_ending: Arc::clone(&is_ending),
+            queued_names: Arc::clone(&queued_names),
+        };
         let thread = thread::Builder::new()
             .name("tree".into())
             .spawn(move || {
@@ -98,7 +110,7 @@ impl Tree {
                 writer.write_all(&inbox);
             })
             .map_err(|error| Error::io("starting a cache thread", &error))?;
-        Ok(Self { jobs, thread: Some(thread), is_ending, read })
+        Ok(Self { jobs, thread: Some(thread), is_ending, queued_names, read })
     }
 
     /// Returns when everything noted before is written, or that takes too long.
@@ -148,7 +160,13 @@ impl Cache {
 
     /// Writes a folder's names down, sorted as they are, in a while.
     pub fn keep_listing(&self, folder: &str, names: &Arc<Vec<Listed>>) {
-        self.tell(Job::Keep { folder: folder.to_owned(), names: Arc::clone(names) });
+        let (queued, count) = (&self.tree.queued_names, names.len());
+        let before = queued.fetch_add(count, Ordering::Relaxed);
+        // One that is larger by itself still has its turn.
+        let has_room = before == 0 || before + count <= JOBS_NAMES_MAX;
+        if !has_room || !self.tell(Job::Keep { folder: folder.to_owned(), names: Arc::clone(names) }) {
+            queued.fetch_sub(count, Ordering::Relaxed);
+        }
     }
 
     /// Begins to write a folder's names down as they come.
@@ -182,10 +200,13 @@ impl Cache {
         self.shared.index.expire_listings(&self.shared.origin, folder)
     }
 
-    fn tell(&self, job: Job) {
-        if self.tree.jobs.try_send(job).is_err() {
+    /// Whether it will be done.
+    fn tell(&self, job: Job) -> bool {
+        let is_told = self.tree.jobs.try_send(job).is_ok();
+        if !is_told {
             log::debug!("cache: the tree is not written down: too much at once");
         }
+        is_told
     }
 }
 
@@ -285,7 +306,7 @@ impl Spool {
         self.read.lock().insert(self.row.listing_id, Arc::downgrade(&listing));
         let stale = self.shared.index.finish_listing(&self.row, &self.shared.origin, &self.folder)?;
         self.is_finished = true;
-        let _ = self.jobs.try_send(Job::Stale(stale));
+        let _ = self.jobs.try_send(Job::Replaced(stale));
         Ok(listing)
     }
 }
@@ -303,6 +324,7 @@ struct Writer {
     shared: Arc<Shared>,
     read: Arc<Read>,
     is_ending: Arc<AtomicBool>,
+    queued_names: Arc<AtomicUsize>,
 }
 
 impl Writer {
@@ -312,7 +334,9 @@ impl Writer {
             let done = match job {
                 Job::Keep { folder, names } => {
                     listings += 1;
-                    self.keep(&folder, &names)
+                    let kept = self.keep(&folder, &names);
+                    self.queued_names.fetch_sub(names.len(), Ordering::Relaxed);
+                    kept
                 }
                 Job::Note { path, stat } => {
                     let mut stats = vec![noted(&path, stat)];
@@ -329,7 +353,10 @@ impl Writer {
                 }
                 Job::Forget { path } => self.forget(&path),
                 Job::Stale(ids) => {
-                    // A large one has come, or gone.
+                    self.remove_unread(&ids);
+                    Ok(())
+                }
+                Job::Replaced(ids) => {
                     listings += COUNT_EVERY;
                     self.remove_unread(&ids);
                     Ok(())

@@ -23,8 +23,7 @@ pub(super) fn whole(mount: &Snapshot) -> [(&'static str, String); 4] {
 }
 
 fn origin(origin: &OriginSnapshot) -> String {
-    let away =
-        origin.away_seconds.map_or(String::new(), |seconds| format!("does not answer since {}; ", time(seconds)));
+    let away = origin.away_seconds.map_or(String::new(), |seconds| format!("has not answered for {}; ", time(seconds)));
     let latency = match (origin.latency_p50_ms, origin.latency_p99_ms) {
         (Some(p50), Some(p99)) => format!("answers in {p50:.0} ms, 99 % in {p99:.0} ms"),
         _ => "no answers yet".into(),
@@ -218,7 +217,7 @@ pub(super) mod tests {
         );
         assert_eq!(more_files(&mount), "and 2 more files");
         let away = OriginSnapshot { away_seconds: Some(31.0), breaker: Breaker::Open, ..mount.origin };
-        assert!(origin(&away).starts_with("does not answer since 31 s; "));
+        assert!(origin(&away).starts_with("has not answered for 31 s; "));
     }
 
     #[test]

@@ -61,6 +61,8 @@ struct State {
     nodes: HashMap<u64, (Arc<Node>, u64)>,
     // The number a path stands for now; older versions keep theirs until forgotten.
     current: HashMap<Arc<str>, u64>,
+    // How many of these paths lie directly in a folder; none: no entry.
+    children: HashMap<Box<str>, usize>,
     // Files, in the order they came to be known; forgotten ones are still among them for a while.
     files: VecDeque<u64>,
 }
@@ -130,6 +132,29 @@ impl Known {
     }
 }
 
+impl State {
+    fn set_current(&mut self, path: Arc<str>, ino: u64) {
+        let folder: Box<str> = folder_of(&path).into();
+        if self.current.insert(path, ino).is_none() {
+            *self.children.entry(folder).or_default() += 1;
+        }
+    }
+
+    /// The path stands for this number no more, if it did.
+    fn unset_current(&mut self, path: &str, ino: u64) {
+        if self.current.get(path) != Some(&ino) {
+            return;
+        }
+        self.current.remove(path);
+        if let Some(count) = self.children.get_mut(folder_of(path)) {
+            *count -= 1;
+            if *count == 0 {
+                self.children.remove(folder_of(path));
+            }
+        }
+    }
+}
+
 /// The folder a path lies in.
 pub(super) fn folder_of(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(folder, _)| folder)
@@ -162,6 +187,7 @@ impl Inodes {
         let state = State {
             nodes: HashMap::from([(ROOT, (Arc::new(root), 1))]),
             current: HashMap::from([(path, ROOT)]),
+            children: HashMap::new(),
             files: VecDeque::new(),
         };
         Self { state: Mutex::new(state) }
@@ -187,7 +213,11 @@ impl Inodes {
             let mut known = node.known.lock();
             if kind == NodeKind::Folder || known.agrees(Some(listed), stat) {
                 known.listed_size_bytes = known.listed_size_bytes.or(size_of(listed));
-                known.listed_modified = known.listed_modified.or(listed.modified);
+                known.listed_modified = match kind {
+                    NodeKind::File => known.listed_modified.or(listed.modified),
+                    // Whatever happens in it, a folder is the same.
+                    NodeKind::Folder => listed.modified.or(known.listed_modified),
+                };
                 if stat.is_some() {
                     known.stat = stat.cloned();
                 }
@@ -205,7 +235,7 @@ impl Inodes {
         let known = Known { listed_size_bytes: size_of(listed), listed_modified: listed.modified, stat: stat.cloned() };
         let node = Arc::new(Node { ino, path: Arc::clone(&path), kind, known: Mutex::new(known) });
         state.nodes.insert(ino, (Arc::clone(&node), 1));
-        state.current.insert(path, ino);
+        state.set_current(path, ino);
         if kind == NodeKind::File {
             state.files.push_back(ino);
             if state.files.len() > 2 * state.nodes.len() + NODES_MAX {
@@ -246,6 +276,10 @@ impl Inodes {
     pub fn changed_in(&self, folder: &str, listing: &Listing) -> Vec<Box<str>> {
         let known: Vec<_> = {
             let state = self.state.lock();
+            // A walk through all that is known is long, and most folders that are listed were never looked into.
+            if !state.children.contains_key(folder) {
+                return Vec::new();
+            }
             let here = state.current.iter().filter(|(path, ino)| **ino != ROOT && folder_of(path) == folder);
             here.filter_map(|(_, ino)| state.nodes.get(ino).map(|(node, _)| Arc::clone(node))).collect()
         };
@@ -257,12 +291,24 @@ impl Inodes {
         known.iter().filter(|node| is_another(node)).map(|node| node.name().into()).collect()
     }
 
+    /// The folder at `path` is listed with this time by now. Its number, if the kernel knows it.
+    pub fn retime(&self, path: &str, modified: Option<SystemTime>) -> Option<u64> {
+        let node = {
+            let state = self.state.lock();
+            let (node, _) = state.nodes.get(state.current.get(path)?)?;
+            Arc::clone(node)
+        };
+        if node.kind != NodeKind::Folder {
+            return None;
+        }
+        node.known.lock().listed_modified = modified;
+        Some(node.ino)
+    }
+
     /// The file behind this node is another version by now: the next lookup of its name gets a new number.
     pub fn supersede(&self, node: &Node) {
         let mut state = self.state.lock();
-        if state.current.get(&node.path) == Some(&node.ino) {
-            state.current.remove(&node.path);
-        }
+        state.unset_current(&node.path, node.ino);
     }
 
     /// The number a path has now, or would get.
@@ -283,9 +329,7 @@ impl Inodes {
         }
         let path = Arc::clone(&node.path);
         state.nodes.remove(&ino);
-        if state.current.get(&path) == Some(&ino) {
-            state.current.remove(&path);
-        }
+        state.unset_current(&path, ino);
     }
 
     /// How many the kernel knows.
@@ -363,6 +407,21 @@ mod tests {
         assert!(is_at_or_below("a/b.mkv", "a") && is_at_or_below("a", "a") && is_at_or_below("a", ""));
         assert!(!is_at_or_below("ab/b.mkv", "a") && !is_at_or_below("a", "a/b"));
         assert_eq!((folder_of("a/b/c"), folder_of("c")), ("a/b", ""));
+    }
+
+    #[test]
+    fn names_that_changed_are_found_where_any_is_known() {
+        let inodes = Inodes::new();
+        let empty = Listing::Small(Arc::default());
+        let node = inodes.look_up("films/a.mkv", &file(Some(5), 1), None);
+        assert_eq!(inodes.changed_in("films", &empty), ["a.mkv".into()]);
+        assert!(inodes.changed_in("", &empty).is_empty());
+        let newer = inodes.look_up("films/a.mkv", &file(Some(6), 1), None);
+        inodes.forget(node.ino, 1);
+        assert_eq!(inodes.changed_in("films", &empty).len(), 1, "the newer one");
+        inodes.supersede(&newer);
+        inodes.forget(newer.ino, 1);
+        assert!(inodes.state.lock().children.is_empty());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Ask;
 use super::listing::Listing;
-use super::memo::Source;
+use super::memo::{Recalled, Source};
 use super::stale::Kernel;
 use crate::cache::Cache;
 use crate::error::{Error, Kind, Result};
@@ -34,11 +34,12 @@ impl Source<Listing> for Folders {
         asked.map_err(|error| if folder.is_empty() { not_gone(error) } else { error })
     }
 
-    fn recall(&self, folder: &str) -> Option<(Listing, Duration)> {
+    fn recall(&self, folder: &str) -> Option<Recalled<Listing>> {
         let known = self.cache.known_listing(folder).and_then(|known| {
             let Some(known) = known else { return Ok(None) };
             let fresh_for = known.age.map_or(Duration::ZERO, |age| self.ttl.saturating_sub(age));
-            Ok(Some((Listing::recall(known.listing)?, fresh_for)))
+            let value = Listing::recall(known.listing)?;
+            Ok(Some(Recalled { value, fresh_for, is_doubted: known.age.is_none() }))
         });
         known.unwrap_or_else(|error| {
             log::warn!("{error}");
@@ -74,12 +75,12 @@ impl Source<Stat> for Files {
     }
 
     /// Never fresh: the first open of a run asks which version there is now. Only if nobody answers, the last one counts.
-    fn recall(&self, path: &str) -> Option<(Stat, Duration)> {
+    fn recall(&self, path: &str) -> Option<Recalled<Stat>> {
         let known = self.cache.known_stat(path).unwrap_or_else(|error| {
             log::warn!("{error}");
             None
         });
-        known.map(|stat| (stat, Duration::ZERO))
+        known.map(|value| Recalled { value, fresh_for: Duration::ZERO, is_doubted: true })
     }
 
     fn learned(&self, path: &str, old: Option<&Stat>, new: &Stat) {

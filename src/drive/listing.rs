@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::cache::{Cache, KeptListing, Spool};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::origin::{Listed, ListedKind, Origin, Patience};
 use crate::store::{PAGE_NAMES_MAX, sort_listing};
 
@@ -21,30 +21,47 @@ pub(crate) enum Listing {
 impl Listing {
     /// Asks for a folder's names and takes them in as they come.
     pub(super) fn gather(origin: &dyn Origin, folder: &str, patience: &Patience, cache: &Cache) -> Result<Self> {
+        let mut spool_error = None;
+        let gathered = Self::gather_by(origin, folder, patience, || cache.spool_listing(folder), &mut spool_error);
+        let Some(error) = spool_error else { return gathered };
+        // A full disk: those that went into the index are lost, so all are asked for once more.
+        Self::gather_by(origin, folder, patience, || Err(error), &mut None)
+    }
+
+    /// The same, with whatever kept the index from taking names.
+    fn gather_by(
+        origin: &dyn Origin,
+        folder: &str,
+        patience: &Patience,
+        begin: impl FnOnce() -> Result<Spool>,
+        spool_error: &mut Option<Error>,
+    ) -> Result<Self> {
         let mut names: Vec<Listed> = Vec::new();
         let mut spool: Option<Spool> = None;
-        let mut fits = true;
+        let mut begin = Some(begin);
+        let failed = |error: &Error, spool_error: &mut Option<Error>| *spool_error = Some(error.clone());
         origin.list(folder, patience, &mut |page| {
             if let Some(spool) = &mut spool {
-                return spool.add(&page);
+                return spool.add(&page).inspect_err(|error| failed(error, spool_error));
             }
             names.extend(page);
-            if fits && names.len() > NAMES_IN_MEMORY_MAX {
-                match cache.spool_listing(folder) {
+            if names.len() > NAMES_IN_MEMORY_MAX
+                && let Some(begin) = begin.take()
+            {
+                match begin() {
                     Ok(new) => {
                         let spool = spool.insert(new);
-                        std::mem::take(&mut names).chunks(PAGE_NAMES_MAX).try_for_each(|page| spool.add(page))?;
+                        let added =
+                            std::mem::take(&mut names).chunks(PAGE_NAMES_MAX).try_for_each(|page| spool.add(page));
+                        added.inspect_err(|error| failed(error, spool_error))?;
                     }
-                    Err(error) => {
-                        log::warn!("{folder}: its names are held in memory: {error}");
-                        fits = false;
-                    }
+                    Err(error) => log::warn!("{folder}: its names are held in memory: {error}"),
                 }
             }
             Ok(())
         })?;
         if let Some(spool) = spool {
-            return Ok(Self::Large(spool.finish()?));
+            return spool.finish().inspect_err(|error| failed(error, spool_error)).map(Self::Large);
         }
         sort_listing(&mut names);
         names.shrink_to_fit();
@@ -123,13 +140,29 @@ pub(super) fn position(names: &[Listed], name: &str) -> Option<usize> {
     names.binary_search_by(|listed| (*listed.name).cmp(name)).ok()
 }
 
-/// Names of `old` that `new` does not hold as they were. Both are sorted.
+/// Names of `old` that `new` does not hold as they were; a folder stays what it is when its time changes. Both are sorted.
 pub(super) fn changed<'a>(old: &'a [Listed], new: &[Listed]) -> impl Iterator<Item = &'a str> {
     let mut new = new.iter().peekable();
     old.iter().filter_map(move |listed| {
         while new.next_if(|new| new.name < listed.name).is_some() {}
-        (new.peek() != Some(&listed)).then_some(&*listed.name)
+        let is_same = new.peek().is_some_and(|new| {
+            *new == listed || (new.name == listed.name && new.kind == listed.kind && is_folder(listed))
+        });
+        (!is_same).then_some(&*listed.name)
     })
+}
+
+/// Folders of `new` that `old` holds with another time. Both are sorted.
+pub(super) fn retimed<'a>(old: &[Listed], new: &'a [Listed]) -> impl Iterator<Item = &'a Listed> {
+    let mut old = old.iter().peekable();
+    new.iter().filter(|listed| is_folder(listed)).filter(move |listed| {
+        while old.next_if(|old| old.name < listed.name).is_some() {}
+        old.peek().is_some_and(|old| old.name == listed.name && is_folder(old) && old.modified != listed.modified)
+    })
+}
+
+fn is_folder(listed: &Listed) -> bool {
+    listed.kind == ListedKind::Folder
 }
 
 #[cfg(test)]
@@ -147,6 +180,16 @@ mod tests {
         assert_eq!(changed(&old, &new).collect::<Vec<_>>(), ["b", "d"]);
         assert_eq!(changed(&old, &[]).count(), 4);
         assert_eq!(changed(&[], &new).count(), 0);
+    }
+
+    #[test]
+    fn a_folder_whose_time_changed_is_the_same_folder() {
+        let at = |minute: u64| Some(std::time::UNIX_EPOCH + std::time::Duration::from_secs(60 * minute));
+        let folder = |name: &str, minute| Listed { name: name.into(), kind: ListedKind::Folder, modified: at(minute) };
+        let old = [folder("a", 1), folder("b", 1), listed("c", 1), folder("d", 1)];
+        let new = [folder("a", 1), folder("b", 2), folder("c", 2), listed("d", 1)];
+        assert_eq!(changed(&old, &new).collect::<Vec<_>>(), ["c", "d"]);
+        assert_eq!(retimed(&old, &new).map(|listed| &*listed.name).collect::<Vec<_>>(), ["b"]);
     }
 
     #[test]

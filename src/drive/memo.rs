@@ -36,8 +36,8 @@ pub(super) trait Source<V>: Send + Sync + 'static {
     /// Asks the origin.
     fn ask(&self, path: &str) -> Result<V>;
 
-    /// What is known of a path that nothing is held of in memory, and how long it is fresh still.
-    fn recall(&self, _path: &str) -> Option<(V, Duration)> {
+    /// What is known of a path that nothing is held of in memory.
+    fn recall(&self, _path: &str) -> Option<Recalled<V>> {
         None
     }
 
@@ -46,6 +46,15 @@ pub(super) trait Source<V>: Send + Sync + 'static {
 
     /// The origin says that there is nothing.
     fn gone(&self, _path: &str) {}
+}
+
+/// What an earlier run knew.
+#[derive(Clone)]
+pub(super) struct Recalled<V> {
+    pub value: V,
+    pub fresh_for: Duration,
+    /// Good only if the origin can't be asked; else given, too, while the origin takes its time.
+    pub is_doubted: bool,
 }
 
 /// An answer on its way in.
@@ -250,19 +259,42 @@ impl<V: Clone + Send + 'static> Memo<V> {
     /// origin, else from disk after all. And what kept the origin from answering.
     fn load(&self, path: &str, is_known: bool, load: Option<LoadOnce<V>>) -> (Result<Told<V>>, Option<Error>) {
         let recalled = if is_known { None } else { self.source.recall(path) };
-        if let Some((value, fresh_for)) = recalled.clone().filter(|(_, fresh_for)| !fresh_for.is_zero()) {
+        if let Some(Recalled { value, fresh_for, .. }) = recalled.clone().filter(|known| !known.fresh_for.is_zero()) {
             return (Ok(Told { value, fresh_for, is_new: false, old: None }), None);
+        }
+        if let Some(known) = recalled.as_ref().filter(|known| !known.is_doubted && !self.ttl.is_zero()) {
+            self.hold_old(path, &known.value);
         }
         match (load.map_or_else(|| self.source.ask(path), |load| load(path)), recalled) {
             (Ok(value), recalled) => {
-                let old = recalled.map(|(value, _)| value);
+                let old = recalled.map(|known| known.value);
                 (Ok(Told { value, fresh_for: self.ttl, is_new: true, old }), None)
             }
-            (Err(error), Some((value, _))) if leaves_known(&error) => {
+            (Err(error), Some(Recalled { value, .. })) if leaves_known(&error) => {
                 log::info!("{path}: {error}; going on with what an earlier run knew");
                 (Ok(Told { value, fresh_for: FAILED_FOR, is_new: false, old: None }), Some(error))
             }
             (Err(error), _) => (Err(error), None),
+        }
+    }
+
+    /// Holds what was recalled as an old answer while the origin is asked, so that whoever waits is given it in a moment.
+    fn hold_old(&self, path: &str, value: &V) {
+        let mut state = self.state.lock();
+        let Some((path, answer)) = state.answers.get_key_value_mut(path) else { return };
+        // Asked for anew meanwhile.
+        if answer.value.is_some() || answer.is_doubted {
+            return;
+        }
+        answer.value = Some(value.clone());
+        let path = Arc::clone(path);
+        let is_graced = self.graced.try_send((Instant::now() + GRACE, path)).is_ok();
+        let askers = if is_graced { Vec::new() } else { std::mem::take(&mut answer.askers) };
+        state.weight += (self.weigh)(value);
+        self.shrink(&mut state);
+        drop(state);
+        for then in askers {
+            then(Ok(value.clone()));
         }
     }
 
@@ -373,7 +405,7 @@ mod tests {
     struct Counting {
         tokens: Receiver<Result<()>>,
         count: AtomicUsize,
-        recalled: Option<(usize, Duration)>,
+        recalled: Option<Recalled<usize>>,
     }
 
     impl Source<usize> for Counting {
@@ -384,8 +416,8 @@ mod tests {
             }
         }
 
-        fn recall(&self, _: &str) -> Option<(usize, Duration)> {
-            self.recalled
+        fn recall(&self, _: &str) -> Option<Recalled<usize>> {
+            self.recalled.clone()
         }
     }
 
@@ -402,9 +434,18 @@ mod tests {
 
     /// The same, with an answer on disk.
     fn remembering(ttl: Duration, recalled: Option<(usize, Duration)>) -> (Arc<Memo<usize>>, Sender<Result<()>>) {
+        with_recalled(ttl, recalled, true)
+    }
+
+    fn with_recalled(
+        ttl: Duration,
+        recalled: Option<(usize, Duration)>,
+        is_doubted: bool,
+    ) -> (Arc<Memo<usize>>, Sender<Result<()>>) {
         let jobs = Arc::new(Jobs::start("test", 4).unwrap());
         let (token, tokens) = bounded::<Result<()>>(100);
         let count = AtomicUsize::new(0);
+        let recalled = recalled.map(|(value, fresh_for)| Recalled { value, fresh_for, is_doubted });
         let source = Counting { tokens, count, recalled };
         (Memo::new((ttl, LONG), (|_| 1, 3), &jobs, source).unwrap(), token)
     }
@@ -453,6 +494,18 @@ mod tests {
         assert_eq!(ask(&memo, "c").recv_timeout(LONG).unwrap().unwrap_err().kind(), Kind::Missing);
         token.send(Err(Error::new(Kind::Denied, "no"))).unwrap();
         assert_eq!(ask(&memo, "d").recv_timeout(LONG).unwrap().unwrap_err().kind(), Kind::Denied);
+    }
+
+    #[test]
+    fn what_an_earlier_run_knew_is_given_while_the_origin_hangs() {
+        let (memo, token) = with_recalled(LONG, Some((77, Duration::ZERO)), false);
+        assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap(), 77, "no token yet");
+        assert_eq!((memo.known("a"), memo.fresh("a")), (Some(77), None));
+        token.send(Ok(())).unwrap();
+        while memo.fresh("a") != Some(0) {
+            thread::yield_now();
+        }
+        assert_eq!(memo.state.lock().weight, 1, "weighed once");
     }
 
     #[test]

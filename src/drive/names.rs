@@ -140,9 +140,7 @@ impl Drive {
     /// The attributes of a name with one lookup of it counted. Where the kernel knows too many, it is to forget one.
     fn known_to_kernel(&self, path: &str, listed: &Listed, stat: Option<&Stat>) -> Attributes {
         let node = self.inodes.look_up(path, listed, stat);
-        if let Some(path) = self.inodes.next_to_forget() {
-            self.kernel.name_changed(&path);
-        }
+        self.kernel.forgets_one();
         self.attributes(&node)
     }
 

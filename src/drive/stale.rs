@@ -68,6 +68,15 @@ impl Kernel {
         }
     }
 
+    /// Where it knows too many files, it is to forget one. They are taken only as long as it takes news: each is told once.
+    pub(super) fn forgets_one(&self) {
+        if !self.sender.is_full()
+            && let Some(path) = self.inodes.next_to_forget()
+        {
+            self.name_changed(&path);
+        }
+    }
+
     /// What is at `path` is another by now, or gone.
     pub(super) fn name_changed(&self, path: &str) {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -84,6 +93,15 @@ impl Kernel {
             // What the kernel does not know it need not forget.
             _ => self.inodes.changed_in(folder, new),
         };
+        if let (Some(Listing::Small(old)), Listing::Small(new)) = (old, new) {
+            for listed in listing::retimed(old, new) {
+                let path =
+                    if folder.is_empty() { listed.name.to_string() } else { format!("{folder}/{}", listed.name) };
+                if let Some(number) = self.inodes.retime(&path, listed.modified) {
+                    self.tell(Stale::Attributes(number));
+                }
+            }
+        }
         let appeared: Vec<Box<str>> = {
             let mut absent = self.absent.lock();
             let here = absent.iter().filter(|((folder, _), ())| *folder == number).map(|((_, name), ())| name.clone());

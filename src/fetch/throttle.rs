@@ -5,7 +5,8 @@
 //! The rules:
 //! - Whoever asks waits until all that was asked for before is paid for. No more comes than the limit, but for what `BURST`
 //!   saves up and for one request of each kind.
-//! - While somebody waits for bytes, guesses get none; but each asks once in `GUESS_WAIT_MAX`, so that none waits for ever.
+//! - While somebody waits for bytes, guesses get none; but each asks once in `GUESS_WAIT_MAX`, so that none waits for ever,
+//!   or later where they are many: all together they get a small part (`GUESS_PAUSE`).
 //! - Whoever waits for bytes does not wait for guesses to be paid for. They are, before the next guess.
 
 use std::thread;
@@ -22,6 +23,8 @@ const BURST: Duration = Duration::from_millis(100);
 const DEMAND_HOLD: Duration = Duration::from_millis(250);
 /// A guess is put off no longer, if it is the next one: a film that is read too fast for the limit is fetched ahead, too.
 const GUESS_WAIT_MAX: Duration = Duration::from_secs(2);
+/// While somebody waits, a guess is followed by a pause of so many times its own length: all guesses together get a fifth.
+const GUESS_PAUSE: u32 = 4;
 /// A request takes this long at the limit: a small part of ten seconds, over which the rate should be as stated. A guess
 /// takes less, as it may be in somebody's way.
 const DEMAND_REQUEST: Duration = Duration::from_millis(200);
@@ -43,13 +46,15 @@ struct Bucket {
     // By then all that was asked for is paid for; and what somebody waited for. The second is never later.
     paid_at: Instant,
     demand_paid_at: Instant,
+    // Until then no guess has its turn while somebody is waiting: one had it a moment ago.
+    guess_pause_until: Instant,
     // Until then somebody is waiting.
     demanded_until: Option<Instant>,
 }
 
 impl Bucket {
     fn new(bytes_per_second: u64, now: Instant) -> Self {
-        Self { bytes_per_second, paid_at: now, demand_paid_at: now, demanded_until: None }
+        Self { bytes_per_second, paid_at: now, demand_paid_at: now, guess_pause_until: now, demanded_until: None }
     }
 
     /// Takes `bytes` at `now`, for somebody who has waited for them since `since`; or tells when to try again.
@@ -58,11 +63,15 @@ impl Bucket {
             self.demand_paid_at
         } else {
             let yields_until = self.demanded_until.map_or(since, |until| until.min(since + GUESS_WAIT_MAX));
-            let paid_at = if self.is_demanded(now) { self.demand_paid_at } else { self.paid_at };
+            let paid_at =
+                if self.is_demanded(now) { self.demand_paid_at.max(self.guess_pause_until) } else { self.paid_at };
             paid_at.max(yields_until)
         };
         if due > now {
             return Err(due);
+        }
+        if !is_demanded {
+            self.guess_pause_until = now + self.time_of(bytes) * (1 + GUESS_PAUSE);
         }
         self.came(bytes, is_demanded, now);
         Ok(())
@@ -179,6 +188,15 @@ mod tests {
         // Then nobody waits any longer.
         let taken = run(&mut bucket, now + 10_000 * MS, 2_000 * MS, &[false, false]);
         assert!(taken.iter().sum::<u64>() > 1_500_000, "{taken:?}");
+    }
+
+    #[test]
+    fn many_guesses_do_not_outvote_who_waits() {
+        let now = Instant::now();
+        let demanded: Vec<_> = (0..49).map(|at| at == 0).collect();
+        let taken = run(&mut Bucket::new(RATE, now), now, 10_000 * MS, &demanded);
+        assert!(taken[0] > 7_500_000, "{taken:?}");
+        assert!((1_000_000..2_200_000).contains(&taken[1..].iter().sum::<u64>()), "{taken:?}");
     }
 
     #[test]

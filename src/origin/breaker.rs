@@ -165,6 +165,21 @@ impl Breaker {
     }
 }
 
+impl Breaker {
+    /// The origin as a whole was just asked in vain, which is as good as a probe: nobody else needs to wait for it.
+    pub fn found_away(&self) {
+        let now = Instant::now();
+        let mut circuit = self.shared.circuit.lock();
+        if circuit.health == Health::Closed {
+            circuit.failures = FAILURES_MAX;
+            circuit.failed_at.get_or_insert(now);
+            circuit.probe_failed(now);
+            self.shared.metrics.origin_outages.add(1);
+            self.shared.changed.notify_one();
+        }
+    }
+}
+
 impl Drop for Breaker {
     fn drop(&mut self) {
         self.shared.stop.cancel();
@@ -460,5 +475,11 @@ mod tests {
         *origin.probe_error.lock() = None;
         wait_for(|| ask() == Kind::Missing);
         assert_eq!(breaker.health(), Health::Closed);
+        // Found so by whoever mounts it.
+        *origin.probe_error.lock() = Some(Kind::Unreachable);
+        breaker.found_away();
+        assert_eq!((ask(), metrics.origin_outages.get()), (Kind::Away, 2));
+        *origin.probe_error.lock() = None;
+        wait_for(|| ask() == Kind::Missing);
     }
 }

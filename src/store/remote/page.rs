@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
 use url::Url;
@@ -14,6 +15,9 @@ use crate::store::driver::Driver;
 
 /// A million names of 256 bytes: what `LISTING_NAMES_MAX` can need.
 const PAGE_BYTES_MAX: u64 = 256 << 20;
+
+/// And a million of them over 1 Mbit/s. A server that trickles must not keep a thread for names for ever.
+const PAGE_TIME_MAX: Duration = Duration::from_mins(10);
 
 /// A page whose head has come.
 pub struct Page {
@@ -36,6 +40,7 @@ pub struct PageBody {
     response: reqwest::Response,
     piece: Bytes,
     room_bytes: u64,
+    ends_at: Instant,
 }
 
 impl PageBody {
@@ -51,11 +56,16 @@ impl PageBody {
             return Err(too_long(&url));
         }
         let (driver, patience) = (Arc::clone(driver), patience.clone());
-        Ok(Self { driver, patience, url, response, piece: Bytes::new(), room_bytes: PAGE_BYTES_MAX })
+        let ends_at = Instant::now() + PAGE_TIME_MAX;
+        Ok(Self { driver, patience, url, response, piece: Bytes::new(), room_bytes: PAGE_BYTES_MAX, ends_at })
     }
 
     fn next(&mut self) -> Result<Option<Bytes>> {
         let (response, url) = (&mut self.response, &self.url);
+        if Instant::now() >= self.ends_at {
+            let minutes = PAGE_TIME_MAX.as_secs() / 60;
+            return Err(Error::new(Kind::TimedOut, format!("{url}: the page has not ended after {minutes} minutes")));
+        }
         let next = async { response.chunk().await.map_err(|error| fault::from_reqwest(url, &error)) };
         let piece = self.driver.wait(&self.patience, url, next)?;
         let len = piece.as_ref().map_or(0, Bytes::len) as u64;
