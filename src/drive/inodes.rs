@@ -414,7 +414,7 @@ mod tests {
         let inodes = Inodes::new();
         let empty = Listing::Small(Arc::default());
         let node = inodes.look_up("films/a.mkv", &file(Some(5), 1), None);
-        assert_eq!(inodes.changed_in("films", &empty), ["a.mkv".into()]);
+        assert_eq!(inodes.changed_in("films", &empty), [Box::<str>::from("a.mkv")]);
         assert!(inodes.changed_in("", &empty).is_empty());
         let newer = inodes.look_up("films/a.mkv", &file(Some(6), 1), None);
         inodes.forget(node.ino, 1);
