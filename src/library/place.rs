@@ -43,8 +43,8 @@ pub struct Opened {
 pub fn create(text: &str, config: &PlacesConfig, cut: (Option<u64>, Option<u64>)) -> Result<String> {
     if let Some(address) = keyed(text)? {
         let home = address.open(&config.s3, true)?;
-        let library = KeyedLibrary::init(home.into(), Settings::new(cut.0, cut.1), RETRIES)?;
-        return Ok(library.describe().to_owned());
+        KeyedLibrary::init(home.into(), Settings::new(cut.0, cut.1), RETRIES)?;
+        return Ok(address.shown());
     }
     let dir = absolute(local(text)?)?;
     let cut = Cut {

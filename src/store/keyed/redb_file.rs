@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use redb::{
     Builder, ConcurrencyMode, Database, DatabaseError, ReadableDatabase, StorageError, TableDefinition, TableError,
     TransactionError, WriteTransaction,
@@ -18,12 +18,15 @@ use super::{
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 
-const VALUES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("values");
-/// Each key with the size of its value: a page holds a value with its key, and a listing should not read the values.
+/// Values in pieces, by key and number.
+const PIECES: TableDefinition<'_, (&str, u32), &[u8]> = TableDefinition::new("pieces");
+/// Each key with the size of its value: a page holds a piece with its key, and a listing should not read them.
 const SIZES: TableDefinition<'_, &str, u64> = TableDefinition::new("sizes");
 
-/// Pages kept in memory: a few of the largest values, of which a reader takes a piece at a time.
-const CACHE_BYTES: usize = 64 << 20;
+/// A page is a power of two, and holds at least a piece with its key: chunks of 5 MiB would take 8 MiB each.
+const PIECE_BYTES: usize = (1 << 20) - (8 << 10);
+/// Pages kept in memory.
+const CACHE_BYTES: usize = 32 << 20;
 /// Another process's transaction is over after a few of these.
 const WRITER_POLL: Duration = Duration::from_millis(2);
 
@@ -76,7 +79,7 @@ impl RedbFile {
     fn write(&self, work: impl FnOnce(&WriteTransaction) -> std::result::Result<(), redb::Error>) -> Result<()> {
         let transaction = self.begin_write()?;
         let worked = (|| {
-            drop((transaction.open_table(VALUES)?, transaction.open_table(SIZES)?));
+            drop((transaction.open_table(PIECES)?, transaction.open_table(SIZES)?));
             work(&transaction)?;
             Ok(transaction.commit()?)
         })();
@@ -121,21 +124,39 @@ impl Keyed for RedbFile {
 
     fn get(&self, key: &str, range: ByteRange) -> Result<Bytes> {
         let found = self.read(|transaction| {
-            let table = match transaction.open_table(VALUES) {
+            let sizes = match transaction.open_table(SIZES) {
                 Err(TableError::TableDoesNotExist(_)) => return Ok(None),
                 table => table?,
             };
-            Ok(table.get(key)?.map(|value| Bytes::copy_from_slice(within(value.value(), range))))
+            let Some(size) = sizes.get(key)?.map(|size| size.value()) else { return Ok(None) };
+            let end = range.end.min(size);
+            let (pieces, piece_bytes) = (transaction.open_table(PIECES)?, PIECE_BYTES as u64);
+            let mut bytes = BytesMut::with_capacity(end.saturating_sub(range.start) as usize);
+            for n in range.start / piece_bytes..end.div_ceil(piece_bytes) {
+                let start = n * piece_bytes;
+                let part = ByteRange { start: range.start.saturating_sub(start), end: end - start };
+                if let Some(piece) = pieces.get((key, n as u32))? {
+                    bytes.extend_from_slice(within(piece.value(), part));
+                }
+            }
+            Ok(Some(bytes.freeze()))
         })?;
         found.ok_or_else(|| missing(&self.described, key))
     }
 
     fn put(&self, entries: &[(String, Bytes)]) -> Result<()> {
         self.write(|transaction| {
-            let (mut values, mut sizes) = (transaction.open_table(VALUES)?, transaction.open_table(SIZES)?);
+            let (mut pieces, mut sizes) = (transaction.open_table(PIECES)?, transaction.open_table(SIZES)?);
             for (key, value) in entries {
-                values.insert(key.as_str(), &value[..])?;
-                sizes.insert(key.as_str(), value.len() as u64)?;
+                let before = sizes.insert(key.as_str(), value.len() as u64)?.map_or(0, |size| size.value());
+                let mut count = 0;
+                for piece in value.chunks(PIECE_BYTES) {
+                    pieces.insert((key.as_str(), count), piece)?;
+                    count += 1;
+                }
+                for n in count..piece_count(before) {
+                    pieces.remove((key.as_str(), n))?;
+                }
             }
             Ok(())
         })
@@ -143,10 +164,12 @@ impl Keyed for RedbFile {
 
     fn delete(&self, keys: &[String]) -> Result<()> {
         self.write(|transaction| {
-            let (mut values, mut sizes) = (transaction.open_table(VALUES)?, transaction.open_table(SIZES)?);
+            let (mut pieces, mut sizes) = (transaction.open_table(PIECES)?, transaction.open_table(SIZES)?);
             for key in keys {
-                values.remove(key.as_str())?;
-                sizes.remove(key.as_str())?;
+                let size = sizes.remove(key.as_str())?.map_or(0, |size| size.value());
+                for n in 0..piece_count(size) {
+                    pieces.remove((key.as_str(), n))?;
+                }
             }
             Ok(())
         })
@@ -169,6 +192,10 @@ impl Keyed for RedbFile {
             Ok(keys)
         })
     }
+}
+
+fn piece_count(size_bytes: u64) -> u32 {
+    size_bytes.div_ceil(PIECE_BYTES as u64) as u32
 }
 
 fn from_storage(path: &Path, error: &StorageError) -> Error {
