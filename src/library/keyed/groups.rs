@@ -31,6 +31,9 @@ pub(super) struct Mark {
     /// Of the file's group, in the index of tags; none of a file that is one value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// All tags of the file, once it is being purged: what else leads there goes, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
     /// Seconds since 1970.
     pub since: u64,
 }
@@ -49,7 +52,7 @@ enum Standing {
 impl Mark {
     pub fn now(path: &str, id: Option<Id>) -> Self {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        Self { path: path.to_owned(), id: id.map(|id| id.to_string()), since }
+        Self { path: path.to_owned(), id: id.map(|id| id.to_string()), tags: Vec::new(), since }
     }
 
     pub fn value(&self) -> Bytes {
@@ -73,7 +76,7 @@ impl KeyedLibrary {
     pub(super) fn mark(&self, key: &str) -> Result<Option<Mark>> {
         match self.asking.get(key, ByteRange::new(0, MARK_BYTES_MAX)) {
             Ok(value) => {
-                let unreadable = Mark { path: String::new(), id: None, since: 0 };
+                let unreadable = Mark { path: String::new(), id: None, tags: Vec::new(), since: 0 };
                 Ok(Some(serde_json::from_slice(&value).unwrap_or(unreadable)))
             }
             Err(error) if error.kind() == Kind::Missing => Ok(None),

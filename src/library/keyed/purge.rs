@@ -21,6 +21,8 @@ struct Purged {
     file: Option<Loaded>,
     /// Groups that it needs or, by its entry, needed.
     groups: Vec<Id>,
+    /// The same of its tags.
+    tags: Vec<String>,
 }
 
 /// Removes them; `go_on` hears after each file what went so far, and says whether to go on.
@@ -61,13 +63,18 @@ fn purge_some(
     let gone = Mark::now("", None).value();
     let groups = || files.iter().flat_map(|file| file.groups.iter().map(move |id| (file, *id)));
     asking.put(&groups().map(|(_, id)| (id.gone(), gone.clone())).collect::<Vec<_>>())?;
+    // Its manifest says it no longer in a moment.
+    let noted = files.iter().filter(|file| file.file.is_some() && file.tags.len() > 1).map(|file| {
+        let id = file.file.as_ref().and_then(|loaded| loaded.id);
+        (file.entry.clone(), Mark { tags: file.tags.clone(), ..Mark::now(&file.path, id) }.value())
+    });
+    asking.put(&noted.collect::<Vec<_>>())?;
     let there = || files.iter().filter(|file| file.file.is_some());
     asking.delete(&there().map(|file| file.path.clone()).collect::<Vec<_>>())?;
     asking.delete(&groups().map(|(file, id)| id.reference(&file.path)).collect::<Vec<_>>())?;
-    let other_tags = there().flat_map(|file| {
-        let tags = file.file.iter().flat_map(|loaded| &loaded.manifest.meta().tags);
-        tags.map(|tag| keys::tag(tag, &file.path)).filter(|entry| *entry != file.entry)
-    });
+    let other_tags = files
+        .iter()
+        .flat_map(|file| file.tags.iter().map(|tag| keys::tag(tag, &file.path)).filter(|entry| *entry != file.entry));
     asking.delete(&other_tags.collect::<Vec<_>>())?;
     for file in &files {
         for id in &file.groups {
@@ -104,6 +111,15 @@ fn look(library: &KeyedLibrary, tag: &str, entry: &str) -> Result<Option<Purged>
     let file = if path.is_empty() { None } else { library.load_any(&path)? };
     let has_tag = file.as_ref().is_some_and(|file| file.manifest.meta().tags.iter().any(|has| has == tag));
     let now = file.as_ref().and_then(|file| file.id);
+    // Another file may have the name by now, and tags of its own.
+    let mut tags = mark.tags.clone();
+    if let Some(file) = &file {
+        if has_tag {
+            tags.clone_from(&file.manifest.meta().tags);
+        } else {
+            tags.retain(|tag| !file.manifest.meta().tags.contains(tag));
+        }
+    }
     let file = file.filter(|_| has_tag);
     let mut groups: Vec<_> = file.as_ref().and_then(|file| file.id).into_iter().collect();
     // The group that the entry names is another one than the file's: of a purge that was broken off, or of a file that is
@@ -115,5 +131,5 @@ fn look(library: &KeyedLibrary, tag: &str, entry: &str) -> Result<Option<Purged>
             return Ok(None);
         }
     }
-    Ok(Some(Purged { entry: entry.to_owned(), path, file, groups }))
+    Ok(Some(Purged { entry: entry.to_owned(), path, file, groups, tags }))
 }

@@ -445,6 +445,9 @@ fn a_purge_that_is_killed_is_finished_by_the_next() {
             assert_eq!(findings(library), []);
             let left = library.asking.list(keys::GONE, Bound::Unbounded, 10).unwrap();
             assert_eq!(left, [], "given up, and not removed");
+            let tagged = library.asking.list(keys::TAGS, Bound::Unbounded, 10).unwrap();
+            let tagged: Vec<_> = tagged.into_iter().map(|key| key.key).collect();
+            assert_eq!(tagged, [keys::tag("older", "b/kept"), keys::tag("x", "a/twin")]);
             assert_eq!(library.purge("old", &mut |_| true).unwrap(), Swept::default());
         },
     );
