@@ -11,7 +11,7 @@ use crossbeam_channel::Sender;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::control::{self, Control, Exporter};
-use crate::drive::Drive;
+use crate::drive::{Drive, Writable};
 use crate::error::{Error, Result};
 use crate::fetch::Fetcher;
 use crate::fuse::session::Session;
@@ -19,6 +19,7 @@ use crate::fuse::signals::End;
 use crate::metrics::Metrics;
 use crate::origin::Origin;
 use crate::origin::breaker::Breaker;
+use crate::origin::library::Kept;
 use crate::origin::source::Source;
 use crate::read::Reader;
 use crate::retry::Retry;
@@ -73,14 +74,24 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     // Each file that is open on the drive is open in the cache, too.
     sys::raise_open_files_limit();
     sys::keep_allocator_lean();
-    let origin = Source::parse(&config.source)?.open(&config.places)?;
+    let source = Source::parse(&config.source)?;
+    let library = match &source {
+        Source::Library(address) => Some(Arc::new(Kept::new(address, &config.places))),
+        _ => None,
+    };
+    let origin = match &library {
+        Some(library) => Arc::clone(library) as Arc<dyn Origin>,
+        None => source.open(&config.places)?,
+    };
     let breaker = Arc::new(Breaker::start(origin, config.fetch.chunk_timeout / 2, Arc::clone(&metrics))?);
     let origin = Arc::clone(&breaker) as Arc<dyn Origin>;
     // One that is taken is told before anything is mounted.
     let metrics_listener = config.metrics_listen.map(Exporter::listen).transpose()?;
     let cache_was_there = config.cache.dir.exists();
     let cache = Arc::new(Cache::open(&config.cache, origin.describe(), Arc::clone(&metrics))?);
-    let drive = Arc::new(drive(config, &origin, &cache, Arc::clone(&metrics))?);
+    let library = library.filter(|_| !config.fuse.is_read_only);
+    let writable = library.map(|library| Writable::new(library, &config.cache.dir)).transpose()?;
+    let drive = Arc::new(drive(config, &origin, &cache, Arc::clone(&metrics), writable)?);
     // A source nobody knows that can't be listed is a mistake in the command more often than a passing fault: say so
     // before mounting, and leave nothing behind.
     let absence = drive.begin().inspect_err(|_| {
@@ -147,7 +158,13 @@ pub fn mount_volume(config: &Config, dir: &Path, ends: Sender<End>) -> Result<Mo
 }
 
 /// Everything above the cache and below the kernel.
-fn drive(config: &Config, origin: &Arc<dyn Origin>, cache: &Arc<Cache>, metrics: Arc<Metrics>) -> Result<Drive> {
+fn drive(
+    config: &Config,
+    origin: &Arc<dyn Origin>,
+    cache: &Arc<Cache>,
+    metrics: Arc<Metrics>,
+    writable: Option<Writable>,
+) -> Result<Drive> {
     let fetch = &config.fetch;
     let retry = Arc::new(Retry::new(fetch.retries, Arc::clone(&metrics)));
     let fetcher = Fetcher::start(
@@ -159,5 +176,5 @@ fn drive(config: &Config, origin: &Arc<dyn Origin>, cache: &Arc<Cache>, metrics:
         Arc::clone(&metrics),
     )?;
     let reader = Reader::start(Arc::clone(cache), fetcher, &config.read, fetch.chunk_timeout, metrics)?;
-    Drive::start(Arc::clone(origin), Arc::clone(cache), reader, &config.drive, (fetch.chunk_timeout, retry))
+    Drive::start(Arc::clone(origin), Arc::clone(cache), reader, &config.drive, (fetch.chunk_timeout, retry), writable)
 }

@@ -36,7 +36,7 @@
 //! *flight*: one fetch under way. *lane*: demand, urgent, lookahead, fill. *probe*: a first, lone or near-the-end read.
 //! *opening*: what players open a film with: its head, its tail, its container's index; it outlives the middle of
 //! films. *pin*: a person's wish that a file is never evicted. *warm*: fetched before anyone reads it. *scan*: films
-//! opened one behind the other, of each as little as will do.
+//! opened one behind the other, of each as little as will do. *staged*: written, and not in the library before it is closed.
 //!
 //! *library*: a place of our own where files are put. *home*: where it keeps its bytes. *manifest*: what one file is made
 //! of. *blob*: immutable bytes named by their SHA-256. *draft*: a file on its way in. *orphan*: bytes that no file names.
@@ -62,7 +62,7 @@
 //! | [`origin`] | list, stat, read: what the drive sees of a source |
 //! | [`fetch`] | flights, lanes, hedges, checks |
 //! | [`read`] | pending reads, patterns, pace, lookahead, fill |
-//! | [`drive`] | the filesystem without a kernel: names, inodes, handles |
+//! | [`drive`] | the filesystem without a kernel: names, inodes, handles; files written to a library that is far |
 //! | [`volume`] | the same, read-write, over a library on this machine |
 //! | [`fuse`] | the kernel's adapters, mount points, signals, the reaper, the probe |
 //! | [`control`] | the socket of a running mount: what it is asked, and what it says |

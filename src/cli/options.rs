@@ -199,8 +199,8 @@ struct DriveOptions {
     /// Octal permission bits taken from every file. 022 lets all read; none may write either way.
     #[arg(long, value_name = "OCTAL", env = "REELFS_UMASK", default_value = "022", value_parser = parse_umask)]
     umask: u32,
-    /// Change nothing, also on a library of your own (`library:/path`), which is mounted read-write otherwise. It may then be
-    /// written to by another process. Everything else is read-only anyway.
+    /// Change nothing, also in a library (`library:/path`, kv+…), which is mounted read-write otherwise. One on this machine may
+    /// then be written to by another process. Everything else is read-only anyway.
     #[arg(long, env = "REELFS_READ_ONLY", value_parser = BoolishValueParser::new())]
     read_only: bool,
     /// Let other users enter the drive, a media server for example. Default: only who mounts, as FUSE has it. Needs

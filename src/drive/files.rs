@@ -53,6 +53,9 @@ impl Drive {
             Ok(node) => return reply(Err(Error::new(Kind::Invalid, format!("{} is not a file", node.path)))),
             Err(error) => return reply(Err(error)),
         };
+        if let Err(error) = self.check_not_staged(&node) {
+            return reply(Err(error));
+        }
         let drive = Arc::clone(self);
         let path = Arc::clone(&node.path);
         let asked_at = Instant::now();
@@ -96,7 +99,10 @@ impl Drive {
             }
         });
         let file = OpenFile { node: Arc::clone(node), handle, late: Mutex::default() };
-        Ok(Opened { handle: self.files.add(Arc::new(file)), head: None, is_scan })
+        let handle = self.files.add(Arc::new(file));
+        // Looked at after it counts as open, as a writer looks for opens after it counts as one.
+        self.check_not_staged(node).inspect_err(|_| self.files.remove(handle))?;
+        Ok(Opened { handle, head: None, is_scan })
     }
 
     /// All of an open file as one on this disk, if it is wholly here: for whoever can read it without us.
@@ -122,6 +128,10 @@ impl Drive {
         len: usize,
         reply: impl FnOnce(Result<&[u8]>) + Send + 'static,
     ) {
+        if let Some(staged) = self.staged(handle) {
+            let bytes = staged.read(offset, len);
+            return reply(bytes.as_deref().map_err(Clone::clone));
+        }
         let Some(file) = self.files.get(handle) else {
             return reply(Err(Error::new(Kind::Invalid, "this file is not open")));
         };
@@ -178,10 +188,11 @@ impl Drive {
 
     /// The next data (`false`) or hole (`true`) from `offset` on. A far file has no holes but the one at its end.
     pub fn seek(&self, handle: u64, offset: u64, hole: bool) -> Result<u64> {
-        let Some(file) = self.files.get(handle) else {
-            return Err(Error::new(Kind::Invalid, "this file is not open"));
+        let size = match (self.staged(handle), self.files.get(handle)) {
+            (Some(staged), _) => staged.size_and_time().0,
+            (None, Some(file)) => file.handle.entry().size_bytes(),
+            (None, None) => return Err(Error::new(Kind::Invalid, "this file is not open")),
         };
-        let size = file.handle.entry().size_bytes();
         match (offset < size, hole) {
             (true, false) => Ok(offset),
             (true, true) => Ok(size),

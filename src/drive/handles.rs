@@ -38,6 +38,11 @@ impl<T> Handles<T> {
         (first.collect(), numbers.len())
     }
 
+    /// Whether there is such a one.
+    pub(super) fn any(&self, is_it: impl Fn(&T) -> bool) -> bool {
+        self.open.read().values().any(|value| is_it(value))
+    }
+
     pub(super) fn remove(&self, number: u64) {
         // Dropped without the lock: closing a file calls off its lookahead.
         let closed = self.open.write().remove(&number);

@@ -95,6 +95,15 @@ impl Node {
         true
     }
 
+    /// The time of the last change was set; the bytes are the same.
+    pub fn set_modified(&self, modified: SystemTime) {
+        let mut known = self.known.lock();
+        match &mut known.stat {
+            Some(stat) => stat.modified = Some(modified),
+            None => known.listed_modified = Some(modified),
+        }
+    }
+
     /// Whether it can be what is listed so.
     fn can_be(&self, listed: &Listed) -> bool {
         let is_folder = listed.kind == ListedKind::Folder;
@@ -244,6 +253,49 @@ impl Inodes {
             }
         }
         node
+    }
+
+    /// A number for a file that is being made, with one lookup counted: it has no name yet.
+    pub fn reserve(&self, path: &str) -> u64 {
+        let mut state = self.state.lock();
+        let mut ino = number_of(path);
+        while state.nodes.contains_key(&ino) {
+            ino = ino.wrapping_add(1).max(ROOT + 1);
+        }
+        let node = Node { ino, path: path.into(), kind: NodeKind::File, known: Mutex::default() };
+        state.nodes.insert(ino, (Arc::new(node), 1));
+        ino
+    }
+
+    /// One more lookup of a number that is known. `false`: it is not.
+    pub fn look_up_number(&self, ino: u64) -> bool {
+        let mut state = self.state.lock();
+        let Some((_, lookups)) = state.nodes.get_mut(&ino) else { return false };
+        *lookups += 1;
+        true
+    }
+
+    /// What was at `from`, and below it, is at `to` now: the same numbers, the same versions.
+    pub fn rename(&self, from: &str, to: &str) {
+        let moved = self.at_or_below(from);
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        for (path, ino, _) in moved {
+            let Some((node, _)) = state.nodes.get_mut(&ino) else { continue };
+            let new: Arc<str> = format!("{to}{}", &path[from.len()..]).into();
+            let known = Mutex::new(node.known.lock().clone());
+            *node = Arc::new(Node { ino, path: Arc::clone(&new), kind: node.kind, known });
+            state.unset_current(&path, ino);
+            state.set_current(new, ino);
+        }
+    }
+
+    /// Whatever has this path is not there any more: the next one by its name gets a new number.
+    pub fn supersede_path(&self, path: &str) {
+        let mut state = self.state.lock();
+        if let Some(ino) = state.current.get(path).copied() {
+            state.unset_current(path, ino);
+        }
     }
 
     /// The path of the file that has been known longest, where there are too many: the kernel is to forget its name.

@@ -19,6 +19,8 @@ pub(super) struct Folders {
     pub cache: Arc<Cache>,
     pub kernel: Arc<Kernel>,
     pub ttl: Duration,
+    /// Names change by us: what an earlier run wrote down is for when nobody answers.
+    pub is_writable: bool,
 }
 
 /// Its files.
@@ -37,9 +39,10 @@ impl Source<Listing> for Folders {
     fn recall(&self, folder: &str) -> Option<Recalled<Listing>> {
         let known = self.cache.known_listing(folder).and_then(|known| {
             let Some(known) = known else { return Ok(None) };
-            let fresh_for = known.age.map_or(Duration::ZERO, |age| self.ttl.saturating_sub(age));
+            let age = known.age.filter(|_| !self.is_writable);
+            let fresh_for = age.map_or(Duration::ZERO, |age| self.ttl.saturating_sub(age));
             let value = Listing::recall(known.listing)?;
-            Ok(Some(Recalled { value, fresh_for, is_doubted: known.age.is_none() }))
+            Ok(Some(Recalled { value, fresh_for, is_doubted: age.is_none() }))
         });
         known.unwrap_or_else(|error| {
             log::warn!("{error}");

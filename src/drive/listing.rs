@@ -106,6 +106,26 @@ impl Listing {
         }
     }
 
+    /// Adds a name, or replaces it. `false`: a large one is asked for anew.
+    pub(super) fn put(&mut self, listed: Listed) -> bool {
+        let Self::Small(names) = self else { return false };
+        let names = Arc::make_mut(names);
+        match names.binary_search_by(|other| other.name.cmp(&listed.name)) {
+            Ok(at) => names[at] = listed,
+            Err(at) => names.insert(at, listed),
+        }
+        true
+    }
+
+    /// Takes a name out. `false`: a large one is asked for anew.
+    pub(super) fn remove(&mut self, name: &str) -> bool {
+        let Self::Small(names) = self else { return false };
+        if let Some(at) = position(names, name) {
+            Arc::make_mut(names).remove(at);
+        }
+        true
+    }
+
     /// The name, if it is there.
     pub(super) fn find(&self, name: &str) -> Result<Option<Listed>> {
         match self {

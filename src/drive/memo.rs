@@ -23,6 +23,9 @@ use crate::error::{Error, Kind, Result};
 const GRACE: Duration = Duration::from_millis(15);
 /// After a question that failed, the old answer counts as fresh this long: an origin that is away is not hammered.
 const FAILED_FOR: Duration = Duration::from_secs(2);
+/// A question is asked again so often because of what changed meanwhile; then the answer is taken, and asked for anew by
+/// the next who wants it.
+const ASKED_AGAIN_MAX: usize = 8;
 /// Askers waiting out the grace; more get the old answer at once.
 const GRACED_MAX: usize = 4_096;
 
@@ -93,6 +96,8 @@ struct Answer<V> {
     // Known to be wrong by now: good only if the origin can't be asked.
     is_doubted: bool,
     is_asked: bool,
+    // What is being asked may be answered with what was true before a change of our own: it is asked again.
+    is_outdated: bool,
     askers: Vec<Then<V>>,
 }
 
@@ -207,17 +212,36 @@ impl<V: Clone + Send + 'static> Memo<V> {
     /// All at `top` and below it is asked for anew by the next `get`.
     pub(super) fn expire_below(&self, top: &str) {
         for (_, answer) in self.state.lock().answers.iter_mut().filter(|(path, _)| is_at_or_below(path, top)) {
-            answer.fresh_until = None;
-            answer.is_doubted = true;
+            answer.doubt();
         }
     }
 
     /// The next `get` asks the origin. What is known stays, for when the origin is away.
     pub(super) fn expire(&self, path: &str) {
         if let Some(answer) = self.state.lock().answers.peek_mut(path) {
-            answer.fresh_until = None;
-            answer.is_doubted = true;
+            answer.doubt();
         }
+    }
+
+    /// What is known of `path` is changed as the origin was; where `change` can't (`false`), it is asked for anew.
+    pub(super) fn amend(&self, path: &str, change: impl FnOnce(&mut V) -> bool) {
+        let mut state = self.state.lock();
+        let Some(answer) = state.answers.peek_mut(path) else { return };
+        answer.is_outdated = answer.is_asked;
+        let Some(value) = &mut answer.value else { return };
+        let before = (self.weigh)(value);
+        let is_changed = change(value);
+        let after = (self.weigh)(value);
+        if !is_changed {
+            answer.doubt();
+        }
+        state.weight = state.weight + after - before;
+    }
+
+    /// Whether what is being asked has to be asked again.
+    fn take_outdated(&self, path: &str) -> bool {
+        let mut state = self.state.lock();
+        state.answers.peek_mut(path).is_some_and(|answer| std::mem::take(&mut answer.is_outdated))
     }
 
     /// Starts the question if it is not under way. Takes the lock and gives it up.
@@ -242,7 +266,16 @@ impl<V: Clone + Send + 'static> Memo<V> {
             } else {
                 load
             };
-            let told = panic::catch_unwind(AssertUnwindSafe(|| memo.load(&asked, is_known, load).0));
+            let told = panic::catch_unwind(AssertUnwindSafe(|| {
+                let mut told = memo.load(&asked, is_known, load).0;
+                for _ in 0..ASKED_AGAIN_MAX {
+                    if !memo.take_outdated(&asked) {
+                        break;
+                    }
+                    told = memo.load(&asked, true, None).0;
+                }
+                told
+            }));
             memo.answered(
                 &asked,
                 told.unwrap_or_else(|_| {
@@ -310,8 +343,9 @@ impl<V: Clone + Send + 'static> Memo<V> {
                 let (gained, lost) = ((self.weigh)(&told.value), held.as_ref().map_or(0, self.weigh));
                 let old = held.clone().or(told.old);
                 answer.value = Some(told.value.clone());
-                answer.fresh_until = Some(Instant::now() + told.fresh_for);
-                answer.is_doubted = false;
+                let is_outdated = std::mem::take(&mut answer.is_outdated);
+                answer.fresh_until = if is_outdated { None } else { Some(Instant::now() + told.fresh_for) };
+                answer.is_doubted = is_outdated;
                 state.weight = state.weight + gained - lost;
                 self.shrink(&mut state);
                 learned = told.is_new.then(|| (old, told.value.clone()));
@@ -361,7 +395,20 @@ impl<V: Clone + Send + 'static> Memo<V> {
 
 impl<V> Answer<V> {
     fn unknown() -> Self {
-        Self { value: None, fresh_until: None, is_doubted: false, is_asked: false, askers: Vec::new() }
+        Self {
+            value: None,
+            fresh_until: None,
+            is_doubted: false,
+            is_asked: false,
+            is_outdated: false,
+            askers: Vec::new(),
+        }
+    }
+
+    fn doubt(&mut self) {
+        self.fresh_until = None;
+        self.is_doubted = true;
+        self.is_outdated = self.is_asked;
     }
 
     fn is_fresh(&self) -> bool {

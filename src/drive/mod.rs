@@ -2,6 +2,7 @@
 //! what may wait for the origin takes a closure and answers it later, so that no thread of the kernel's ever waits.
 //! Never here: FUSE, errno, mount points.
 
+mod changes;
 mod contact;
 mod files;
 mod handles;
@@ -12,9 +13,11 @@ mod known;
 mod listing;
 mod memo;
 mod names;
+mod naming;
 mod next;
 mod stale;
 mod status;
+mod writes;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -38,12 +41,15 @@ use known::{Files, Folders};
 use listing::Listing;
 use memo::Memo;
 use stale::Kernel;
+use writes::Writes;
 
+pub use changes::Changes;
 pub use files::Opened;
 pub use inodes::{Node, NodeKind, ROOT};
 pub use keep::{Extent, Warmed, Warming};
 pub use names::{DirEntry, Found};
 pub use stale::Stale;
+pub use writes::{Outcome, Refusal, Writable};
 
 /// Questions about names asked at once: a folder's worth of sizes in a few round trips.
 const NAMES_THREADS: usize = 16;
@@ -75,6 +81,8 @@ pub struct Drive {
     nexts: Jobs,
     // Apart from the threads for names, which an origin that hangs can keep busy.
     opens: Jobs,
+    // What is written, if anything can be.
+    writes: Option<Writes>,
     cache: Arc<Cache>,
     origin: Arc<dyn Origin>,
     // How it is asked about names and first bytes, and the threads that do.
@@ -130,24 +138,30 @@ pub struct Attributes {
     pub is_complete: bool,
 }
 
-/// Size of the drive for `df`: as full as a disc, since nothing can be written to it.
+/// Size of the drive for `df`: as full as a disc, where nothing can be written to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacity {
     /// Bytes of the files known so far.
     pub size_bytes: u64,
     /// Names known so far.
     pub names: u64,
+    /// Bytes that may still be written: as many as can wait here before they are put; 0 if none.
+    pub free_bytes: u64,
 }
 
 impl Drive {
-    /// Starts the drive's threads. `timeout` bounds each question about names; `retry` decides which are asked again.
+    /// Starts the drive's threads. `timeout` bounds each question about names; `retry` decides which are asked again. Without
+    /// `writable` nothing can be changed.
     pub fn start(
         origin: Arc<dyn Origin>,
         cache: Arc<Cache>,
         reader: Reader,
         config: &DriveConfig,
         (timeout, retry): (Duration, Arc<Retry>),
+        writable: Option<Writable>,
     ) -> Result<Self> {
+        let origin = writable.as_ref().map_or(Arc::clone(&origin), |writable| writable.shown_by(origin));
+        let writes = writable.map(Writes::start).transpose()?;
         let jobs = Arc::new(Jobs::start("names", NAMES_THREADS)?);
         let opens = Jobs::start("open", OPEN_THREADS)?;
         let gives = Jobs::start("give", GIVE_THREADS)?;
@@ -157,7 +171,13 @@ impl Drive {
         let inodes = Arc::new(Inodes::new());
         let kernel = Arc::new(Kernel::new(&inodes));
         let ttl = config.dir_ttl;
-        let folders = Folders { ask: ask.clone(), cache: Arc::clone(&cache), kernel: Arc::clone(&kernel), ttl };
+        let folders = Folders {
+            ask: ask.clone(),
+            cache: Arc::clone(&cache),
+            kernel: Arc::clone(&kernel),
+            ttl,
+            is_writable: writes.is_some(),
+        };
         let listings = Memo::new((ttl, timeout), (Listing::weight, LISTED_NAMES_MAX), &jobs, folders)?;
         let known = Files { ask: ask.clone(), cache: Arc::clone(&cache), kernel: Arc::clone(&kernel) };
         let stats = Memo::new((ttl, timeout), (|_| 1, STATS_MAX), &jobs, known)?;
@@ -172,6 +192,7 @@ impl Drive {
             gives,
             nexts,
             opens,
+            writes,
             cache,
             origin,
             ask,
@@ -234,7 +255,11 @@ impl Drive {
     pub fn capacity(&self) -> Capacity {
         let top = self.listings.known("");
         let size_bytes = top.as_ref().map_or(0, Listing::size_bytes);
-        Capacity { size_bytes: size_bytes.max(self.cache.used_bytes()), names: top.as_ref().map_or(0, Listing::len) }
+        Capacity {
+            size_bytes: size_bytes.max(self.cache.used_bytes()),
+            names: top.as_ref().map_or(0, Listing::len),
+            free_bytes: self.writes.as_ref().map_or(0, Writes::free_bytes),
+        }
     }
 
     fn node(&self, ino: u64) -> Result<Arc<Node>> {
@@ -244,9 +269,10 @@ impl Drive {
     fn attributes(&self, node: &Node) -> Attributes {
         let size = node.size_bytes();
         let full = match node.kind {
-            NodeKind::Folder => 0o555,
-            NodeKind::File => 0o444,
+            NodeKind::Folder => 0o777,
+            NodeKind::File => 0o666,
         };
+        let full = if self.is_writable() { full } else { full & 0o555 };
         Attributes {
             ino: node.ino,
             kind: node.kind,

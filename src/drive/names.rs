@@ -74,6 +74,9 @@ impl Drive {
             Ok(folder) => folder,
             Err(error) => return reply(Err(error)),
         };
+        if let Some(attributes) = self.look_up_new(&folder.path, name) {
+            return reply(Ok(Found::Name(attributes)));
+        }
         let (drive, name) = (Arc::clone(self), Box::<str>::from(name));
         let path = Arc::clone(&folder.path);
         self.listings.get(
@@ -141,7 +144,10 @@ impl Drive {
     fn known_to_kernel(&self, path: &str, listed: &Listed, stat: Option<&Stat>) -> Attributes {
         let node = self.inodes.look_up(path, listed, stat);
         self.kernel.forgets_one();
-        self.attributes(&node)
+        let mut attributes = self.attributes(&node);
+        // It will be another one soon: the kernel asks each time.
+        attributes.is_complete &= !self.is_being_written(path);
+        attributes
     }
 
     /// Attributes of an inode. Asks the origin only if the size was never told.
@@ -150,6 +156,9 @@ impl Drive {
             Ok(node) => node,
             Err(error) => return reply(Err(error)),
         };
+        if let Some(written) = self.staged_attributes(ino) {
+            return reply(Ok(written));
+        }
         let known = self.attributes(&node);
         if known.is_complete {
             return reply(Ok(known));

@@ -3,18 +3,20 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request, TimeOrNow,
+    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::errno::errno;
+use super::errno::{errno, not_changed};
 use super::passthrough::Passthrough;
-use crate::drive::{Attributes, Drive, Found, NodeKind};
+use crate::drive::{Attributes, Changes, Drive, Found, NodeKind, Outcome, Refusal};
 use crate::error::{Error, Kind, Result};
 use crate::store::NAME_BYTES_MAX;
 
@@ -115,7 +117,19 @@ fn reply_value(value: &[u8], size: u32, reply: ReplyXattr) {
     }
 }
 
+fn answer_empty(reply: ReplyEmpty) -> Box<dyn FnOnce(Outcome<()>) + Send> {
+    Box::new(move |done| match done {
+        Ok(()) => reply.ok(),
+        Err(refusal) => reply.error(not_changed(&refusal)),
+    })
+}
+
 impl Adapter {
+    /// What no library keeps.
+    fn unsupported(&self) -> Errno {
+        not_changed(&if self.drive.is_writable() { Refusal::Unsupported } else { Refusal::ReadOnly })
+    }
+
     /// Where the way to tell the kernel something unasked is to be put.
     pub fn notifier(&self) -> Arc<OnceLock<Notifier>> {
         Arc::clone(&self.notifier)
@@ -131,6 +145,7 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
         ] {
             if let Err(missing) = config.add_capabilities(wanted) {
                 log::debug!("this kernel's FUSE lacks {missing:?}");
@@ -197,39 +212,142 @@ impl Filesystem for Adapter {
     fn setattr(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _mode: Option<u32>,
         _uid: Option<u32>,
         _gid: Option<u32>,
-        _size: Option<u64>,
+        size: Option<u64>,
         _atime: Option<TimeOrNow>,
-        _mtime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        reply.error(Errno::EROFS);
+        // Owner and mode are the mount's; to set them does nothing, or `cp -p` and `mv` could not bring a file here.
+        let modified = mtime.map(|time| match time {
+            TimeOrNow::SpecificTime(time) => time,
+            TimeOrNow::Now => SystemTime::now(),
+        });
+        let drive = Arc::clone(&self.drive);
+        let changes = Changes { size_bytes: size, modified };
+        let answer = move |set: Outcome<Attributes>| match set {
+            Ok(attributes) => reply.attr(&ttl(&drive, &attributes), &file_attr(&attributes)),
+            Err(refusal) => reply.error(not_changed(&refusal)),
+        };
+        self.drive.set_attributes(ino.0, fh.map(|fh| fh.0), changes, Box::new(answer));
     }
 
-    fn create(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
-        reply.error(Errno::EROFS);
+    fn create(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let Some(name) = name.to_str() else { return reply.error(Errno::EILSEQ) };
+        match self.drive.create(parent.0, name, flags & libc::O_EXCL != 0) {
+            Ok((attributes, handle)) => reply.created(
+                &ttl(&self.drive, &attributes),
+                &file_attr(&attributes),
+                GENERATION,
+                FileHandle(handle),
+                FopenFlags::FOPEN_DIRECT_IO,
+            ),
+            Err(refusal) => reply.error(not_changed(&refusal)),
+        }
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let answer = |written: Outcome<usize>| match written {
+            Ok(written) => reply.written(written as u32),
+            Err(refusal) => reply.error(not_changed(&refusal)),
+        };
+        self.drive.write(fh.0, offset, data, Box::new(answer));
+    }
+
+    fn mkdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
+        let Some(name) = name.to_str() else { return reply.error(Errno::EILSEQ) };
+        match self.drive.make_folder(parent.0, name) {
+            Ok(attributes) => reply.entry(&ttl(&self.drive, &attributes), &file_attr(&attributes), GENERATION),
+            Err(refusal) => reply.error(not_changed(&refusal)),
+        }
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let Some(name) = name.to_str() else { return reply.error(Errno::ENOENT) };
+        self.drive.remove_folder(parent.0, name, answer_empty(reply));
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let Some(name) = name.to_str() else { return reply.error(Errno::ENOENT) };
+        self.drive.unlink(parent.0, name, answer_empty(reply));
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let Some(name) = name.to_str() else { return reply.error(Errno::ENOENT) };
+        let Some(newname) = newname.to_str() else { return reply.error(Errno::EILSEQ) };
+        if !(flags.is_empty() || flags == RenameFlags::RENAME_NOREPLACE) {
+            return reply.error(Errno::EINVAL);
+        }
+        let (from, to) = ((parent.0, name), (newparent.0, newname));
+        self.drive.rename(from, to, flags.is_empty(), answer_empty(reply));
+    }
+
+    fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(self.unsupported());
+    }
+
+    fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
+        reply.error(self.unsupported());
+    }
+
+    fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        reply.error(self.unsupported());
     }
 
     fn setxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
+        reply.error(self.unsupported());
     }
 
     fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::EROFS);
+        reply.error(self.unsupported());
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if flags.acc_mode() != fuser::OpenAccMode::O_RDONLY {
-            return reply.error(Errno::EROFS);
+        let is_truncated = flags.0 & libc::O_TRUNC != 0;
+        if is_truncated || flags.acc_mode() != fuser::OpenAccMode::O_RDONLY {
+            let answer = |opened: Outcome<u64>| match opened {
+                Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO),
+                Err(refusal) => reply.error(not_changed(&refusal)),
+            };
+            return self.drive.open_to_write(ino.0, is_truncated, Box::new(answer));
         }
         let (drive, passthrough) = (Arc::clone(&self.drive), Arc::clone(&self.passthrough));
         let notifier = Arc::clone(&self.notifier);
@@ -266,12 +384,12 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        reply.ok();
+    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        self.drive.sync(fh.0, true, answer_empty(reply));
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply.ok();
+    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.drive.sync(fh.0, false, answer_empty(reply));
     }
 
     fn release(
@@ -284,8 +402,10 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.drive.release(fh.0);
-        self.passthrough.release(ino.0);
+        if !self.drive.release_written(fh.0) {
+            self.drive.release(fh.0);
+            self.passthrough.release(ino.0);
+        }
         reply.ok();
     }
 
@@ -343,11 +463,13 @@ impl Filesystem for Adapter {
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         let capacity = self.drive.capacity();
         let blocks = capacity.size_bytes.div_ceil(u64::from(BLOCK_BYTES));
-        reply.statfs(blocks, 0, 0, capacity.names, 0, BLOCK_BYTES, NAME_BYTES_MAX as u32, BLOCK_BYTES);
+        let free = capacity.free_bytes / u64::from(BLOCK_BYTES);
+        let (names, name_bytes) = (capacity.names, NAME_BYTES_MAX as u32);
+        reply.statfs(blocks.saturating_add(free), free, free, names, 0, BLOCK_BYTES, name_bytes, BLOCK_BYTES);
     }
 
     fn access(&self, _req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        if mask.contains(AccessFlags::W_OK) {
+        if mask.contains(AccessFlags::W_OK) && !self.drive.is_writable() {
             return reply.error(Errno::EROFS);
         }
         // Who may read is told by the mode bits, which the kernel checks itself.

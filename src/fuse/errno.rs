@@ -3,6 +3,7 @@
 
 use fuser::Errno;
 
+use crate::drive;
 use crate::error::{Error, Kind};
 use crate::volume::Refusal;
 
@@ -50,5 +51,21 @@ pub fn refused(refusal: &Refusal) -> Errno {
             log::debug!("{error}");
             errno(error)
         }
+    }
+}
+
+/// What a program on a drive that can be written to sees of a refusal.
+pub fn not_changed(refusal: &drive::Refusal) -> Errno {
+    match refusal {
+        drive::Refusal::Missing => Errno::ENOENT,
+        drive::Refusal::Exists => Errno::EEXIST,
+        drive::Refusal::NotEmpty => Errno::ENOTEMPTY,
+        drive::Refusal::IsFolder => Errno::EISDIR,
+        drive::Refusal::Invalid => Errno::EINVAL,
+        drive::Refusal::NameTooLong => Errno::ENAMETOOLONG,
+        drive::Refusal::OtherPlace => Errno::EXDEV,
+        drive::Refusal::Unsupported => Errno::EOPNOTSUPP,
+        drive::Refusal::ReadOnly => Errno::EROFS,
+        drive::Refusal::Failed(error) => errno(error),
     }
 }

@@ -50,7 +50,7 @@ impl Session {
         };
         let adapter = Adapter::new(Arc::clone(drive), lends, ended);
         let notifier = adapter.notifier();
-        Self::begin(adapter, mountpoint, (drive.source(), true), how, |session| {
+        Self::begin(adapter, mountpoint, (drive.source(), !drive.is_writable()), how, |session| {
             // Once: there is one session.
             let _ = notifier.set(session.clone());
             tell_kernel(drive.stale(), session)

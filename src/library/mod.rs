@@ -192,6 +192,11 @@ pub trait Library: Send + Sync {
     /// Sets a file's tags, all of them: sorted, each once (see [`check_tags`]).
     fn set_tags(&self, path: &str, tags: &[String]) -> Result<()>;
 
+    /// Sets the time of a file's last change. `Unsupported` where the home can't, without its bytes being put again.
+    fn set_modified(&self, path: &str, _modified: SystemTime) -> Result<()> {
+        Err(Error::new(Kind::Unsupported, format!("{}: its time can't be set", path.escape_debug())))
+    }
+
     /// Removes every file with this tag, and all that only they needed, now. Can be broken off (`go_on` says no) at any
     /// point and begun again: nothing is left over in the end. Tells after each file what went so far.
     fn purge(&self, tag: &str, go_on: &mut dyn FnMut(Swept) -> bool) -> Result<Swept>;

@@ -51,7 +51,7 @@ pub const SOURCE_KINDS: [SourceKind; 10] = [
     built_in("ftp://host/films/", "a folder of an FTP server, or one file; a password as for WebDAV"),
     built_in(
         "kv+s3://bucket/library, kv+redis://host/0, kv+redb:///file, kv+file:///folder, kv+cloudflare-kv://account/namespace",
-        "a library in a bucket or key-value store, made by `reelfs init`: read-only; every chunk is checked against its hash",
+        "a library in a bucket or key-value store, made by `reelfs init`: read-write, a file is put when it is closed; every chunk is checked against its hash",
     ),
     by_feature("gs://bucket/films/", "a bucket at Google; keys as gcloud takes them", "gcs", cfg!(feature = "gcs")),
     by_feature(

@@ -45,6 +45,7 @@ mod stored;
 mod storm;
 mod units;
 mod volume;
+mod written;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -106,6 +107,7 @@ fn main() {
         storm::tests(),
         units::tests(),
         volume::tests(),
+        written::tests(),
     ];
     let trials = all.into_iter().flatten().map(Test::into_trial).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();

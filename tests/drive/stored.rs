@@ -155,7 +155,9 @@ fn works(store: &Store) {
     assert!(again.contains("0 files put"), "{again}");
     let names = store.done(&["ls", &store.at("shelf/a series")]);
     assert_eq!(names.lines().count(), sizes.len(), "{names}");
-    let mount = Mount::new(&store.url, &store.options());
+    let mut options = store.options();
+    options.push("--read-only");
+    let mount = Mount::new(&store.url, &options);
     for (seed, size) in sizes.into_iter().enumerate() {
         let path = mount.file(&format!("shelf/a series/{size}.mkv"));
         assert_eq!(fs::metadata(&path).unwrap().len(), size as u64);

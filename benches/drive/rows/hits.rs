@@ -221,6 +221,6 @@ fn assemble(films: &Path, dir: PathBuf, metrics: &Arc<Metrics>) -> Result<(Drive
     let (again, counted) = (Arc::clone(&retry), Arc::clone(metrics));
     let fetcher = Fetcher::start(Arc::clone(&origin), Arc::clone(&cache), &fetch, chunk, again, counted)?;
     let reader = Reader::start(Arc::clone(&cache), fetcher, &read, timeout, Arc::clone(metrics))?;
-    let drive = Drive::start(origin, Arc::clone(&cache), reader, &drive, (timeout, retry))?;
+    let drive = Drive::start(origin, Arc::clone(&cache), reader, &drive, (timeout, retry), None)?;
     Ok((drive, cache))
 }

@@ -33,6 +33,11 @@ impl Asking {
         Self { home, retry: Retry::new(retries, Arc::default()), next_write: Mutex::new(Instant::now()) }
     }
 
+    /// The same home, for somebody else.
+    pub fn again_for(&self, retries: u32) -> Self {
+        Self::new(Arc::clone(&self.home), retries)
+    }
+
     pub fn describe(&self) -> &str {
         self.home.describe()
     }

@@ -87,12 +87,17 @@ impl KeyedLibrary {
         keys::check(path, self.asking.limits())?;
         let tags = check_tags(tags.to_vec())?;
         tags.iter().try_for_each(|tag| keys::check_tag(tag, self.asking.limits()))?;
+        self.change_meta(path, |meta| Meta { tags, ..meta })
+    }
+
+    /// Changes what is known of a file beside its bytes.
+    pub(super) fn change_meta(&self, path: &str, change: impl FnOnce(Meta) -> Meta) -> Result<()> {
         let manifest = self.manifest(path)?;
-        if manifest.meta().tags == tags {
+        let meta = change(manifest.meta().clone());
+        if *manifest.meta() == meta {
             return Ok(());
         }
         let file = self.load(path)?;
-        let meta = Meta { tags, ..file.manifest.meta().clone() };
         let value = match (file.id, file.manifest.kept()) {
             (Some(id), _) => {
                 let chunks = file.manifest.chunks();
@@ -101,7 +106,10 @@ impl KeyedLibrary {
                 value::manifest(chunks, &meta, self.settings.chunk_size_bytes, id)?
             }
             (None, Kept::Under { .. }) => {
-                let message = format!("{}: another program's file has no tags; put it again", path.escape_debug());
+                let message = format!(
+                    "{}: another program's file, which says nothing of itself; put it again",
+                    path.escape_debug()
+                );
                 return Err(Error::new(Kind::Unsupported, message));
             }
             (None, _) => value::frame(&self.frame_bytes(path, &file.manifest)?, &meta)?,

@@ -21,7 +21,7 @@ mod value;
 use std::num::NonZeroUsize;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use lru::LruCache;
@@ -32,7 +32,7 @@ use self::asking::Asking;
 use self::keys::Id;
 use self::value::{Begins, HEAD_BYTES, MANIFEST_BYTES_MAX};
 use super::manifest::{CHUNK_BYTES_MAX, Kept};
-use super::{Chunk, Cut, Draft, Finding, Library, Manifest, Page, Proof, Query, Swept, Verified};
+use super::{Chunk, Cut, Draft, Finding, Library, Manifest, Meta, Page, Proof, Query, Swept, Verified};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
@@ -120,6 +120,12 @@ impl KeyedLibrary {
             }
         }
         Ok(Self::with(asking, settings))
+    }
+
+    /// The same library, whose requests are made again up to `retries` times.
+    #[must_use]
+    pub fn asked_again(&self, retries: u32) -> Self {
+        Self::with(self.asking.again_for(retries), self.settings)
     }
 
     fn with(asking: Asking, settings: Settings) -> Self {
@@ -265,6 +271,11 @@ impl Library for KeyedLibrary {
 
     fn set_tags(&self, path: &str, tags: &[String]) -> Result<()> {
         self.change_tags(path, tags)
+    }
+
+    fn set_modified(&self, path: &str, modified: SystemTime) -> Result<()> {
+        keys::check(path, self.asking.limits())?;
+        self.change_meta(path, |meta| Meta { modified, ..meta })
     }
 
     fn purge(&self, tag: &str, go_on: &mut dyn FnMut(Swept) -> bool) -> Result<Swept> {

@@ -27,6 +27,8 @@ use crate::store::{LISTING_NAMES_MAX, Paging};
 
 /// Handed up at once of a hole, or of what is there already: small enough that a reader gets its first bytes soon.
 const PIECE_BYTES: u64 = 256 << 10;
+/// What is written is asked for again so often, where what failed may pass: some minutes of a store that is away.
+const WRITE_RETRIES: u32 = 5;
 /// What a hole reads as.
 static ZEROS: [u8; PIECE_BYTES as usize] = [0; PIECE_BYTES as usize];
 /// Files whose manifest is known: those that are open, and those a player looked at.
@@ -46,6 +48,8 @@ pub struct Kept {
 /// The library, and what is known of it.
 struct Opened {
     library: Arc<dyn Library>,
+    // The same, asked again by itself: whoever writes has nobody above who would.
+    to_write: Arc<dyn Library>,
     root: Root,
     /// By path and version. Held for a look only.
     manifests: Mutex<Manifests>,
@@ -78,13 +82,20 @@ impl Kept {
         }
         // Twice, if two ask at once: the second one is dropped.
         let (library, path) = place::open_keyed(&self.address, &self.places, 0)?;
-        let opened = Opened::new(Arc::new(library), path)?;
+        let to_write = Arc::new(library.asked_again(WRITE_RETRIES));
+        let opened = Opened::new(Arc::new(library), to_write, path)?;
         Ok(self.opened.get_or_init(|| opened))
+    }
+
+    /// The library, to be changed, and its own path of `path`. A request that fails is made again.
+    pub fn to_write(&self, path: &str) -> Result<(&dyn Library, String)> {
+        let opened = self.opened()?;
+        Ok((&*opened.to_write, opened.path(path)?))
     }
 }
 
 impl Opened {
-    fn new(library: Arc<dyn Library>, path: String) -> Result<Self> {
+    fn new(library: Arc<dyn Library>, to_write: Arc<dyn Library>, path: String) -> Result<Self> {
         let root = if path.is_empty() {
             Root::Folder(path)
         } else {
@@ -100,7 +111,7 @@ impl Opened {
         };
         let manifests = Manifests { by_version: LruCache::new(MANIFESTS_MAX), chunk_count: 0 };
         let chunks = Chunks::new(Arc::clone(&library));
-        Ok(Self { library, root, manifests: Mutex::new(manifests), chunks: Arc::new(chunks) })
+        Ok(Self { library, to_write, root, manifests: Mutex::new(manifests), chunks: Arc::new(chunks) })
     }
 
     /// The library's own path of a path.

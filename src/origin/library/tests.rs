@@ -79,7 +79,8 @@ impl House {
     fn origin(&self, path: &str) -> Kept {
         let address = Address::new(Url::parse("redb:///test").unwrap()).unwrap();
         let kept = Kept::new(&address, &PlacesConfig::default());
-        let opened = Opened::new(Arc::clone(&self.library) as Arc<dyn Library>, path.to_owned()).unwrap();
+        let library = || Arc::clone(&self.library) as Arc<dyn Library>;
+        let opened = Opened::new(library(), library(), path.to_owned()).unwrap();
         assert!(kept.opened.set(opened).is_ok());
         kept
     }

@@ -1,0 +1,300 @@
+//! Files that are written: staged, and put when they are closed (see `writes`).
+//! Never here: how a library keeps them, and names (see `naming`).
+//!
+//! An inode number is one version, so one that is written is no other's: whoever else looks its name up gets another
+//! number, for the old version, until the new one is put. A number that is open for reading is never written under: the
+//! writer is told that it has changed, and the kernel looks the name up again, and gets a new one.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::names::{changed, join};
+use super::writes::{Begun, COPY_BYTES_MAX, Outcome, Refusal, Staged, Then, When, Writes};
+use super::{Attributes, Drive, Node, NodeKind};
+use crate::error::{Error, Kind, Result};
+use crate::library::check_path;
+use crate::store::NAME_BYTES_MAX;
+
+/// What is to be set of a file.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Changes {
+    /// Bytes.
+    pub size_bytes: Option<u64>,
+    /// Last change.
+    pub modified: Option<SystemTime>,
+}
+
+impl Drive {
+    /// Whether anything can be changed.
+    pub fn is_writable(&self) -> bool {
+        self.writes.is_some()
+    }
+
+    pub(super) fn writes(&self) -> Outcome<&Writes> {
+        self.writes.as_ref().ok_or(Refusal::ReadOnly)
+    }
+
+    /// The path of a name in a folder that the kernel knows.
+    pub(super) fn child(&self, parent: u64, name: &str) -> Outcome<(&Writes, String)> {
+        let writes = self.writes()?;
+        let path = join(&self.node(parent)?.path, name);
+        if name.len() > NAME_BYTES_MAX {
+            return Err(Refusal::NameTooLong);
+        }
+        check_path(&path)?;
+        Ok((writes, path))
+    }
+
+    /// The staged file of a handle.
+    pub(super) fn staged(&self, handle: u64) -> Option<Arc<Staged>> {
+        self.writes.as_ref()?.handle(handle)
+    }
+
+    pub(super) fn is_being_written(&self, path: &str) -> bool {
+        self.writes.as_ref().is_some_and(|writes| !writes.staged_at(path).is_empty())
+    }
+
+    /// One lookup of a name that was made here and not put yet.
+    pub(super) fn look_up_new(&self, folder: &str, name: &str) -> Option<Attributes> {
+        let ino = self.writes.as_ref()?.new_at(&join(folder, name))?;
+        let attributes = self.staged_attributes(ino)?;
+        self.inodes.look_up_number(ino).then_some(attributes)
+    }
+
+    /// Attributes of what is written under a number. Nobody may remember them.
+    pub(super) fn staged_attributes(&self, ino: u64) -> Option<Attributes> {
+        let staged = self.writes.as_ref()?.staged(ino)?;
+        let (size_bytes, modified) = staged.size_and_time();
+        let node = self.inodes.get(ino)?;
+        Some(Attributes { size_bytes, modified, is_complete: false, ..self.attributes(&node) })
+    }
+
+    /// A number that is written under shows nobody else what is not put yet.
+    pub(super) fn check_not_staged(&self, node: &Node) -> Result<()> {
+        match self.writes.as_ref().and_then(|writes| writes.staged(node.ino)) {
+            None => Ok(()),
+            Some(staged) if staged.is_new() => {
+                Err(Error::new(Kind::Missing, format!("{}: not there before it is closed", node.path)))
+            }
+            Some(_) => Err(changed(&node.path)),
+        }
+    }
+
+    /// Makes a file, and opens it to be written. Nobody else opens it before it was put.
+    pub fn create(&self, parent: u64, name: &str, is_exclusive: bool) -> Outcome<(Attributes, u64)> {
+        let (writes, path) = self.child(parent, name)?;
+        if writes.new_at(&path).is_some() {
+            // Not exclusive: the kernel looks it up again, and opens it.
+            return Err(if is_exclusive { Refusal::Exists } else { changed(&path).into() });
+        }
+        let ino = self.inodes.reserve(&path);
+        let staged = writes.stage(ino, &path, true).inspect_err(|_| self.inodes.forget(ino, 1))?;
+        let handle = writes.open(&staged);
+        let attributes = self.staged_attributes(ino).ok_or_else(|| changed(&path))?;
+        Ok((attributes, handle))
+    }
+
+    /// Opens a file to be written: from nothing on if it `is_truncated`, else with what it holds, which is fetched first.
+    pub fn open_to_write(self: &Arc<Self>, ino: u64, is_truncated: bool, reply: Then<u64>) {
+        let (writes, node) = match self.writes().and_then(|writes| Ok((writes, self.node(ino)?))) {
+            Ok((_, node)) if node.kind != NodeKind::File => return reply(Err(Refusal::IsFolder)),
+            Ok(both) => both,
+            Err(refusal) => return reply(Err(refusal)),
+        };
+        if let Some(staged) = writes.staged(ino) {
+            let drive = Arc::clone(self);
+            let opened = move |staged: &Arc<Staged>| drive.writes().map(|writes| writes.open(staged));
+            if !is_truncated {
+                return reply(opened(&staged));
+            }
+            let same = Arc::clone(&staged);
+            return Self::truncate(&same, 0, Box::new(move |cut| reply(cut.and_then(|()| opened(&staged)))));
+        }
+        let staged = match writes.stage(ino, &node.path, false) {
+            Ok(staged) => staged,
+            Err(error) => return reply(Err(error.into())),
+        };
+        self.inodes.supersede(&node);
+        if self.files.any(|file| file.node.ino == ino) {
+            writes.forget(&staged);
+            return reply(Err(changed(&node.path).into()));
+        }
+        self.kernel.name_changed(&node.path);
+        if is_truncated {
+            return reply(Ok(writes.open(&staged)));
+        }
+        let (drive, busy) = (Arc::clone(self), staged.hold());
+        let queued = writes.puts.run(move || {
+            let opened = drive.fetch_to_write(&node, &staged);
+            drop(busy);
+            reply(opened.and_then(|()| drive.writes().map(|writes| writes.open(&staged))));
+        });
+        if let Err(error) = queued {
+            log::warn!("{error}");
+        }
+    }
+
+    fn fetch_to_write(&self, node: &Node, staged: &Staged) -> Outcome<()> {
+        let writes = self.writes()?;
+        let fetch = || {
+            let manifest = writes.home.manifest(&node.path)?;
+            let size_bytes = manifest.size_bytes();
+            if node.size_bytes().is_some_and(|known| known != size_bytes) {
+                self.stats.expire(&node.path);
+                return Err(changed(&node.path));
+            }
+            if size_bytes > COPY_BYTES_MAX {
+                let message = format!(
+                    "{}: {size_bytes} bytes can't be changed in place ({COPY_BYTES_MAX} at most): write it anew",
+                    node.path
+                );
+                log::warn!("{message}");
+                return Err(Error::new(Kind::Unsupported, message));
+            }
+            writes.home.fetch(&node.path, &manifest, staged.file())?;
+            staged.filled(size_bytes, manifest.meta().modified);
+            Ok(())
+        };
+        fetch().inspect_err(|_| writes.forget(staged)).map_err(Refusal::from)
+    }
+
+    /// Writes to an open file.
+    pub fn write(self: &Arc<Self>, handle: u64, offset: u64, bytes: &[u8], reply: Then<usize>) {
+        let Some(staged) = self.staged(handle) else { return reply(Err(not_open())) };
+        if let Some(written) = staged.write(offset, bytes) {
+            return reply(written.map(|()| bytes.len()).map_err(Refusal::from));
+        }
+        let (drive, bytes) = (Arc::clone(self), bytes.to_vec());
+        if let Some(now) = staged.when_idle(move || drive.write(handle, offset, &bytes, reply)) {
+            now();
+        }
+    }
+
+    fn truncate(staged: &Arc<Staged>, size_bytes: u64, reply: Then<()>) {
+        if let Some(set) = staged.set_len(size_bytes) {
+            return reply(set.map_err(Refusal::from));
+        }
+        let same = Arc::clone(staged);
+        if let Some(now) = staged.when_idle(move || Self::truncate(&same, size_bytes, reply)) {
+            now();
+        }
+    }
+
+    /// Sets what can be set: of a file that nobody writes its time; of a folder nothing.
+    pub fn set_attributes(self: &Arc<Self>, ino: u64, handle: Option<u64>, changes: Changes, reply: Then<Attributes>) {
+        let writes = match self.writes() {
+            Ok(writes) => writes,
+            Err(refusal) => return reply(Err(refusal)),
+        };
+        let staged = handle.and_then(|handle| self.staged(handle)).or_else(|| writes.staged(ino));
+        let drive = Arc::clone(self);
+        let done = move |done: Outcome<()>| match done {
+            Ok(()) => drive.getattr(ino, move |attributes| reply(attributes.map_err(Refusal::from))),
+            Err(refusal) => reply(Err(refusal)),
+        };
+        match (staged, changes) {
+            (None, Changes { size_bytes: Some(_), .. }) => done(Err(Refusal::Unsupported)),
+            (None, Changes { modified: Some(modified), .. }) => match self.node(ino) {
+                Ok(node) if node.kind == NodeKind::File => {
+                    let path = node.path.to_string();
+                    self.change(Ok((writes, path)), Box::new(done), move |drive, writes, path| {
+                        writes.home.set_modified(path, modified)?;
+                        node.set_modified(modified);
+                        drive.stats.expire(path);
+                        Ok(())
+                    });
+                }
+                // Those of folders are told by nobody.
+                _ => done(Ok(())),
+            },
+            (None, _) => done(Ok(())),
+            (Some(staged), Changes { size_bytes: Some(size_bytes), modified }) => {
+                let same = Arc::clone(&staged);
+                Self::truncate(
+                    &staged,
+                    size_bytes,
+                    Box::new(move |cut| {
+                        if let Some(modified) = modified {
+                            same.set_modified(modified);
+                        }
+                        done(cut);
+                    }),
+                );
+            }
+            (Some(staged), Changes { modified, .. }) => {
+                if let Some(modified) = modified {
+                    staged.set_modified(modified);
+                }
+                done(Ok(()));
+            }
+        }
+    }
+
+    /// Puts an open file, if it was changed, and answers when it is there, or could not be.
+    pub fn sync(self: &Arc<Self>, handle: u64, is_close: bool, reply: Then<()>) {
+        match self.staged(handle) {
+            Some(staged) => self.put(staged, if is_close { When::Flush } else { When::Sync }, reply),
+            // Open to be read.
+            None => reply(Ok(())),
+        }
+    }
+
+    /// Closes a file that was open to be written. `false`: it is none of them.
+    pub fn release_written(self: &Arc<Self>, handle: u64) -> bool {
+        let Some(writes) = &self.writes else { return false };
+        let Some(staged) = writes.handle(handle) else { return false };
+        writes.close(handle);
+        if staged.closed() {
+            // What could not be put was said in the log.
+            self.put(staged, When::Release, Box::new(|_| ()));
+        }
+        true
+    }
+
+    fn put(self: &Arc<Self>, staged: Arc<Staged>, when: When, reply: Then<()>) {
+        let writes = match self.writes() {
+            Ok(writes) => writes,
+            Err(refusal) => return reply(Err(refusal)),
+        };
+        let drive = Arc::clone(self);
+        let (put, busy) = match staged.begin_put(when) {
+            Begun::Put(put, busy) => (put, busy),
+            Begun::Nothing => {
+                self.forget_closed(&staged);
+                return reply(Ok(()));
+            }
+            Begun::Busy => {
+                let same = Arc::clone(&staged);
+                if let Some(now) = staged.when_idle(move || drive.put(same, when, reply)) {
+                    now();
+                }
+                return;
+            }
+        };
+        let queued = writes.puts.run(move || {
+            let Some(writes) = &drive.writes else { return };
+            let done = writes.home.put(&put.path, staged.file(), put.modified);
+            staged.ended_put(done.is_ok());
+            match &done {
+                Ok(()) => drive.file_is_there(&put.path),
+                Err(error) => log::warn!("{}: not put: {error}", put.path),
+            }
+            drop(busy);
+            drive.forget_closed(&staged);
+            reply(done.map_err(Refusal::from));
+        });
+        if let Err(error) = queued {
+            log::warn!("{error}");
+        }
+    }
+
+    fn forget_closed(&self, staged: &Staged) {
+        if let Some(writes) = self.writes.as_ref().filter(|_| !staged.is_open()) {
+            writes.forget(staged);
+        }
+    }
+}
+
+fn not_open() -> Refusal {
+    Error::new(Kind::Invalid, "this file is not open to be written").into()
+}

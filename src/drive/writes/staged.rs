@@ -1,0 +1,327 @@
+//! One file that is being written: its bytes so far, and when they are to be put.
+//! Never here: libraries, and threads.
+//!
+//! While a file is fetched or put nobody changes it: who wants to waits, without a thread, until that has ended. The lock
+//! is held while the disk reads or writes a piece, never while a library is asked.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+
+use crate::drive::inodes::is_at_or_below;
+use crate::error::{Error, Kind, Result};
+use crate::library::manifest::FILE_BYTES_MAX;
+use crate::sys;
+
+/// What must stay free on the disk: the cache's index is on it, too.
+const FREE_BYTES_MIN: u64 = 64 << 20;
+/// Requests waiting for the end of a put: a program has one each, unless it writes from many threads.
+const WAITING_MAX: usize = 256;
+
+/// A staged file.
+pub(in crate::drive) struct Staged {
+    /// The number the kernel knows it by.
+    pub ino: u64,
+    file: File,
+    // The folder it waits in.
+    dir: Arc<File>,
+    // Taken alone.
+    state: Mutex<State>,
+}
+
+struct State {
+    // None once its name was taken away, or given to another.
+    path: Option<Box<str>>,
+    // No library has had it.
+    is_new: bool,
+    size_bytes: u64,
+    modified: SystemTime,
+    changes: Changes,
+    opens: usize,
+    is_busy: bool,
+    waiting: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+/// What was done to a file since it was last put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Changes {
+    None,
+    /// Cut off when it was opened, and nothing since: a shell does that for `>`, closes one of two handles, and writes then.
+    Emptied,
+    Some,
+    /// They were to be put, and could not be.
+    Failed,
+}
+
+/// When a file may be put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::drive) enum When {
+    /// One of its handles is closed.
+    Flush,
+    /// Somebody asks for it.
+    Sync,
+    /// Its last handle was closed: nobody hears of it any more.
+    Release,
+}
+
+/// What is to be put, and under which name.
+pub(in crate::drive) struct Put {
+    pub path: Box<str>,
+    pub modified: SystemTime,
+}
+
+/// Whether a put could begin.
+pub(in crate::drive) enum Begun {
+    /// Somebody holds changes.
+    Busy,
+    /// There is nothing to put.
+    Nothing,
+    Put(Put, Busy),
+}
+
+impl Changes {
+    fn are_put(self, when: When) -> bool {
+        match (self, when) {
+            (Self::None, _) | (Self::Emptied, When::Flush) | (Self::Failed, When::Release) => false,
+            (Self::Emptied | Self::Some | Self::Failed, _) => true,
+        }
+    }
+}
+
+/// Ends the time in which nobody may change a file, whatever becomes of whoever wanted that.
+pub(in crate::drive) struct Busy(Arc<Staged>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let waiting = {
+            let mut state = self.0.state.lock();
+            state.is_busy = false;
+            std::mem::take(&mut state.waiting)
+        };
+        for waiter in waiting {
+            waiter();
+        }
+    }
+}
+
+impl Staged {
+    pub fn new(ino: u64, path: &str, is_new: bool, file: File, dir: Arc<File>) -> Self {
+        let state = State {
+            path: Some(path.into()),
+            is_new,
+            size_bytes: 0,
+            modified: SystemTime::now(),
+            // A name that nobody had is there from its first close on, also without a byte.
+            changes: if is_new { Changes::Some } else { Changes::Emptied },
+            opens: 0,
+            is_busy: false,
+            waiting: Vec::new(),
+        };
+        Self { ino, file, dir, state: Mutex::new(state) }
+    }
+
+    /// Its bytes. Whoever changes them by this has it busy.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub fn is_new(&self) -> bool {
+        self.state.lock().is_new
+    }
+
+    pub fn is_at(&self, path: &str) -> bool {
+        self.state.lock().path.as_deref() == Some(path)
+    }
+
+    pub fn is_below(&self, folder: &str) -> bool {
+        self.state.lock().path.as_deref().is_some_and(|path| is_at_or_below(path, folder))
+    }
+
+    pub fn is_busy(&self) -> bool {
+        self.state.lock().is_busy
+    }
+
+    pub fn size_and_time(&self) -> (u64, SystemTime) {
+        let state = self.state.lock();
+        (state.size_bytes, state.modified)
+    }
+
+    /// It has another name, or none, from now on.
+    pub fn set_path(&self, path: Option<&str>) {
+        self.state.lock().path = path.map(Into::into);
+    }
+
+    pub fn opened(&self) {
+        self.state.lock().opens += 1;
+    }
+
+    /// One open less; whether it was the last.
+    pub fn closed(&self) -> bool {
+        let mut state = self.state.lock();
+        state.opens = state.opens.saturating_sub(1);
+        state.opens == 0
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.state.lock().opens > 0
+    }
+
+    /// Holds all changes until the guard is dropped.
+    pub fn hold(self: &Arc<Self>) -> Busy {
+        self.state.lock().is_busy = true;
+        Busy(Arc::clone(self))
+    }
+
+    /// The content was fetched.
+    pub fn filled(&self, size_bytes: u64, modified: SystemTime) {
+        let mut state = self.state.lock();
+        (state.size_bytes, state.modified, state.changes) = (size_bytes, modified, Changes::None);
+    }
+
+    /// Runs `then` when nobody holds changes: at once if so (`None`), else later. Too many wait: it is dropped.
+    pub fn when_idle<F: FnOnce() + Send + 'static>(&self, then: F) -> Option<F> {
+        let mut state = self.state.lock();
+        if !state.is_busy {
+            return Some(then);
+        }
+        state.wait(then);
+        None
+    }
+
+    /// Begins a put, if there is something to put and nobody holds changes; the guard is to be dropped when it has ended.
+    pub fn begin_put(self: &Arc<Self>, when: When) -> Begun {
+        let mut state = self.state.lock();
+        if state.is_busy {
+            return Begun::Busy;
+        }
+        let Some(path) = state.path.clone().filter(|_| state.changes.are_put(when)) else { return Begun::Nothing };
+        state.is_busy = true;
+        Begun::Put(Put { path, modified: state.modified }, Busy(Arc::clone(self)))
+    }
+
+    /// The put has ended.
+    pub fn ended_put(&self, is_done: bool) {
+        let mut state = self.state.lock();
+        state.changes = if is_done { Changes::None } else { Changes::Failed };
+        state.is_new &= !is_done;
+    }
+
+    /// Writes. `None`: somebody holds changes.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> Option<Result<()>> {
+        let mut state = self.state.lock();
+        if state.is_busy { None } else { Some(self.write_now(&mut state, offset, bytes)) }
+    }
+
+    fn write_now(&self, state: &mut State, offset: u64, bytes: &[u8]) -> Result<()> {
+        let end = offset.saturating_add(bytes.len() as u64);
+        self.check_room(end, bytes.len() as u64)?;
+        self.file.write_all_at(bytes, offset).map_err(|error| Error::io("staging a file", &error))?;
+        state.size_bytes = state.size_bytes.max(end);
+        state.changed();
+        Ok(())
+    }
+
+    fn check_room(&self, end: u64, more: u64) -> Result<()> {
+        if end > FILE_BYTES_MAX {
+            return Err(Error::new(Kind::Invalid, format!("a file of {end} bytes; {FILE_BYTES_MAX} at most")));
+        }
+        let free = sys::free_bytes(&self.dir).map_err(|error| Error::io("staging a file", &error))?;
+        if free >= FREE_BYTES_MIN.saturating_add(more) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Full, "no room beside the cache for a file until it is put"))
+    }
+
+    /// Cuts it off, or makes it longer, by zeros. `None`: somebody holds changes.
+    pub fn set_len(&self, size_bytes: u64) -> Option<Result<()>> {
+        let mut state = self.state.lock();
+        if state.is_busy {
+            return None;
+        }
+        let set = self.check_room(size_bytes, 0).and_then(|()| {
+            self.file.set_len(size_bytes).map_err(|error| Error::io("staging a file", &error))?;
+            state.size_bytes = size_bytes;
+            state.changed();
+            Ok(())
+        });
+        Some(set)
+    }
+
+    /// Sets the time it will have.
+    pub fn set_modified(&self, modified: SystemTime) {
+        let mut state = self.state.lock();
+        state.changed();
+        state.modified = modified;
+    }
+
+    /// Up to `len` bytes from `offset` on; fewer at the end.
+    pub fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        let mut filled = 0;
+        while filled < len {
+            let read = self.file.read_at(&mut bytes[filled..], offset + filled as u64);
+            match read.map_err(|error| Error::io("reading a staged file", &error))? {
+                0 => break,
+                read => filled += read,
+            }
+        }
+        bytes.truncate(filled);
+        Ok(bytes)
+    }
+}
+
+impl State {
+    fn changed(&mut self) {
+        self.changes = Changes::Some;
+        self.modified = SystemTime::now();
+    }
+
+    /// One that is dropped is answered with an error.
+    fn wait(&mut self, waiter: impl FnOnce() + Send + 'static) {
+        if self.waiting.len() < WAITING_MAX {
+            self.waiting.push(Box::new(waiter));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_changed_is_put_when_it_is_closed_and_once() {
+        use Changes::{Emptied, Failed, None, Some};
+        let put = |changes: Changes| [When::Flush, When::Sync, When::Release].map(|when| changes.are_put(when));
+        assert_eq!(put(None), [false, false, false]);
+        assert_eq!(put(Emptied), [false, true, true], "more may come");
+        assert_eq!(put(Some), [true, true, true]);
+        assert_eq!(put(Failed), [true, true, false], "whoever closed it was told");
+    }
+
+    #[test]
+    fn changes_wait_for_the_end_of_a_put() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = Arc::new(File::open(folder.path()).unwrap());
+        let file = tempfile::tempfile_in(folder.path()).unwrap();
+        let staged = Arc::new(Staged::new(7, "a", true, file, dir));
+        assert!(staged.write(3, b"abc").unwrap().is_ok());
+        assert_eq!((staged.size_and_time().0, staged.read(2, 9).unwrap()), (6, b"\0abc".to_vec()));
+        let Begun::Put(put, busy) = staged.begin_put(When::Flush) else { panic!("it was changed") };
+        assert_eq!(&*put.path, "a");
+        assert!(staged.write(0, b"x").is_none() && staged.set_len(0).is_none());
+        assert!(matches!(staged.begin_put(When::Flush), Begun::Busy));
+        let (sender, waited) = crossbeam_channel::bounded(1);
+        assert!(staged.when_idle(move || sender.send(()).unwrap()).is_none());
+        staged.ended_put(true);
+        assert!(waited.try_recv().is_err());
+        drop(busy);
+        waited.try_recv().unwrap();
+        assert!(matches!(staged.begin_put(When::Flush), Begun::Nothing) && !staged.is_new());
+        staged.set_len(1).unwrap().unwrap();
+        staged.set_path(None);
+        assert!(matches!(staged.begin_put(When::Release), Begun::Nothing), "it has no name");
+    }
+}
