@@ -1,0 +1,163 @@
+//! Answers that are fresh, old, late, wanted by many, or remembered from an earlier run.
+//! Never here: what an origin says.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+
+const LONG: Duration = Duration::from_mins(10);
+
+struct Counting {
+    tokens: Receiver<Result<()>>,
+    count: AtomicUsize,
+    recalled: Option<Recalled<usize>>,
+}
+
+impl Source<usize> for Counting {
+    fn ask(&self, _: &str) -> Result<usize> {
+        match self.tokens.recv() {
+            Ok(Err(error)) => Err(error),
+            _ => Ok(self.count.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    fn recall(&self, _: &str) -> Option<Recalled<usize>> {
+        self.recalled.clone()
+    }
+}
+
+fn ask(memo: &Arc<Memo<usize>>, path: &str) -> Receiver<Result<usize>> {
+    let (answer, answers) = bounded(1);
+    memo.get(path, Box::new(move |result| drop(answer.send(result))));
+    answers
+}
+
+/// A memo whose answers count up, and whose origin answers one question for each token.
+fn counting(ttl: Duration) -> (Arc<Memo<usize>>, Sender<Result<()>>) {
+    remembering(ttl, None)
+}
+
+/// The same, with an answer on disk.
+fn remembering(ttl: Duration, recalled: Option<(usize, Duration)>) -> (Arc<Memo<usize>>, Sender<Result<()>>) {
+    with_recalled(ttl, recalled, true)
+}
+
+fn with_recalled(
+    ttl: Duration,
+    recalled: Option<(usize, Duration)>,
+    is_doubted: bool,
+) -> (Arc<Memo<usize>>, Sender<Result<()>>) {
+    let jobs = Arc::new(Jobs::start("test", 4).unwrap());
+    let (token, tokens) = bounded::<Result<()>>(100);
+    let count = AtomicUsize::new(0);
+    let recalled = recalled.map(|(value, fresh_for)| Recalled { value, fresh_for, is_doubted });
+    let source = Counting { tokens, count, recalled };
+    (Memo::new((ttl, LONG), (|_| 1, 3), &jobs, source).unwrap(), token)
+}
+
+#[test]
+fn many_askers_one_question() {
+    let (memo, token) = counting(LONG);
+    let answers: Vec<_> = (0..10).map(|_| ask(&memo, "a")).collect();
+    token.send(Ok(())).unwrap();
+    assert!(answers.iter().all(|answer| answer.recv_timeout(LONG).unwrap().unwrap() == 0));
+    assert_eq!(ask(&memo, "a").recv().unwrap().unwrap(), 0, "fresh: at once");
+}
+
+#[test]
+fn an_old_answer_is_given_while_the_origin_hangs() {
+    let (memo, token) = counting(Duration::from_nanos(1));
+    token.send(Ok(())).unwrap();
+    assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap(), 0);
+    let hanging = ask(&memo, "a");
+    assert_eq!(hanging.recv_timeout(LONG).unwrap().unwrap(), 0, "no token yet: the old one");
+    token.send(Ok(())).unwrap();
+    drop(token);
+}
+
+#[test]
+fn away_is_not_gone() {
+    let (memo, token) = counting(Duration::ZERO);
+    token.send(Ok(())).unwrap();
+    assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap(), 0);
+    token.send(Err(Error::new(Kind::Unreachable, "away"))).unwrap();
+    assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap(), 0);
+    assert_eq!(memo.known("a"), Some(0));
+}
+
+#[test]
+fn what_an_earlier_run_knew_counts_while_it_is_fresh_or_nobody_answers() {
+    let (memo, _token) = remembering(LONG, Some((77, LONG)));
+    assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap(), 77, "the origin was not asked");
+
+    let (memo, token) = remembering(LONG, Some((77, Duration::ZERO)));
+    token.send(Ok(())).unwrap();
+    assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap(), 0);
+    token.send(Err(Error::new(Kind::Unreachable, "away"))).unwrap();
+    assert_eq!(ask(&memo, "b").recv_timeout(LONG).unwrap().unwrap(), 77);
+    token.send(Err(Error::new(Kind::Missing, "gone"))).unwrap();
+    assert_eq!(ask(&memo, "c").recv_timeout(LONG).unwrap().unwrap_err().kind(), Kind::Missing);
+    token.send(Err(Error::new(Kind::Denied, "no"))).unwrap();
+    assert_eq!(ask(&memo, "d").recv_timeout(LONG).unwrap().unwrap_err().kind(), Kind::Denied);
+}
+
+#[test]
+fn what_an_earlier_run_knew_is_given_while_the_origin_hangs() {
+    let (memo, token) = with_recalled(LONG, Some((77, Duration::ZERO)), false);
+    assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap(), 77, "no token yet");
+    assert_eq!((memo.known("a"), memo.fresh("a")), (Some(77), None));
+    token.send(Ok(())).unwrap();
+    while memo.fresh("a") != Some(0) {
+        thread::yield_now();
+    }
+    assert_eq!(memo.state.lock().weight, 1, "weighed once");
+}
+
+#[test]
+fn what_is_asked_for_anew_is_not_taken_from_an_earlier_run() {
+    let (memo, token) = remembering(LONG, Some((77, LONG)));
+    for path in ["a", "a/b", "ab"] {
+        assert_eq!(ask(&memo, path).recv_timeout(LONG).unwrap().unwrap(), 77);
+    }
+    memo.expire_below("a");
+    token.send(Ok(())).unwrap();
+    assert_eq!(ask(&memo, "a/b").recv_timeout(LONG).unwrap().unwrap(), 0);
+    assert_eq!(ask(&memo, "ab").recv_timeout(LONG).unwrap().unwrap(), 77);
+}
+
+#[test]
+fn a_start_tells_what_kept_the_origin_from_answering() {
+    let away = || -> LoadOnce<usize> { Box::new(|_| Err(Error::new(Kind::Unreachable, "away"))) };
+    let (memo, _token) = remembering(LONG, Some((77, Duration::ZERO)));
+    assert_eq!(memo.begin("", away()).unwrap().unwrap().kind(), Kind::Unreachable);
+    assert_eq!(memo.known(""), Some(77));
+    let (memo, _token) = counting(LONG);
+    assert_eq!(memo.begin("", away()).unwrap_err().kind(), Kind::Unreachable);
+    assert!(memo.begin("", Box::new(|_| Ok(0))).unwrap().is_none());
+    assert_eq!(memo.fresh(""), Some(0));
+}
+
+#[test]
+fn gone_is_gone() {
+    let (memo, token) = counting(LONG);
+    token.send(Ok(())).unwrap();
+    assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap(), 0);
+    memo.expire("a");
+    token.send(Err(Error::new(Kind::Missing, "gone"))).unwrap();
+    // The grace may answer first; the answer after it can't be the old one.
+    let _ = ask(&memo, "a").recv_timeout(LONG).unwrap();
+    while memo.known("a").is_some() {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn the_least_recently_used_go_first() {
+    let (memo, token) = counting(LONG);
+    for path in ["a", "b", "c", "d"] {
+        token.send(Ok(())).unwrap();
+        ask(&memo, path).recv_timeout(LONG).unwrap().unwrap();
+    }
+    assert_eq!(memo.known("a"), None);
+    assert!(memo.known("b").is_some() && memo.known("d").is_some());
+}
