@@ -103,7 +103,7 @@ pub struct DriveConfig {
     pub uid: u32,
     /// Group of every file.
     pub gid: u32,
-    /// Bits taken from 0o777 (folders) and 0o666 (files); no file is writable either way.
+    /// Bits taken from 0o777 (folders) and 0o666 (files); where nothing can be changed, no bit to write is left either way.
     pub umask: u32,
 }
 

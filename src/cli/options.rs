@@ -196,7 +196,7 @@ struct DriveOptions {
     /// Numeric group of every file. Default: the group of the user who mounts, like a file they make.
     #[arg(long, env = "REELFS_GID")]
     gid: Option<u32>,
-    /// Octal permission bits taken from every file. 022 lets all read; none may write either way.
+    /// Octal permission bits taken from every file. 022 lets all read, and the owner write where that can be done.
     #[arg(long, value_name = "OCTAL", env = "REELFS_UMASK", default_value = "022", value_parser = parse_umask)]
     umask: u32,
     /// Change nothing, also in a library (`library:/path`, kv+…), which is mounted read-write otherwise. One on this machine may
