@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use opendal::{EntryMode, ErrorKind, HttpTransporter, OperationContext, Operator};
+use opendal::{BytesRange, EntryMode, ErrorKind, HttpTransporter, OperationContext, Operator};
 use opendal_http_transport_reqwest::ReqwestTransport;
 
 use super::{ANSWER_TIMEOUT, Key, Keyed, Limits, is_from, missing, timeout};
@@ -85,14 +85,20 @@ impl Keyed for Service {
             return Ok(Bytes::new());
         }
         let opened = self.wait(key, 0, async {
-            let opened = async {
-                let mut stream = self.operator.reader_with(&path).await?.into_stream(range.start..range.end).await?;
+            let open = async |range: BytesRange| {
+                let mut stream = self.operator.reader_with(&path).await?.into_stream(range).await?;
                 let size_bytes = stream.metadata().await?.content_length();
                 Ok::<_, opendal::Error>((stream, size_bytes))
             };
-            match opened.await {
+            let is_beyond = |error: &opendal::Error| error.kind() == ErrorKind::RangeNotSatisfied;
+            let mut opened = open((range.start..range.end).into()).await;
+            // Cloudflare's refuses, too, what only ends behind the value's end.
+            if opened.as_ref().is_err_and(is_beyond) {
+                opened = open((range.start..).into()).await;
+            }
+            match opened {
                 // It ends before the range begins.
-                Err(error) if error.kind() == ErrorKind::RangeNotSatisfied => Ok(None),
+                Err(error) if is_beyond(&error) => Ok(None),
                 other => other.map(Some),
             }
         })?;
