@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::groups::is_being_removed;
 use super::keys;
-use super::{KeyedLibrary, Loaded, value};
+use super::{KeyedLibrary, Loaded, read, value};
 use crate::error::{Error, Kind, Result};
 use crate::library::manifest::{CHUNK_BYTES_MAX, Kept};
 use crate::library::{Content, Library as _, Manifest, Meta, check_tags};
@@ -39,7 +39,7 @@ impl KeyedLibrary {
 
     /// The chunks of another program's file are its own, and would be taken for files without it: they go first, the last
     /// one first of all. What is broken off leaves a damaged file, which can be removed again.
-    fn remove_plain_chunks(&self, path: &str, file: Option<&Loaded>) -> Result<()> {
+    pub(super) fn remove_plain_chunks(&self, path: &str, file: Option<&Loaded>) -> Result<()> {
         let Some(file) = file.filter(|file| file.id.is_none()) else { return Ok(()) };
         let Kept::Under { prefix } = file.manifest.kept() else { return Ok(()) };
         self.plain.lock().pop(path);
@@ -55,29 +55,42 @@ impl KeyedLibrary {
     pub(super) fn rename_file(&self, from: &str, to: &str) -> Result<()> {
         keys::check(from, self.asking.limits())?;
         keys::check(to, self.asking.limits())?;
-        let manifest = self.manifest(from)?;
+        // Once: what is committed is what is looked at.
+        let value = match self.whole(from) {
+            Err(error) if error.kind() == Kind::Missing => return self.manifest(from).map(|_| ()),
+            value => value?,
+        };
+        let file = read(from, &value)?;
         if from == to {
             return Ok(());
         }
         self.check_folders(to)?;
-        let file = self.load(from)?;
-        if file.id.is_none() && matches!(manifest.kept(), Kept::Under { .. }) {
+        if file.id.is_none() && matches!(file.manifest.kept(), Kept::Under { .. }) {
             let message = format!("{}: another program's file; get it and put it again", from.escape_debug());
             return Err(Error::new(Kind::Unsupported, message));
         }
-        let value = self.whole(from)?;
         if let Some(id) = file.id {
             self.refer(id, to)?;
             if self.is_gone(id)? {
-                self.asking.delete(&[id.reference(to)])?;
+                self.refer_no_longer(id, to)?;
                 return Err(is_being_removed(from));
             }
         }
         let tags = &file.manifest.meta().tags;
-        self.commit(to, value, file.id, tags)?;
+        self.commit(to, value.clone(), file.id, tags)?;
+        match self.whole(from) {
+            Ok(now) if now == value => {}
+            Err(error) if error.kind() == Kind::Missing => {}
+            Err(error) => return Err(error),
+            Ok(_) => {
+                let (from, to) = (from.escape_debug(), to.escape_debug());
+                let message = format!("{from}: replaced meanwhile; what it was is now {to}, and the new one stays");
+                return Err(Error::new(Kind::Changed, message));
+            }
+        }
         self.asking.delete(&[from.to_owned()])?;
         if let Some(id) = file.id {
-            self.asking.delete(&[id.reference(from)])?;
+            self.refer_no_longer(id, from)?;
         }
         self.untag(from, tags)
     }

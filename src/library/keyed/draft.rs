@@ -25,8 +25,8 @@ pub(super) struct KeyedDraft<'a> {
     path: String,
     /// None until the first chunk.
     group: Option<Group>,
-    /// What the content will be, if that is known.
-    expected: Option<Id>,
+    /// What the content will be, if that is known: its group, and the chunks that are kept there.
+    expected: Option<(Id, Vec<Chunk>)>,
     count: usize,
     /// Chunks that are being written, the oldest first; at most as many as the home gains from.
     writes: VecDeque<JoinHandle<Result<()>>>,
@@ -43,14 +43,15 @@ impl<'a> KeyedDraft<'a> {
     pub fn begin(library: &'a KeyedLibrary, path: &str, expected: Option<&[Chunk]>) -> Result<Self> {
         keys::check(path, library.asking.limits())?;
         library.check_folders(path)?;
-        let expected = expected.map(Id::of_content);
+        let expected = expected.map(|chunks| (Id::of_content(chunks), kept(chunks)));
         Ok(Self { library, path: path.to_owned(), group: None, expected, count: 0, writes: VecDeque::new() })
     }
 
     /// The group the chunks go to, referred to by now.
     fn group(&mut self) -> Result<&mut Group> {
         if self.group.is_none() {
-            let id = match self.expected {
+            let expected = self.expected.as_ref().map(|(id, _)| *id);
+            let id = match expected {
                 Some(id) if self.take(id)? => id,
                 // Somebody is removing the same content just now, or it waits to be removed.
                 Some(_) | None => {
@@ -60,7 +61,7 @@ impl<'a> KeyedDraft<'a> {
                 }
             };
             let mut there = HashMap::new();
-            if self.expected == Some(id) {
+            if expected == Some(id) {
                 self.library.asking.walk(&format!("{}_chunk_", id.chunk_prefix()), &mut |key| {
                     if let (Some((_, n)), Some(size)) = (Id::of_chunk(&key.key), key.size_bytes) {
                         there.insert(n, size);
@@ -73,6 +74,18 @@ impl<'a> KeyedDraft<'a> {
         Ok(self.group.as_mut().expect("set just above"))
     }
 
+    /// The chunks that must come, where the group is one that others may refer to: its id says what is in it.
+    fn announced(&self) -> Option<&[Chunk]> {
+        let (expected, chunks) = self.expected.as_ref()?;
+        self.group.as_ref().is_some_and(|group| group.id == *expected).then_some(chunks)
+    }
+
+    /// The error of content that changed between its two readings.
+    fn is_another(&self) -> Error {
+        let message = format!("{}: it is not what was announced: put it again", self.path.escape_debug());
+        Error::new(Kind::Changed, message)
+    }
+
     /// Refers to a group that others may refer to, too; not if it is being removed.
     fn take(&self, id: Id) -> Result<bool> {
         self.refer(id)?;
@@ -80,9 +93,7 @@ impl<'a> KeyedDraft<'a> {
             return Ok(true);
         }
         // Unless this very name needs it already.
-        if self.library.load_any(&self.path)?.is_none_or(|file| file.id != Some(id)) {
-            self.library.asking.delete(&[id.reference(&self.path)])?;
-        }
+        self.library.refer_no_longer(id, &self.path)?;
         Ok(false)
     }
 
@@ -143,6 +154,10 @@ impl<'a> KeyedDraft<'a> {
 impl Draft for KeyedDraft<'_> {
     fn add_known(&mut self, chunk: &Chunk) -> Result<bool> {
         let (library, n) = (self.library, self.count);
+        self.group()?;
+        if self.announced().is_some_and(|chunks| chunks.get(n) != Some(chunk)) {
+            return Err(self.is_another());
+        }
         let group = self.group()?;
         if group.there.get(&n) != Some(&chunk.range.len()) {
             return Ok(false);
@@ -178,11 +193,15 @@ impl Draft for KeyedDraft<'_> {
         let limits = self.library.asking.limits();
         meta.tags.iter().try_for_each(|tag| keys::check_tag(tag, limits))?;
         let manifest = Manifest::new(content, meta)?;
-        let kept = manifest.chunks().iter().filter(|chunk| chunk.proof != Proof::Zeros).count();
-        if kept != self.count {
-            let message =
-                format!("{}: {} chunks came, and {kept} are to be kept", self.path.escape_debug(), self.count);
+        let kept = kept(manifest.chunks());
+        if kept.len() != self.count {
+            let (path, came, kept) = (self.path.escape_debug(), self.count, kept.len());
+            let message = format!("{path}: {came} chunks came, and {kept} are to be kept");
             return Err(Error::new(Kind::Invalid, message));
+        }
+        // It ended too early.
+        if self.announced().is_some_and(|chunks| chunks != kept) {
+            return Err(self.is_another());
         }
         let (value, id) = self.value(manifest.content(), manifest.meta())?;
         if let Some(id) = id.filter(|_| self.group.is_none()) {
@@ -195,6 +214,11 @@ impl Draft for KeyedDraft<'_> {
             None => manifest,
         })
     }
+}
+
+/// All but holes.
+fn kept(chunks: &[Chunk]) -> Vec<Chunk> {
+    chunks.iter().filter(|chunk| chunk.proof != Proof::Zeros).copied().collect()
 }
 
 impl KeyedLibrary {
@@ -213,7 +237,15 @@ impl KeyedLibrary {
         }
         let old = self.load_any(path)?;
         self.asking.put_one(path.to_owned(), value)?;
+        // Whoever took this name's file away meanwhile took these along, or sees the new one.
+        if let Some(id) = id
+            && self.mark(&id.reference(path))?.is_none()
+        {
+            self.refer(id, path)?;
+        }
+        self.index_again(entries)?;
         let Some(old) = old else { return Ok(()) };
+        self.remove_plain_chunks(path, Some(&old))?;
         let stale: Vec<_> = old.manifest.meta().tags.iter().filter(|tag| !tags.contains(tag)).collect();
         self.asking.delete(&stale.into_iter().map(|tag| keys::tag(tag, path)).collect::<Vec<_>>())?;
         match old.id {
@@ -223,6 +255,16 @@ impl KeyedLibrary {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Puts those entries of the index that are missing.
+    pub(super) fn index_again(&self, entries: Vec<(String, Bytes)>) -> Result<()> {
+        for (key, value) in entries {
+            if self.mark(&key)?.is_none() {
+                self.asking.put_one(key, value)?;
+            }
+        }
+        Ok(())
     }
 
     /// Refuses a group that was collected while the file was on its way.

@@ -104,8 +104,31 @@ impl KeyedLibrary {
 
     /// The file at `path` does not need the group any longer; if another one does, the group is not given up after all.
     pub(super) fn release(&self, id: Id, path: &str) -> Result<()> {
-        self.asking.delete(&[id.reference(path)])?;
+        self.refer_no_longer(id, path)?;
         if self.has_refs(id)? { self.asking.delete(&[id.gone()]) } else { Ok(()) }
+    }
+
+    /// Takes a reference away, unless the file needs it; and puts it back if somebody gave the name to this very group
+    /// meanwhile: who does looks for the reference afterwards, so that at least one sees the other.
+    pub(super) fn refer_no_longer(&self, id: Id, path: &str) -> Result<()> {
+        if self.needs(path, id)? {
+            return Ok(());
+        }
+        self.asking.delete(&[id.reference(path)])?;
+        if self.needs(path, id)? { self.refer(id, path) } else { Ok(()) }
+    }
+
+    /// Whether the file at `path` needs a group. One that cannot be read may: what it says is not known to be nothing.
+    pub(super) fn needs(&self, path: &str, id: Id) -> Result<bool> {
+        match self.load(path) {
+            Ok(file) => Ok(file.id == Some(id)),
+            Err(error) if error.kind() == Kind::Missing => Ok(false),
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
+                log::warn!("{error}: what it may be made of stays");
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes all that is left of a group.
@@ -179,8 +202,11 @@ impl KeyedLibrary {
 
     fn standing(&self, id: Id, key: &str, grace: Duration) -> Result<Standing> {
         let Some(mark) = self.mark(key)? else { return Ok(Standing::Stale) };
-        let is_own = |path: &str| id.reference(path) == key;
-        if is_own(&mark.path) && self.load_any(&mark.path)?.is_some_and(|file| file.id == Some(id)) {
+        if id.reference(&mark.path) != key {
+            log::warn!("{}: `{key}` cannot be read: what it refers to stays", self.asking.describe());
+            return Ok(Standing::Needed);
+        }
+        if self.needs(&mark.path, id)? {
             return Ok(Standing::Needed);
         }
         Ok(if mark.is_older(grace) { Standing::Stale } else { Standing::Young })
@@ -203,8 +229,8 @@ impl KeyedLibrary {
             }
             match self.mark(&id.gone())? {
                 Some(gone) if !gone.is_older(grace) => return Ok(true),
-                // Nobody said since when: from now on.
-                None if !grace.is_zero() => {
+                // Nobody said since when: from now on. Unless all references are older: they say it.
+                None if !(grace.is_zero() || is_dry_run && self.has_refs(id)?) => {
                     if !is_dry_run {
                         self.give_up(id)?;
                     }
@@ -229,12 +255,12 @@ impl KeyedLibrary {
             let Some(id) = Id::of_ref(&key.key) else { return Ok(true) };
             if self.standing(id, &key.key, grace)? == Standing::Stale {
                 // The group was written when its reference was.
-                if let Some(mark) = self.mark(&key.key)?
-                    && !self.is_gone(id)?
-                {
+                let Some(mark) = self.mark(&key.key)? else { return Ok(true) };
+                let path = mark.path.clone();
+                if !self.is_gone(id)? {
                     self.asking.put_one(id.gone(), Mark { path: String::new(), id: None, ..mark }.value())?;
                 }
-                self.asking.delete(&[key.key])?;
+                self.refer_no_longer(id, &path)?;
             }
             Ok(true)
         })
@@ -244,7 +270,19 @@ impl KeyedLibrary {
     fn collect_tags(&self, grace: Duration) -> Result<()> {
         self.asking.walk(keys::TAGS, &mut |key| {
             let Some(mark) = self.mark(&key.key)? else { return Ok(true) };
-            let file = if mark.path.is_empty() { None } else { self.load_any(&mark.path)? };
+            if mark.path.is_empty() {
+                log::warn!("{}: `{}` cannot be read", self.asking.describe(), key.key);
+                return Ok(true);
+            }
+            let file = match self.load(&mark.path) {
+                Ok(file) => Some(file),
+                Err(error) if error.kind() == Kind::Missing => None,
+                Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
+                    log::warn!("{error}: its tags stay");
+                    return Ok(true);
+                }
+                Err(error) => return Err(error),
+            };
             let has_tag = file
                 .is_some_and(|file| file.manifest.meta().tags.iter().any(|tag| keys::tag(tag, &mark.path) == key.key));
             if !has_tag && mark.is_older(grace) {

@@ -4,10 +4,10 @@
 //! The entry in the tag's index goes last of all, and holds the id of the file's group: as long as anything is left of a
 //! file, its entry leads there. Many files go at once, step by step, as stores delete many keys in one request.
 
-use super::groups::Mark;
+use super::groups::{Mark, tag_entries};
 use super::keys::{self, Id};
 use super::{KeyedLibrary, Loaded};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::library::{Swept, check_tags};
 
 /// Files that go at once. What is known of so many is held in memory, but for their chunks.
@@ -69,6 +69,8 @@ fn purge_some(
         (file.entry.clone(), Mark { tags: file.tags.clone(), ..Mark::now(&file.path, id) }.value())
     });
     asking.put(&noted.collect::<Vec<_>>())?;
+    let files = still_tagged(library, tag, files)?;
+    let groups = || files.iter().flat_map(|file| file.groups.iter().map(move |id| (file, *id)));
     let there = || files.iter().filter(|file| file.file.is_some());
     asking.delete(&there().map(|file| file.path.clone()).collect::<Vec<_>>())?;
     asking.delete(&groups().map(|(file, id)| id.reference(&file.path)).collect::<Vec<_>>())?;
@@ -88,6 +90,10 @@ fn purge_some(
             }
         }
         asking.delete(std::slice::from_ref(&file.entry))?;
+        // Somebody may have put another file there meanwhile, whose tags' entries went.
+        if let Some(now) = library.load_any(&file.path)? {
+            library.index_again(tag_entries(&now.manifest.meta().tags, &file.path, now.id))?;
+        }
         // One whose name went in a run that was broken off is done now.
         if file.file.is_some() || !file.groups.is_empty() {
             swept.files += 1;
@@ -103,13 +109,50 @@ fn purge_some(
     Ok(true)
 }
 
-/// What an entry leads to; nothing if it is of a file that is on its way in.
+/// Those whose name still leads to what it did. Of one that does not, what was given up is taken back where it is needed.
+fn still_tagged(library: &KeyedLibrary, tag: &str, files: Vec<Purged>) -> Result<Vec<Purged>> {
+    let mut still = Vec::new();
+    for file in files {
+        let is_same = match (&file.file, library.load(&file.path)) {
+            (Some(before), Ok(now)) => has(&now, tag) && now.id == before.id,
+            (None, _) => true,
+            (Some(_), Err(error)) if error.kind() == Kind::Missing => true,
+            (Some(_), Err(error)) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => false,
+            (Some(_), Err(error)) => return Err(error),
+        };
+        if is_same {
+            still.push(file);
+        } else {
+            file.groups.iter().try_for_each(|id| library.release(*id, &file.path))?;
+        }
+    }
+    Ok(still)
+}
+
+fn has(file: &Loaded, tag: &str) -> bool {
+    file.manifest.meta().tags.iter().any(|has| has == tag)
+}
+
+/// What an entry leads to; nothing if it cannot be read, or it is of a file that is on its way in.
 fn look(library: &KeyedLibrary, tag: &str, entry: &str) -> Result<Option<Purged>> {
     let Some(mark) = library.mark(entry)? else { return Ok(None) };
+    if keys::tag(tag, &mark.path) != entry {
+        log::warn!("{}: `{}` cannot be read: it stays", library.asking.describe(), entry.escape_debug());
+        return Ok(None);
+    }
     let path = mark.path.clone();
     let known = mark.id();
-    let file = if path.is_empty() { None } else { library.load_any(&path)? };
-    let has_tag = file.as_ref().is_some_and(|file| file.manifest.meta().tags.iter().any(|has| has == tag));
+    let file = match library.load(&path) {
+        Ok(file) => Some(file),
+        Err(error) if error.kind() == Kind::Missing => None,
+        // It may have the tag, or not.
+        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
+            log::warn!("{error}: it stays");
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let has_tag = file.as_ref().is_some_and(|file| has(file, tag));
     let now = file.as_ref().and_then(|file| file.id);
     // Another file may have the name by now, and tags of its own.
     let mut tags = mark.tags.clone();

@@ -14,6 +14,8 @@ use crate::store::keyed::{Key, Limits};
 const SETTINGS: Settings = Settings { format: FORMAT, whole_bytes_max: 200, chunk_size_bytes: 64 };
 const NOW: Duration = Duration::ZERO;
 
+mod beside;
+
 /// Where a write breaks off.
 #[derive(Clone, Copy, Debug)]
 enum How {

@@ -1,0 +1,247 @@
+//! A keyed library beside somebody else, who does something right in the middle of a change.
+//! Never here: changes that are broken off (see above).
+
+use super::*;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Get,
+    Put,
+    Delete,
+}
+
+type Then = Box<dyn FnOnce(&Arc<Memory>) + Send>;
+
+/// A home where somebody else does something right before a key is first asked for so.
+struct Beside {
+    home: Arc<Memory>,
+    at: (Call, String),
+    then: Mutex<Option<Then>>,
+}
+
+impl Beside {
+    fn before(&self, call: Call, mut keys: impl Iterator<Item = impl AsRef<str>>) {
+        if call != self.at.0 || !keys.any(|key| key.as_ref() == self.at.1) {
+            return;
+        }
+        let then = self.then.lock().take();
+        if let Some(then) = then {
+            then(&self.home);
+        }
+    }
+}
+
+impl Keyed for Beside {
+    fn describe(&self) -> &str {
+        self.home.describe()
+    }
+
+    fn limits(&self) -> &Limits {
+        self.home.limits()
+    }
+
+    fn get(&self, key: &str, range: ByteRange) -> Result<Bytes> {
+        self.before(Call::Get, std::iter::once(key));
+        self.home.get(key, range)
+    }
+
+    fn put(&self, entries: &[(String, Bytes)]) -> Result<()> {
+        self.before(Call::Put, entries.iter().map(|(key, _)| key));
+        self.home.put(entries)
+    }
+
+    fn delete(&self, keys: &[String]) -> Result<()> {
+        self.before(Call::Delete, keys.iter());
+        self.home.delete(keys)
+    }
+
+    fn list(&self, prefix: &str, from: Bound<&str>, limit: usize) -> Result<Vec<Key>> {
+        self.home.list(prefix, from, limit)
+    }
+}
+
+fn beside(
+    home: &Arc<Memory>,
+    call: Call,
+    key: impl Into<String>,
+    then: impl FnOnce(&Arc<Memory>) + Send + 'static,
+) -> KeyedLibrary {
+    let then: Then = Box::new(then);
+    let home = Beside { home: Arc::clone(home), at: (call, key.into()), then: Mutex::new(Some(then)) };
+    KeyedLibrary::open(Arc::new(home), 0).unwrap()
+}
+
+fn value(home: &Memory, key: &str) -> Bytes {
+    home.get(key, ByteRange::new(0, 1 << 20)).unwrap()
+}
+
+fn set(home: &Memory, key: &str, value: impl Into<Bytes>) {
+    home.put(&[(key.to_owned(), value.into())]).unwrap();
+}
+
+#[test]
+fn a_file_that_changes_between_two_readings_harms_no_other() {
+    let home = Arc::new(Memory::default());
+    let library = library(&home);
+    let film = bytes(3, 500);
+    put(&library, "one", &film, &[]).unwrap();
+    let content = chunks_of(&mut &film[..], library.cut(), &mut |_| Ok(())).unwrap();
+    let Content::Chunks(chunks) = content else { panic!("it is cut") };
+    let mut changed = film.clone();
+    changed[70] ^= 1;
+    let longer = [&film[..], b"more"].concat();
+    for other in [&changed[..], &longer, &film[..256], &bytes(5, 500)] {
+        let error = write(&library, "two", other, &[], Some(&chunks)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Changed, "{error}");
+        assert_eq!(library.manifest("two").unwrap_err().kind(), Kind::Missing);
+        assert_eq!(read(&library, "one").unwrap(), film);
+    }
+    library.gc(NOW, false).unwrap();
+    assert_clean(&library, &home, "refused");
+}
+
+#[test]
+fn what_cannot_be_read_is_not_collected() {
+    let home = Arc::new(Memory::default());
+    let library = library(&home);
+    let film = bytes(3, 500);
+    for path in ["newer", "odd", "lost"] {
+        put(&library, path, &film.iter().map(|byte| byte ^ path.len() as u8).collect::<Vec<_>>(), &["a"]).unwrap();
+    }
+    let before: Vec<_> = home.keys().into_iter().map(|key| (key.clone(), value(&home, &key))).collect();
+    let newer = String::from_utf8(value(&home, "newer").to_vec()).unwrap();
+    set(&home, "newer", newer.replace("\"version\":1", "\"version\":2"));
+    set(&home, "odd", "{");
+    let lost = library.load("lost").unwrap().id.unwrap();
+    set(&home, &lost.reference("lost"), "?");
+    set(&home, &keys::tag("a", "lost"), "?");
+    assert_eq!(library.manifest("newer").unwrap_err().kind(), Kind::Unsupported);
+    assert_eq!(library.gc(NOW, false).unwrap(), Swept::default());
+    assert_eq!(library.purge("a", &mut |_| true).unwrap(), Swept::default());
+    assert_eq!(library.gc(NOW, false).unwrap(), Swept::default());
+    assert_eq!(home.keys(), before.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>());
+    home.put(&before).unwrap();
+    assert_clean(&library, &home, "as before");
+}
+
+#[test]
+fn a_name_that_two_write_keeps_its_reference() {
+    let (old, new) = (bytes(1, 500), bytes(2, 300));
+    let id = |library: &KeyedLibrary| library.load("film").unwrap().id.unwrap();
+    // One puts again what is there, and the other one something else in between.
+    let home = Arc::new(Memory::default());
+    put(&library(&home), "film", &old, &["a"]).unwrap();
+    let between = new.clone();
+    let slow = beside(&home, Call::Put, "film", move |home| {
+        put(&library(home), "film", &between, &["b"]).unwrap();
+    });
+    put(&slow, "film", &old, &["a"]).unwrap();
+    assert!(own_keys(&home).contains(&id(&slow).reference("film")));
+    slow.gc(NOW, false).unwrap();
+    assert_eq!(read(&slow, "film").unwrap(), old);
+    assert_clean(&slow, &home, "put beside");
+    // One gives up what was there, and the other one has just put it there again.
+    let manifest = value(&home, "film");
+    let reference = id(&slow).reference("film");
+    let slow = beside(&home, Call::Delete, reference.clone(), move |home| set(home, "film", manifest));
+    put(&slow, "film", &new, &["a"]).unwrap();
+    assert!(own_keys(&home).contains(&reference));
+    slow.gc(NOW, false).unwrap();
+    assert_eq!(read(&slow, "film").unwrap(), old);
+    assert_clean(&slow, &home, "given up beside");
+}
+
+#[test]
+fn a_name_that_gets_another_file_while_it_is_renamed_stays() {
+    let home = Arc::new(Memory::default());
+    let (old, new) = (bytes(1, 500), bytes(2, 300));
+    put(&library(&home), "from", &old, &["a"]).unwrap();
+    let between = new.clone();
+    let slow = beside(&home, Call::Put, "to", move |home| {
+        put(&library(home), "from", &between, &["b"]).unwrap();
+    });
+    assert_eq!(slow.rename("from", "to").unwrap_err().kind(), Kind::Changed);
+    assert_eq!((read(&slow, "from").unwrap(), read(&slow, "to").unwrap()), (new, old));
+    slow.gc(NOW, false).unwrap();
+    assert_clean(&slow, &home, "replaced beside");
+}
+
+#[test]
+fn a_rename_that_gives_way_leaves_what_the_other_name_needs() {
+    let home = Arc::new(Memory::default());
+    let library = library(&home);
+    let film = bytes(1, 500);
+    put(&library, "from", &film, &[]).unwrap();
+    put(&library, "to", &film, &[]).unwrap();
+    let id = library.load("from").unwrap().id.unwrap();
+    library.give_up(id).unwrap();
+    assert_eq!(library.rename("from", "to").unwrap_err().kind(), Kind::Busy);
+    library.remove("from").unwrap();
+    library.gc(NOW, false).unwrap();
+    assert_eq!(read(&library, "to").unwrap(), film);
+    assert_clean(&library, &home, "given way");
+}
+
+#[test]
+fn another_programs_file_is_whole_or_changed() {
+    let home = Arc::new(Memory::default());
+    let library = library(&home);
+    let manifest = |sizes: &str, total: u64| {
+        format!("{{\"totalSize\":{total},\"chunkCount\":2,\"actualChunkSizes\":[{sizes}],\"standardChunkSize\":10}}")
+    };
+    for (key, text) in
+        [("plain", manifest("10,2", 12)), ("plain_chunk_0", "0123456789".into()), ("plain_chunk_1", "ab".into())]
+    {
+        set(&home, key, text);
+    }
+    let other = manifest("10,3", 13);
+    let slow = beside(&home, Call::Get, "plain_chunk_0", move |home| {
+        set(home, "plain_chunk_0", "of another");
+        set(home, "plain", other);
+    });
+    assert_eq!(read(&slow, "plain").unwrap_err().kind(), Kind::Changed);
+    set(&home, "plain_chunk_1", "abc");
+    assert_eq!(read(&slow, "plain").unwrap(), b"of anotherabc");
+    put(&library, "plain", b"ours", &[]).unwrap();
+    assert_eq!((names(&library), read(&library, "plain").unwrap()), (vec!["plain".to_owned()], b"ours".to_vec()));
+    assert_clean(&library, &home, "replaced");
+}
+
+#[test]
+fn a_purge_leaves_what_loses_its_tag_or_comes_back() {
+    let home = Arc::new(Memory::default());
+    let film = bytes(1, 500);
+    // The tag is taken away while the purge begins.
+    put(&library(&home), "film", &film, &["old", "x"]).unwrap();
+    let id = library(&home).load("film").unwrap().id.unwrap();
+    let slow = beside(&home, Call::Put, id.gone(), |home| {
+        library(home).set_tags("film", &["x".to_owned()]).unwrap();
+    });
+    assert_eq!(slow.purge("old", &mut |_| true).unwrap(), Swept::default());
+    assert_eq!(read(&slow, "film").unwrap(), film);
+    slow.gc(NOW, false).unwrap();
+    assert_clean(&slow, &home, "the tag was taken away");
+    // Another file gets name and tags before the entries go.
+    put(&slow, "film", &film, &["old", "x"]).unwrap();
+    let slow = beside(&home, Call::Delete, keys::tag("x", "film"), |home| {
+        put(&library(home), "film", b"new", &["old", "x"]).unwrap();
+    });
+    assert_eq!(slow.purge("old", &mut |_| true).unwrap().files, 1);
+    assert_eq!(read(&slow, "film").unwrap(), b"new");
+    assert_clean(&slow, &home, "put again");
+}
+
+#[test]
+fn a_dry_run_counts_what_would_go() {
+    let home = Arc::new(Memory::default());
+    let library = library(&home);
+    put(&library, "film", &bytes(1, 500), &[]).unwrap();
+    let id = library.load("film").unwrap().id.unwrap();
+    home.delete(&["film".to_owned()]).unwrap();
+    let long_ago = serde_json::json!({"path": "film", "since": 1}).to_string();
+    set(&home, &id.reference("film"), long_ago);
+    let swept = Swept { files: 0, chunks: 8, bytes: 500 };
+    assert_eq!(library.gc(GRACE, true).unwrap(), swept);
+    assert_eq!(library.gc(GRACE, false).unwrap(), swept);
+    assert_eq!(own_keys(&home), BTreeSet::new());
+}
