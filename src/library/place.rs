@@ -12,6 +12,7 @@ use super::{Cut, INLINE_BYTES_MAX, Library, check_path};
 use crate::config::{CHUNK_SIZE_BYTES, PlacesConfig};
 use crate::error::{Error, Kind, Result};
 use crate::store::keyed::address::Address;
+use crate::store::remote;
 
 /// How a library on this machine is written.
 const LOCAL: &str = "library:";
@@ -74,10 +75,20 @@ pub fn salvage(text: &str) -> Result<Salvaged> {
     if keyed(text)?.is_some() {
         return Err(Error::new(
             Kind::Unsupported,
-            format!("{text} has no catalog: each file there says what it is made of"),
+            format!("{} has no catalog: each file there says what it is made of", shown(text)),
         ));
     }
     Local::salvage(&absolute(local(text)?)?)
+}
+
+/// A place as it may be shown: as it was written, but without credentials.
+pub fn shown(text: &str) -> String {
+    if !text.contains("://") {
+        return text.to_owned();
+    }
+    let (kind, url) = text.strip_prefix(KEYED).map_or(("", text), |url| (KEYED, url));
+    // What cannot be read may be anything.
+    Url::parse(url).map_or_else(|_| "this URL".to_owned(), |url| format!("{kind}{}", remote::shown(&url)))
 }
 
 /// Where in a store a library is, if `text` names a store.
@@ -114,7 +125,8 @@ fn local(text: &str) -> Result<&Path> {
         Some("") => Err(Error::new(Kind::Invalid, "library: names no folder: write library:/path/of/it")),
         Some(path) => Ok(Path::new(path)),
         None if text.contains("://") => {
-            Err(Error::new(Kind::Invalid, format!("{text} is no library: write library:/path or kv+SERVICE://…")))
+            let message = format!("{} is no library: write library:/path or kv+SERVICE://…", shown(text));
+            Err(Error::new(Kind::Invalid, message))
         }
         None => Ok(Path::new(text)),
     }
@@ -145,4 +157,25 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     // Components: without a last slash.
     let absolute = std::path::absolute(path).map_err(|error| Error::io(path.display(), &error))?;
     Ok(absolute.components().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_has_no_credentials() {
+        for (text, expected) in [
+            ("library:/srv/films", "library:/srv/films"),
+            ("films/a b.mkv", "films/a b.mkv"),
+            ("kv+redis://me:secret@host/0/films", "kv+redis://host/0/films"),
+            ("https://me:secret@host/films?token=secret", "https://host/films"),
+            ("KV+redis://me:secret@host/0", "kv+redis://host/0"),
+            ("://me:secret@host", "this URL"),
+        ] {
+            assert_eq!(shown(text), expected);
+        }
+        let error = local("s3://me:secret@bucket").unwrap_err().to_string();
+        assert!(!error.contains("secret"), "{error}");
+    }
 }

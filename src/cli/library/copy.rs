@@ -128,13 +128,15 @@ impl Run<'_> {
     }
 }
 
-/// By their hashes where both are cut alike; else by size and time, as backup programs tell.
+/// By their hashes where both are cut alike; else by size and time, as backup programs tell. Never without hashes: sizes
+/// alone say nothing, and who wrote them no time.
 fn is_same(one: &Manifest, other: &Manifest) -> bool {
     let (a, b) = (one.meta(), other.meta());
     let ends = |manifest: &Manifest| manifest.chunks().iter().map(|chunk| chunk.range.end).collect::<Vec<_>>();
     let is_same_content = one.content_id() == other.content_id()
         || (one.size_bytes() == other.size_bytes() && a.modified == b.modified && ends(one) != ends(other));
-    is_same_content && a.tags == b.tags && a.content_type == b.content_type
+    let is_proved = |manifest: &Manifest| manifest.chunks().iter().all(|chunk| chunk.proof != Proof::Size);
+    is_same_content && is_proved(one) && is_proved(other) && a.tags == b.tags && a.content_type == b.content_type
 }
 
 /// Whether the chunks can be taken over as they are: the other home would cut the file just so.

@@ -115,7 +115,7 @@ impl Run<'_> {
 
     fn fill(&mut self, path: &str, manifest: &Manifest, part: &Path) -> Result<()> {
         let failed = |error: io::Error| Error::io(part.display(), &error);
-        let mut file = File::create(part).map_err(failed)?;
+        let mut file = File::create_new(part).map_err(failed)?;
         let (library, shown, total_bytes) = (self.library, &mut self.shown, self.total_bytes);
         let done_bytes = &mut self.done_bytes;
         copy_out(library, path, manifest, &mut |bytes| file.write_all(bytes).map_err(failed), &mut |count| {
@@ -164,8 +164,24 @@ fn zeros(range: ByteRange, write: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result
     Ok(())
 }
 
-/// Beside the file it will be, so that it can be renamed.
+/// Beside the file it will be, so that it can be renamed; another one each time: who else gets the file writes its own.
 fn part_of(to: &Path) -> PathBuf {
     let name = to.file_name().unwrap_or_default().to_string_lossy();
-    to.with_file_name(format!(".{}.reelfs-part", name.chars().take(60).collect::<String>()))
+    let begin: String = name.chars().take(60).collect();
+    to.with_file_name(format!(".{begin}.{:016x}.reelfs-part", fastrand::u64(..)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_gets_of_one_file_write_two_parts() {
+        let to = Path::new("films/one.mkv");
+        let (one, other) = (part_of(to), part_of(to));
+        assert_ne!(one, other);
+        assert_eq!((one.parent(), other.parent()), (to.parent(), to.parent()));
+        let name = part_of(&Path::new("films").join("é".repeat(120)));
+        assert!(name.file_name().is_some_and(|name| name.len() <= 255), "{}", name.display());
+    }
 }

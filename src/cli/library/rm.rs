@@ -30,7 +30,8 @@ pub fn run(args: RmArgs) -> Result<ExitCode> {
         let opened = place::open(text, &places, Access::Write)?;
         let (library, path) = (&*opened.library, opened.path.as_str());
         if path.is_empty() {
-            return Err(Error::new(Kind::Invalid, format!("{text}: that is the whole library; remove what is in it")));
+            let message = format!("{}: that is the whole library; remove what is in it", place::shown(text));
+            return Err(Error::new(Kind::Invalid, message));
         }
         match library.remove(path) {
             Err(_) if args.recursive && is_folder(library, path) => remove_folder(library, path),

@@ -41,6 +41,9 @@ pub fn run(args: TagArgs, out: &mut dyn Write) -> Result<ExitCode> {
             tags = check_tags(tags)?;
             opened.library.set_tags(&opened.path, &tags)?;
         }
-        line(out, &format!("{text}: {}", if tags.is_empty() { "-".to_owned() } else { tags.join(", ") }))
+        line(
+            out,
+            &format!("{}: {}", place::shown(text), if tags.is_empty() { "-".to_owned() } else { tags.join(", ") }),
+        )
     }))
 }

@@ -51,7 +51,7 @@ pub fn run(args: VerifyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<Exit
     let library = &*opened.library;
     let other = args.repair_from.map(|text| place::open(&text, &places, Access::Look)).transpose()?;
     let mut shown = Shown::new(is_quiet);
-    let (mut findings, mut orphans, mut told) = (Vec::new(), (0, 0), Ok(()));
+    let (mut findings, mut damaged, mut orphans, mut told) = (Vec::new(), 0_u64, (0, 0), Ok(()));
     let verified = library.verify(
         &mut |verified| {
             let (done_bytes, total_bytes) = (verified.bytes, 0);
@@ -64,14 +64,17 @@ pub fn run(args: VerifyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<Exit
             }
             if finding.what == Damage::Orphaned {
                 orphans = (orphans.0 + 1, orphans.1 + finding.range.len());
-            } else if findings.len() < FINDINGS_MAX {
-                findings.push(finding);
+            } else {
+                damaged += 1;
+                if findings.len() < FINDINGS_MAX {
+                    findings.push(finding);
+                }
             }
         },
     )?;
     shown.clear();
     told?;
-    let mut left = findings.len();
+    let mut left = damaged;
     if let Some(other) = &other {
         for finding in &findings {
             match repair(library, &*other.library, finding) {

@@ -12,6 +12,7 @@ use super::groups::for_each_group;
 use super::keys::{self, Id};
 use super::value::{self, HEAD_BYTES};
 use super::{GRACE, KeyedLibrary, Loaded, fits, place};
+use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::library::manifest::Kept;
 use crate::library::{Content, Damage, Finding, Library as _, Proof, Verified};
@@ -24,7 +25,7 @@ const HASHED_MAX: NonZeroUsize = NonZeroUsize::new(100_000).expect("not 0");
 struct Check<'a> {
     library: &'a KeyedLibrary,
     verified: Verified,
-    hashed: LruCache<Id, ()>,
+    hashed: LruCache<(Id, Digest), ()>,
     go_on: &'a mut dyn FnMut(Verified) -> bool,
     found: &'a mut dyn FnMut(Finding),
 }
@@ -80,10 +81,12 @@ impl Check<'_> {
             return Ok((self.go_on)(self.verified));
         }
         if let Some(id) = id {
-            if self.hashed.contains(&id) {
+            // Of one group two manifests may say two things, where one of them is damaged.
+            let group = (id, manifest.content_id());
+            if self.hashed.contains(&group) {
                 return Ok((self.go_on)(self.verified));
             }
-            self.hashed.put(id, ());
+            self.hashed.put(group, ());
         }
         for (n, chunk) in manifest.chunks().iter().enumerate() {
             if chunk.proof == Proof::Zeros {
