@@ -37,18 +37,26 @@ const NAMES_FROM: u64 = 2;
 /// The volume as the kernel talks to it.
 pub struct VolumeAdapter {
     volume: Arc<Volume>,
+    // The kernel drops cached pages of what is written past them (since Linux 6.6).
+    writes_direct: bool,
     ended: Box<dyn Fn() + Send + Sync>,
 }
 
 impl VolumeAdapter {
     /// `ended` is called when the kernel has let go of it.
     pub fn new(volume: Arc<Volume>, ended: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { volume, ended: Box::new(ended) }
+        Self { volume, writes_direct: false, ended: Box::new(ended) }
     }
 
-    fn open_flags(&self) -> FopenFlags {
+    fn open_flags(&self, flags: i32) -> FopenFlags {
+        if self.volume.is_read_only() {
+            return FopenFlags::empty();
+        }
         // What the kernel has read stays true: every change comes through it. Not so beside another writer.
-        if self.volume.is_read_only() { FopenFlags::empty() } else { FopenFlags::FOPEN_KEEP_CACHE }
+        let keeps = FopenFlags::FOPEN_KEEP_CACHE;
+        // What is only written comes here as it is, and is not copied into pages that nobody may read.
+        let is_write_only = flags & libc::O_ACCMODE == libc::O_WRONLY;
+        if is_write_only && self.writes_direct { keeps | FopenFlags::FOPEN_DIRECT_IO } else { keeps }
     }
 
     fn reply_entry(&self, node: Outcome<Node>, reply: ReplyEntry) {
@@ -193,6 +201,7 @@ impl Filesystem for VolumeAdapter {
                 log::debug!("this kernel's FUSE lacks {missing:?}");
             }
         }
+        self.writes_direct = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok();
         // Beside another writer, what the kernel has read is true as long as size and time are.
         let pages = if self.volume.is_read_only() {
             InitFlags::FUSE_AUTO_INVAL_DATA
@@ -314,7 +323,7 @@ impl Filesystem for VolumeAdapter {
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         match self.volume.open_file(ino.0, flags.0 & libc::O_TRUNC != 0) {
-            Ok(()) => reply.opened(HANDLE, self.open_flags()),
+            Ok(()) => reply.opened(HANDLE, self.open_flags(flags.0)),
             Err(refusal) => reply.error(refused(&refusal)),
         }
     }
@@ -326,7 +335,7 @@ impl Filesystem for VolumeAdapter {
         name: &OsStr,
         mode: u32,
         _umask: u32,
-        _flags: i32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
         let what = Made { kind: NodeKind::File, mode, rdev: 0, target: None, owner: (req.uid(), req.gid()) };
@@ -335,7 +344,9 @@ impl Filesystem for VolumeAdapter {
             Ok(node)
         });
         match created {
-            Ok(node) => reply.created(&self.volume.ttl(), &file_attr(&node), GENERATION, HANDLE, self.open_flags()),
+            Ok(node) => {
+                reply.created(&self.volume.ttl(), &file_attr(&node), GENERATION, HANDLE, self.open_flags(flags))
+            }
             Err(refusal) => reply.error(refused(&refusal)),
         }
     }

@@ -48,8 +48,8 @@ impl Local {
 
     /// Makes an empty library in `dir`: a new folder, or an empty one.
     pub fn create(dir: &Path, cut: Cut) -> Result<()> {
-        catalog::create(dir, cut)?;
-        Blobs::create(dir)
+        // Folders first: with its catalog it is a library.
+        catalog::create(dir, cut, &|| Blobs::create(dir))
     }
 
     /// Opens it for the one process that writes to it.
@@ -120,6 +120,9 @@ impl Local {
         let mut swept = Swept::default();
         self.blobs.walk(&mut |blob| {
             let age = now.duration_since(blob.modified).unwrap_or_default();
+            // One that was needed until just now may still be read.
+            let loose = self.catalog.read(|view| view.loose_since(&blob.sha256))?;
+            let age = loose.map_or(age, |since| now.duration_since(since).unwrap_or_default().min(age));
             if age >= grace
                 && !self.catalog.read(|view| view.is_used(&blob.sha256))?
                 && each(blob.sha256, blob.size_bytes)?
@@ -326,9 +329,8 @@ fn is_missing(error: Error) -> Result<()> {
 
 /// A scratch file with these bytes.
 fn written(blobs: &Blobs, bytes: &[u8]) -> Result<Scratch> {
-    use std::os::unix::fs::FileExt;
     let scratch = blobs.scratch()?;
-    scratch.file().write_all_at(bytes, 0).map_err(|error| Error::io("writing a chunk", &error))?;
+    scratch.write_all_at(bytes, 0).map_err(|error| Error::io("writing a chunk", &error))?;
     scratch.begin_writing_out();
     Ok(scratch)
 }
@@ -352,7 +354,7 @@ struct Keeping {
 impl Draft for LocalDraft<'_> {
     fn add_known(&mut self, chunk: &Chunk) -> Result<bool> {
         let Proof::Sha256(digest) = chunk.proof else { return Ok(chunk.proof == Proof::Zeros) };
-        let pinned = self.local.blobs.pin(digest, chunk.range.len())?;
+        let pinned = self.local.blobs.adopt(digest, chunk.range.len())?;
         let is_known = pinned.is_some();
         self.known.extend(pinned);
         Ok(is_known)
@@ -376,6 +378,7 @@ impl Draft for LocalDraft<'_> {
 
     fn commit(mut self: Box<Self>, content: Content, meta: Meta) -> Result<Manifest> {
         let pinned = self.keeping.take().map(Keeping::end).transpose()?;
+        self.local.blobs.sync_names(&self.known)?;
         let placed = Placed { content: &content, meta: &meta, owner: sys::invoking_user(), mode: FILE_MODE };
         self.local.catalog.change(|change| change.place(&self.path, &placed, SystemTime::now()))?;
         // Named now: no sweep takes them any more.
@@ -407,12 +410,12 @@ impl Keeping {
 
 /// Writes chunks as they come, and syncs them by the batch.
 fn keep(blobs: &Blobs, chunks: &Receiver<(Bytes, Digest)>) -> Result<Vec<Pinned>> {
-    let mut kept = Vec::new();
+    let (mut kept, mut adopted) = (Vec::new(), Vec::new());
     let mut batch = Vec::new();
     for (bytes, digest) in chunks {
         let size_bytes = bytes.len() as u64;
-        if let Some(pinned) = blobs.pin(digest, size_bytes)? {
-            kept.push(pinned);
+        if let Some(pinned) = blobs.adopt(digest, size_bytes)? {
+            adopted.push(pinned);
             continue;
         }
         batch.push((written(blobs, &bytes)?, digest, size_bytes));
@@ -421,6 +424,8 @@ fn keep(blobs: &Blobs, chunks: &Receiver<(Bytes, Digest)>) -> Result<Vec<Pinned>
         }
     }
     kept.extend(blobs.keep(batch)?);
+    blobs.sync_names(&adopted)?;
+    kept.append(&mut adopted);
     Ok(kept)
 }
 

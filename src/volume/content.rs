@@ -56,6 +56,8 @@ pub(super) struct DirtyChunk {
     pub stamp: u64,
     /// What its bytes hash to, once somebody found out.
     pub digest: Option<Digest>,
+    /// Has taken in exactly the first `len` bytes; `None` unless they were written one behind the other.
+    pub hasher: Option<Hasher>,
     /// Where they are.
     pub place: Place,
 }
@@ -162,16 +164,19 @@ impl Content {
     fn write_chunk(&mut self, disk: &Disk<'_>, range: ByteRange, bytes: &[u8]) -> Result<()> {
         let number = range.start / disk.chunk_size();
         let within = range.start - number * disk.chunk_size();
-        let overwritten = ByteRange::at(within, range.len());
+        // A new copy takes the old one's place only when all went well.
+        let mut fresh = None;
+        if !self.chunks.get(&number).is_some_and(|chunk| matches!(chunk.place, Place::Scratch(_))) {
+            self.part(disk, number)?;
+            fresh = Some(self.copied(disk, number, ByteRange::at(within, range.len()))?);
+        }
         let stamp = self.stamp;
-        let chunk = self.writable(disk, number, overwritten)?;
-        let Place::Scratch(scratch) = &chunk.place else {
-            return Err(Error::new(Kind::Local, "a chunk that was just copied can't be written to"));
-        };
-        scratch.file().write_all_at(bytes, within).map_err(|error| disk.scratch_failed(&error))?;
-        chunk.len = chunk.len.max(overwritten.end);
-        chunk.stamp = stamp;
-        chunk.digest = None;
+        let missing = || Error::new(Kind::Local, "a chunk that was just copied is not there");
+        let chunk = fresh.as_mut().or_else(|| self.chunks.get_mut(&number)).ok_or_else(missing)?;
+        chunk.write(disk, within, bytes, stamp)?;
+        if let Some(chunk) = fresh {
+            self.chunks.insert(number, chunk);
+        }
         Ok(())
     }
 
@@ -223,7 +228,8 @@ impl Content {
                 written.map_err(|error| disk.scratch_failed(&error))?;
             }
         }
-        Ok(DirtyChunk { len, stamp: self.stamp, digest: None, place: Place::Scratch(scratch) })
+        let hasher = (len == 0).then(Hasher::new);
+        Ok(DirtyChunk { len, stamp: self.stamp, digest: None, hasher, place: Place::Scratch(scratch) })
     }
 
     /// Cuts the file off at `size`, or has it grow by a hole.
@@ -251,6 +257,7 @@ impl Content {
                 }
                 chunk.stamp = stamp;
                 chunk.digest = None;
+                chunk.hasher = None;
             }
             let gone = self.chunks.split_off(&(number + u64::from(within > 0)));
             self.base.chunks = self.base.chunks.min(number);
@@ -287,7 +294,7 @@ impl Content {
             let part = ByteRange::new(at, whole.end.min(range.end));
             if range.contains(whole) {
                 self.part(disk, number)?;
-                let hole = DirtyChunk { len: 0, stamp: self.stamp, digest: None, place: Place::Nowhere };
+                let hole = DirtyChunk { len: 0, stamp: self.stamp, digest: None, hasher: None, place: Place::Nowhere };
                 self.chunks.insert(number, hole);
             } else {
                 for piece in part.slots(PIECE_BYTES) {
@@ -324,7 +331,8 @@ impl Content {
         }
         self.part(disk, number)?;
         let digest = Some(blob.digest());
-        self.chunks.insert(number, DirtyChunk { len, stamp: self.stamp, digest, place: Place::Blob(blob) });
+        self.chunks
+            .insert(number, DirtyChunk { len, stamp: self.stamp, digest, hasher: None, place: Place::Blob(blob) });
         self.size = self.size.max(number * disk.chunk_size() + len);
         Ok(())
     }
@@ -388,7 +396,10 @@ impl Content {
         match written {
             Ok(scratch) => {
                 let place = Place::Scratch(scratch);
-                let chunk = DirtyChunk { len: bytes.len() as u64, stamp: self.stamp, digest: None, place };
+                let mut hasher = Hasher::new();
+                hasher.update(&bytes);
+                let hasher = Some(hasher);
+                let chunk = DirtyChunk { len: bytes.len() as u64, stamp: self.stamp, digest: None, hasher, place };
                 self.chunks.insert(0, chunk);
                 self.small = None;
                 Ok(())
@@ -402,6 +413,30 @@ impl Content {
 }
 
 impl DirtyChunk {
+    /// Writes to its scratch file. After an error it is as long as it was; what the bytes were to replace is undefined.
+    fn write(&mut self, disk: &Disk<'_>, offset: u64, bytes: &[u8], stamp: u64) -> Result<()> {
+        let Place::Scratch(scratch) = &self.place else {
+            return Err(Error::new(Kind::Local, "a chunk that was just copied can't be written to"));
+        };
+        // A chunk that is written from its start to its end is hashed on the way, and never read for it.
+        let hasher = self.hasher.take().filter(|_| offset == self.len);
+        // Before the first byte: what was known of it holds no longer.
+        (self.stamp, self.digest) = (stamp, None);
+        if let Err(error) = scratch.write_all_at(bytes, offset) {
+            let _ = scratch.file().set_len(self.len);
+            return Err(disk.scratch_failed(&error));
+        }
+        self.len = self.len.max(offset + bytes.len() as u64);
+        if let Some(mut hasher) = hasher {
+            hasher.update(bytes);
+            if self.len == disk.chunk_size() {
+                self.digest = Some(hasher.clone().finish());
+            }
+            self.hasher = Some(hasher);
+        }
+        Ok(())
+    }
+
     /// Fills `bytes` from `offset` in the chunk on.
     fn read(&self, disk: &Disk<'_>, offset: u64, bytes: &mut [u8]) -> Result<()> {
         let held = self.len.saturating_sub(offset).min(bytes.len() as u64) as usize;

@@ -93,6 +93,11 @@ impl OpenFile {
         state.as_ref().and_then(|state| state.dirty_since).is_some_and(|since| since.elapsed() >= age)
     }
 
+    /// Whether the catalog says all of it; one that is being looked at or changed right now is not.
+    pub fn is_clean(&self) -> bool {
+        self.state.try_read().is_some_and(|state| state.as_ref().is_none_or(|state| !state.is_ahead()))
+    }
+
     /// The content, for changing.
     pub fn change(&self, disk: &Disk<'_>) -> Result<parking_lot::MappedRwLockWriteGuard<'_, State>> {
         let mut state = self.state.write();
@@ -144,7 +149,11 @@ impl OpenFile {
     fn hash_ahead(&self, disk: &Disk<'_>) -> Result<()> {
         let files: Vec<(u64, u64, u64, File)> = {
             let state = self.look(disk)?;
-            let unhashed = state.content.chunks.iter().filter(|(_, chunk)| chunk.digest.is_none() && chunk.len > 0);
+            let unhashed = state
+                .content
+                .chunks
+                .iter()
+                .filter(|(_, chunk)| chunk.digest.is_none() && chunk.hasher.is_none() && chunk.len > 0);
             let files = unhashed.filter_map(|(number, chunk)| match &chunk.place {
                 Place::Scratch(scratch) => Some((*number, chunk.stamp, chunk.len, scratch.file().try_clone())),
                 _ => None,
@@ -285,13 +294,20 @@ fn snapshot(content: &mut Content, disk: &Disk<'_>) -> Result<(Snapshot, ToKeep)
                 // It could not become a blob the last time.
                 let scratch = disk.scratch()?;
                 copy(file, scratch.file(), chunk.len).map_err(failed)?;
+                // After a sync that failed, the system may have forgotten what was written.
+                if let Some(digest) = chunk.digest
+                    && hash(scratch.file(), chunk.len).map_err(failed)? != digest
+                {
+                    return Err(Error::new(Kind::Local, "the disk lost what was written to it"));
+                }
                 chunk.place = Place::Scratch(scratch);
             }
             if let Place::Scratch(scratch) = &chunk.place
                 && chunk.digest.is_none()
             {
                 // Written since it was hashed ahead.
-                chunk.digest = Some(hash(scratch.file(), chunk.len).map_err(failed)?);
+                let hashed = chunk.hasher.clone().map(|hasher| Ok(hasher.finish()));
+                chunk.digest = Some(hashed.unwrap_or_else(|| hash(scratch.file(), chunk.len)).map_err(failed)?);
             }
             let digest = chunk.digest.filter(|_| chunk.len > 0);
             if let Some(digest) = digest

@@ -72,6 +72,9 @@ impl Volume {
             }
             Ok::<_, Refusal>((None, view.covering(node_id, range)?, range))
         })?;
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
         if let Some(bytes) = inline {
             let part = bytes.get(range.start as usize..range.end as usize).map(<[u8]>::to_vec);
             let short = || Error::new(Kind::Corrupt, "the catalog holds less of a file than its size");
@@ -138,17 +141,10 @@ impl Volume {
             return Err(if node.kind == NodeKind::Folder { Refusal::IsFolder } else { Refusal::Invalid });
         }
         let disk = self.disk(node_id);
-        let was_open = self.shared.inodes.file(node_id).is_some();
         self.with_file(node_id, |file| {
-            {
-                let mut state = file.change(&disk)?;
-                state.content.truncate(&disk, size)?;
-                state.touch(SystemTime::now());
-            }
-            // Nobody will close it.
-            if !was_open {
-                self.shared.commit(file)?;
-            }
+            let mut state = file.change(&disk)?;
+            state.content.truncate(&disk, size)?;
+            state.touch(SystemTime::now());
             Ok(())
         })
     }
@@ -250,10 +246,29 @@ impl Volume {
         {
             log::error!("node {node_id}: {error}; what was written last is lost");
         }
-        if self.shared.inodes.close(node_id)
-            && let Err(error) = self.drop_node(node_id)
-        {
-            log::warn!("node {node_id}: {error}");
+        if let Err(error) = self.let_go(node_id) {
+            log::error!("node {node_id}: {error}; what was written last is lost");
+        }
+    }
+
+    /// Closes the node once. What somebody changed in it meanwhile is committed, if nobody else will.
+    fn let_go(&self, node_id: u64) -> Result<()> {
+        let mut failed = None;
+        loop {
+            // One that could not be committed goes all the same: there is nobody left who could try again.
+            match self.shared.inodes.close(node_id, |file| failed.is_some() || file.is_clean()) {
+                Some(is_to_go) => {
+                    if is_to_go && let Err(error) = self.drop_node(node_id) {
+                        log::warn!("node {node_id}: {error}");
+                    }
+                    return failed.map_or(Ok(()), Err);
+                }
+                None => {
+                    if let Some(file) = self.shared.inodes.file(node_id) {
+                        failed = self.commit(&file).err();
+                    }
+                }
+            }
         }
     }
 
@@ -266,12 +281,13 @@ impl Volume {
 
     /// The file, opened for as long as this takes if it is not.
     fn with_file<T>(&self, node_id: u64, act: impl FnOnce(&Arc<OpenFile>) -> Outcome<T>) -> Outcome<T> {
-        if let Some(file) = self.shared.inodes.file(node_id) {
-            return act(&file);
-        }
+        // Counted, also where it is open: whoever closes it meanwhile must not let go of what is changed here.
         let file = self.shared.inodes.open(node_id, || OpenFile::new(node_id));
         let done = act(&file);
-        self.close(node_id);
-        done
+        drop(file);
+        let closed = self.let_go(node_id);
+        let done = done?;
+        closed?;
+        Ok(done)
     }
 }

@@ -81,19 +81,27 @@ impl Inodes {
         self.known.lock().get(&node_id).is_some_and(|inode| inode.is_unlinked)
     }
 
-    /// Closes the node once. Whether it is to be dropped.
-    pub fn close(&self, node_id: u64) -> bool {
-        let mut closed = None;
+    /// Closes the node once. Whether it is to be dropped; `None`, and nothing is closed, if this is the last time and the file
+    /// is not clean: somebody changed it after whoever closes it had committed it.
+    pub fn close(&self, node_id: u64, is_clean: impl FnOnce(&OpenFile) -> bool) -> Option<bool> {
+        let (mut closed, mut is_refused) = (None, false);
         let is_to_go = self.change(node_id, |inode| {
-            inode.opens = inode.opens.saturating_sub(1);
-            if inode.opens == 0 {
+            if inode.opens <= 1 {
+                is_refused = inode.file.as_ref().is_some_and(|file| !is_clean(file));
+                if is_refused {
+                    return;
+                }
                 closed = inode.file.take();
                 self.open.fetch_sub(usize::from(closed.is_some()), Ordering::Relaxed);
             }
+            inode.opens = inode.opens.saturating_sub(1);
         });
+        if is_refused {
+            return None;
+        }
         // Files are closed on the disk without the lock.
         drop(closed);
-        is_to_go
+        Some(is_to_go)
     }
 
     fn change(&self, node_id: u64, change: impl FnOnce(&mut Inode)) -> bool {

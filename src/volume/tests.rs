@@ -20,7 +20,7 @@ const SIZE_MAX: u64 = 10 * CHUNK + 500;
 fn library(cut: Cut) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     Blobs::create(dir.path()).unwrap();
-    catalog::create(dir.path(), cut).unwrap();
+    catalog::create(dir.path(), cut, &|| Ok(())).unwrap();
     dir
 }
 

@@ -38,8 +38,6 @@ const BLOB_MODE: u32 = 0o400;
 /// The blobs of one library. Its methods may be called from any thread.
 pub struct Blobs {
     dir: PathBuf,
-    // The folder itself, for syncs of the filesystem it is on.
-    root: File,
     pins: Arc<Pins>,
     readers: Readers,
     scratches: AtomicU64,
@@ -71,14 +69,7 @@ impl Blobs {
 
     /// The blobs in `dir`.
     pub fn open(dir: &Path) -> Result<Self> {
-        let root = File::open(dir).map_err(|error| Error::io(dir.display(), &error))?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            root,
-            pins: Arc::default(),
-            readers: Readers::new(),
-            scratches: AtomicU64::new(0),
-        })
+        Ok(Self { dir: dir.to_owned(), pins: Arc::default(), readers: Readers::new(), scratches: AtomicU64::new(0) })
     }
 
     /// Throws away what an earlier writer was about to write. Only the one writer of a library may.
@@ -94,19 +85,20 @@ impl Blobs {
     /// A new file to write a blob's bytes to, gone when it is dropped.
     pub fn scratch(&self) -> Result<Scratch> {
         let number = self.scratches.fetch_add(1, Ordering::Relaxed);
-        Scratch::create(self.dir.join("scratch").join(format!("{}-{number}.part", std::process::id())))
+        Scratch::create(self.dir.join("scratch").join(format!("{}-{number}.part", std::process::id())), number)
     }
 
     /// Gives scratch files their names, after they were synced; when it returns, they stay whatever happens. Each must hold
-    /// exactly the bytes that hash to its digest. What is there by one of these names already stays as it is.
+    /// exactly the bytes that hash to its digest. What is there by one of these names is replaced.
     pub fn keep(&self, written: Vec<(Scratch, Digest, u64)>) -> Result<Vec<Pinned>> {
-        let has_many = written.len() > SYNC_EACH_MAX;
-        if has_many {
-            self.sync_filesystem()?;
-        } else {
-            for (scratch, _, _) in &written {
-                scratch.sync()?;
-            }
+        // Opened before any byte of these was written: it is told of every error since, and nobody else takes them away.
+        let oldest = written.iter().map(|(scratch, ..)| scratch).min_by_key(|scratch| scratch.number());
+        let oldest =
+            oldest.filter(|_| written.len() > SYNC_EACH_MAX).map(|scratch| scratch.file().try_clone()).transpose();
+        let oldest = oldest.map_err(|error| Error::io(self.dir.display(), &error))?;
+        match &oldest {
+            Some(file) => self.sync_filesystem(file)?,
+            None => written.iter().try_for_each(|(scratch, ..)| scratch.sync())?,
         }
         let mut kept = Vec::with_capacity(written.len());
         let mut folders = BTreeSet::new();
@@ -114,18 +106,17 @@ impl Blobs {
             // Before it is there, so that nobody removes it as one that no file names.
             kept.push(Pins::pin(&self.pins, digest));
             let path = self.path(digest);
-            if !has_blob(&path, size_bytes)? {
-                scratch.seal(BLOB_MODE)?.rename_to(&path)?;
-                folders.extend(path.parent().map(Path::to_owned));
+            let length = scratch.file().metadata().map_err(|error| Error::io(path.display(), &error))?.len();
+            if length != size_bytes {
+                let message = format!("{}: {length} bytes were written, not {size_bytes}", path.display());
+                return Err(Error::new(Kind::Local, message));
             }
+            // Over one that is there: it may be damaged, and its name may not be synced yet.
+            scratch.seal(BLOB_MODE)?.rename_to(&path)?;
+            self.readers.forget(digest);
+            folders.extend(path.parent().map(Path::to_owned));
         }
-        if has_many {
-            self.sync_filesystem()?;
-        } else {
-            for folder in &folders {
-                sync_folder(folder)?;
-            }
-        }
+        self.sync_folders(&folders, oldest.as_ref())?;
         Ok(kept)
     }
 
@@ -133,6 +124,23 @@ impl Blobs {
     pub fn pin(&self, digest: Digest, size_bytes: u64) -> Result<Option<Pinned>> {
         let pinned = Pins::pin(&self.pins, digest);
         Ok(has_blob(&self.path(digest), size_bytes)?.then_some(pinned))
+    }
+
+    /// The same, if its bytes hash to its name, as this process found out or does now: what is put again is put anyway where
+    /// they do not. Its name may not be synced yet: see [`Blobs::sync_names`].
+    pub fn adopt(&self, digest: Digest, size_bytes: u64) -> Result<Option<Pinned>> {
+        let Some(pinned) = self.pin(digest, size_bytes)? else { return Ok(None) };
+        match self.readers.check_once(digest, size_bytes, &self.path(digest)) {
+            Ok(()) => Ok(Some(pinned)),
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Missing) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns when the names of adopted blobs are durable: another one may have given them just now.
+    pub fn sync_names(&self, adopted: &[Pinned]) -> Result<()> {
+        let folders = adopted.iter().filter_map(|pinned| self.path(pinned.digest()).parent().map(Path::to_owned));
+        self.sync_folders(&folders.collect(), None)
     }
 
     /// Fills `bytes` from `offset` on; all of them lie within the blob, which has `size_bytes`. The first read hashes all of it:
@@ -197,8 +205,16 @@ impl Blobs {
         self.dir.join("blobs").join(&name[..2]).join(&name)
     }
 
-    fn sync_filesystem(&self) -> Result<()> {
-        sys::sync_filesystem(&self.root).map_err(|error| Error::io(self.dir.display(), &error))
+    /// `oldest`: where many are synced at once, a file of that filesystem opened before what is synced.
+    fn sync_folders(&self, folders: &BTreeSet<PathBuf>, oldest: Option<&File>) -> Result<()> {
+        match oldest {
+            Some(file) => self.sync_filesystem(file),
+            None => folders.iter().try_for_each(|folder| sync_folder(folder)),
+        }
+    }
+
+    fn sync_filesystem(&self, file: &File) -> Result<()> {
+        sys::sync_filesystem(file).map_err(|error| Error::io(self.dir.display(), &error))
     }
 }
 

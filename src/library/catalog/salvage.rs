@@ -72,6 +72,8 @@ pub fn salvage(dir: &Path, has_blob: &dyn Fn(Digest, u64) -> bool) -> Result<Sal
     write_tables(&new_path, cut).map_err(|error| failed(&new_path, &error))?;
     let mut new = Connection::open(&new_path).map_err(|error| failed(&new_path, &error))?;
     let salvaged = fill(&old, &mut new, has_blob).map_err(|error| failed(&new_path, &error))?;
+    // All of it in the one file that gets another name; says so if it can't.
+    new.pragma_update(None, "journal_mode", "delete").map_err(|error| failed(&new_path, &error))?;
     new.close().map_err(|(_, error)| failed(&new_path, &error))?;
     drop(old);
     if salvaged.files == 0 && salvaged.holes > 0 && salvaged.lost_count == 0 {

@@ -79,8 +79,9 @@ pub(super) fn path(dir: &Path) -> PathBuf {
     dir.join("catalog.sqlite")
 }
 
-/// Makes an empty library in `dir`, which is made if it is not there. `Invalid` if there is something in it already.
-pub fn create(dir: &Path, cut: Cut) -> Result<()> {
+/// Makes an empty library in `dir`, which is made if it is not there, after `before`. `Invalid` if there is something in it
+/// already.
+pub fn create(dir: &Path, cut: Cut, before: &dyn Fn() -> Result<()>) -> Result<()> {
     check_cut(cut)?;
     let io = |error: std::io::Error| Error::io(dir.display(), &error);
     std::fs::create_dir_all(dir).map_err(io)?;
@@ -104,6 +105,7 @@ pub fn create(dir: &Path, cut: Cut) -> Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
         _ => {}
     }
+    before()?;
     write_tables(&new, cut).map_err(|error| failed(&new, &error))?;
     File::open(&new).and_then(|file| file.sync_all()).map_err(io)?;
     std::fs::rename(&new, &path).map_err(io)?;
@@ -126,6 +128,8 @@ pub(super) fn write_tables(path: &Path, cut: Cut) -> rusqlite::Result<()> {
          VALUES (1, 4, 493, ?1, ?2, 0, 2, 0, ?3, ?3, ?3, ?3)",
         rusqlite::params![uid, gid, nanos(SystemTime::now())],
     )?;
+    // All of it in the one file that gets another name; says so if it can't.
+    connection.pragma_update(None, "journal_mode", "delete")?;
     connection.close().map_err(|(_, error)| error)
 }
 

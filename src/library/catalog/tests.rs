@@ -15,7 +15,7 @@ const CUT: Cut = Cut { inline_bytes_max: 16, chunk_size_bytes: 4096 };
 
 fn library() -> (TempDir, Catalog) {
     let dir = tempfile::tempdir().unwrap();
-    create(dir.path(), CUT).unwrap();
+    create(dir.path(), CUT, &|| Ok(())).unwrap();
     let catalog = Catalog::open(dir.path()).unwrap();
     (dir, catalog)
 }
@@ -109,8 +109,8 @@ fn only_a_library_is_opened_and_by_one_writer_only() {
     let (kind, message) = open(dir.path()).unwrap_err();
     assert_eq!(kind, Kind::Missing);
     assert!(message.contains("reelfs init library:"), "{message}");
-    create(dir.path(), CUT).unwrap();
-    assert_eq!(create(dir.path(), CUT).unwrap_err().kind(), Kind::Invalid);
+    create(dir.path(), CUT, &|| Ok(())).unwrap();
+    assert_eq!(create(dir.path(), CUT, &|| Ok(())).unwrap_err().kind(), Kind::Invalid);
     let writer = Catalog::open(dir.path()).unwrap();
     let (kind, message) = open(dir.path()).unwrap_err();
     assert_eq!(kind, Kind::Busy);
@@ -130,7 +130,7 @@ fn only_a_library_is_opened_and_by_one_writer_only() {
 
     let full = tempfile::tempdir().unwrap();
     std::fs::write(full.path().join("film.mkv"), "mine").unwrap();
-    assert_eq!(create(full.path(), CUT).unwrap_err().kind(), Kind::Invalid);
+    assert_eq!(create(full.path(), CUT, &|| Ok(())).unwrap_err().kind(), Kind::Invalid);
 }
 
 #[test]
