@@ -413,6 +413,11 @@ impl Content {
 }
 
 impl DirtyChunk {
+    /// What its bytes hash to, if that is known without reading them.
+    pub fn known_digest(&self) -> Option<Digest> {
+        self.digest.or_else(|| self.hasher.clone().map(Hasher::finish))
+    }
+
     /// Writes to its scratch file. After an error it is as long as it was; what the bytes were to replace is undefined.
     fn write(&mut self, disk: &Disk<'_>, offset: u64, bytes: &[u8], stamp: u64) -> Result<()> {
         let Place::Scratch(scratch) = &self.place else {

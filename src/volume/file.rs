@@ -210,7 +210,8 @@ impl OpenFile {
             let newest = state.content.stamp;
             for (number, chunk) in &mut state.content.chunks {
                 // The one that was written last is probably written further.
-                let Some(digest) = chunk.digest.filter(|_| chunk.stamp < newest) else { continue };
+                let Some(digest) = chunk.known_digest().filter(|_| chunk.stamp < newest) else { continue };
+                chunk.digest = Some(digest);
                 if let Some(scratch) = seal(&mut chunk.place, disk)? {
                     to_keep.push((scratch, digest, chunk.len));
                     taken.push((*number, chunk.stamp));
@@ -306,8 +307,8 @@ fn snapshot(content: &mut Content, disk: &Disk<'_>) -> Result<(Snapshot, ToKeep)
                 && chunk.digest.is_none()
             {
                 // Written since it was hashed ahead.
-                let hashed = chunk.hasher.clone().map(|hasher| Ok(hasher.finish()));
-                chunk.digest = Some(hashed.unwrap_or_else(|| hash(scratch.file(), chunk.len)).map_err(failed)?);
+                let known = chunk.known_digest().map(Ok);
+                chunk.digest = Some(known.unwrap_or_else(|| hash(scratch.file(), chunk.len)).map_err(failed)?);
             }
             let digest = chunk.digest.filter(|_| chunk.len > 0);
             if let Some(digest) = digest

@@ -11,6 +11,9 @@ use crate::library::catalog::NodeKind;
 use crate::library::manifest::FILE_BYTES_MAX;
 use crate::range::ByteRange;
 
+/// A file that is closed is committed so often, if others change it all the while.
+const COMMITS_MAX: u32 = 1_000;
+
 /// Bytes that one `copy_file_range` copies where it can't share them.
 const COPY_BYTES: u64 = 1 << 20;
 /// Files open at once whose content may wait in memory for its commit: 64 MiB of small ones.
@@ -253,10 +256,12 @@ impl Volume {
 
     /// Closes the node once. What somebody changed in it meanwhile is committed, if nobody else will.
     fn let_go(&self, node_id: u64) -> Result<()> {
-        let mut failed = None;
+        let (mut failed, mut tries) = (None, 0);
         loop {
+            tries += 1;
             // One that could not be committed goes all the same: there is nobody left who could try again.
-            match self.shared.inodes.close(node_id, |file| failed.is_some() || file.is_clean()) {
+            let may_go = |file: &OpenFile| failed.is_some() || tries > COMMITS_MAX || file.is_clean();
+            match self.shared.inodes.close(node_id, may_go) {
                 Some(is_to_go) => {
                     if is_to_go && let Err(error) = self.drop_node(node_id) {
                         log::warn!("node {node_id}: {error}");

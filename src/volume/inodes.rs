@@ -87,7 +87,8 @@ impl Inodes {
         let (mut closed, mut is_refused) = (None, false);
         let is_to_go = self.change(node_id, |inode| {
             if inode.opens <= 1 {
-                is_refused = inode.file.as_ref().is_some_and(|file| !is_clean(file));
+                // What has no name goes without a commit.
+                is_refused = !inode.is_unlinked && inode.file.as_ref().is_some_and(|file| !is_clean(file));
                 if is_refused {
                     return;
                 }
