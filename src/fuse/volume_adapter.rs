@@ -345,7 +345,7 @@ impl Filesystem for VolumeAdapter {
         });
         match created {
             Ok(node) => {
-                reply.created(&self.volume.ttl(), &file_attr(&node), GENERATION, HANDLE, self.open_flags(flags))
+                reply.created(&self.volume.ttl(), &file_attr(&node), GENERATION, HANDLE, self.open_flags(flags));
             }
             Err(refusal) => reply.error(refused(&refusal)),
         }
