@@ -54,7 +54,7 @@
 //!
 //! | room | what it is for |
 //! |---|---|
-//! | [`error`] [`range`] [`digest`] [`config`] [`metrics`] [`retry`] [`cancel`] [`sys`] | pure or tiny; used by all |
+//! | [`error`] [`range`] [`digest`] [`config`] [`metrics`] [`retry`] [`cancel`] [`sqlite`] [`sys`] | pure or tiny; used by all |
 //! | [`store`] | keyed bytes: on a disk; on the web, in buckets, over `WebDAV` (`OpenDAL`, in `store/remote`); over SFTP and FTP; values under keys (`store/keyed`) |
 //! | [`demo`] | a film and a far server to show it from; also the tests' origin, with any weather |
 //! | [`library`] | files that are put: manifests, chunks, tags; on this machine (`local`), and in a store (`keyed`) |
@@ -112,6 +112,7 @@ pub mod range;
 pub mod read;
 pub mod retry;
 pub mod service;
+pub mod sqlite;
 pub mod store;
 pub mod sys;
 pub mod volume;

@@ -3,10 +3,11 @@
 
 use rusqlite::{OptionalExtension as _, Row, params};
 
-use super::{ChunkRow, EntryKey, EntryRow, Index, Part, loaded, stored};
+use super::{ChunkRow, EntryKey, EntryRow, Index, Part};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::range::ByteRange;
+use crate::sqlite::{loaded, stored};
 
 /// Most rows one page holds.
 pub const PAGE_MAX: usize = 1_000;

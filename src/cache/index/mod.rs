@@ -14,27 +14,23 @@ mod tree;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, MutexGuard};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
+use crate::sqlite::{self, Readers, Tuning};
 
 pub use recording::{EntryKey, NewChunk, Touch};
 pub(super) use tree::{ListingRow, NAMES_PAGE};
 
 /// The newest schema this program knows; `PRAGMA user_version` of a database it wrote.
 const SCHEMA: i64 = 3;
-/// Idle reading connections kept; more are opened under load and closed after.
-const READERS_MAX: usize = 8;
-/// Pages each of them keeps in memory: the inner ones of an index of ten million rows.
-const READER_CACHE_KIB: i64 = 4 << 10;
 /// A reader waits this long for a checkpoint's lock before it gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// A database up to this size is checked page by page at start (about 100 ms); a larger one where it is used.
-const QUICK_CHECK_BYTES_MAX: u64 = 64 << 20;
+/// What a reading connection is worth: in memory, the inner pages of an index of ten million rows.
+const READING: Tuning = Tuning { busy_timeout: BUSY_TIMEOUT, cache_kib: 4 << 10, statements: 16 };
 
 /// One migration a line: from schema `n` to `n + 1`.
 const MIGRATIONS: [&str; SCHEMA as usize] = [
@@ -141,9 +137,7 @@ pub struct Index {
     // Guards the one writing connection. Taken alone or inside nothing else; file syncs and hashing of merged
     // chunks may happen under it, requests to an origin never.
     writer: Mutex<Connection>,
-    // Idle readers: taken out, used, put back.
-    idle_out: Receiver<Connection>,
-    idle_in: Sender<Connection>,
+    readers: Readers,
 }
 
 impl Index {
@@ -184,21 +178,16 @@ impl Index {
             ));
         }
         migrate(&writer, version).map_err(|error| failed(path, &error))?;
-        if size <= QUICK_CHECK_BYTES_MAX {
-            let verdict: String = writer
-                .pragma_query_value(None, "quick_check", |row| row.get(0))
-                .map_err(|error| failed(path, &error))?;
-            if verdict != "ok" {
-                return Err(Error::new(Kind::Corrupt, format!("the index {} is damaged ({verdict})", path.display())));
-            }
+        if let Some(damage) = sqlite::damage(&writer, size).map_err(|error| failed(path, &error))? {
+            return Err(Error::new(Kind::Corrupt, format!("the index {} is damaged ({damage})", path.display())));
         }
-        let (idle_in, idle_out) = bounded(READERS_MAX);
-        Ok(Self { path: path.to_owned(), writer: Mutex::new(writer), idle_out, idle_in })
+        Ok(Self::with(path, writer))
     }
 
     /// Opens an existing index for looking only, beside the process that owns it.
     pub fn open_to_look(path: &Path) -> Result<Self> {
-        let reader = open_reader(path)?;
+        let open = || sqlite::open_reader(path, READING).map_err(|error| failed(path, &error));
+        let reader = open()?;
         let version: i64 =
             reader.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|error| failed(path, &error))?;
         if version != SCHEMA {
@@ -207,21 +196,19 @@ impl Index {
                 format!("the index {} has schema {version}; this program reads {SCHEMA}", path.display()),
             ));
         }
-        let (idle_in, idle_out) = bounded(READERS_MAX);
         // Nothing writes through it: a reader stands in for the writer.
-        let writer = open_reader(path)?;
-        Ok(Self { path: path.to_owned(), writer: Mutex::new(writer), idle_out, idle_in })
+        Ok(Self::with(path, open()?))
+    }
+
+    fn with(path: &Path, writer: Connection) -> Self {
+        Self { path: path.to_owned(), writer: Mutex::new(writer), readers: Readers::new(path, READING) }
     }
 
     /// Runs `query` on a reading connection.
     fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        let connection = match self.idle_out.try_recv() {
-            Ok(connection) => connection,
-            Err(_) => open_reader(&self.path)?,
-        };
+        let connection = self.readers.take().map_err(|error| failed(&self.path, &error))?;
         let answer = query(&connection).map_err(|error| self.failed(&error));
-        // A full pool means enough idle ones: this one closes.
-        let _ = self.idle_in.try_send(connection);
+        self.readers.put_back(connection);
         answer
     }
 
@@ -237,19 +224,6 @@ impl Index {
         }
         error
     }
-}
-
-fn open_reader(path: &Path) -> Result<Connection> {
-    let open = || -> rusqlite::Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        // Not mapped into memory, though that is faster: a disk error would then be a signal that ends the process.
-        connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
-        connection.set_prepared_statement_cache_capacity(16);
-        Ok(connection)
-    };
-    open().map_err(|error| failed(path, &error))
 }
 
 fn migrate(connection: &Connection, from: i64) -> rusqlite::Result<()> {
@@ -284,12 +258,10 @@ fn set_aside(path: &Path) -> Result<PathBuf> {
 }
 
 fn failed(path: &Path, error: &rusqlite::Error) -> Error {
-    use rusqlite::ErrorCode;
-    let kind = match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Kind::Corrupt,
-        Some(ErrorCode::DiskFull) => Kind::Full,
-        Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => Kind::Denied,
-        _ => Kind::Local,
+    let kind = match sqlite::kind(error) {
+        // It has waited already, and is no origin that will be less busy soon.
+        Kind::Busy => Kind::Local,
+        kind => kind,
     };
     Error::new(kind, format!("the index {}: {error}", path.display()))
 }
@@ -298,16 +270,6 @@ fn failed(path: &Path, error: &rusqlite::Error) -> Error {
 pub fn micros(time: SystemTime) -> i64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-}
-
-/// As `SQLite` stores integers. Sizes and offsets are checked to fit at the door (`Cache::entry`).
-fn stored(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
-}
-
-/// Back from `SQLite`; a negative number is only ever damage, and an empty range follows from it.
-fn loaded(number: i64) -> u64 {
-    u64::try_from(number).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{ChunkRow, Index, loaded, stored};
+use super::{ChunkRow, Index};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::range::ByteRange;
+use crate::sqlite::{loaded, stored};
 
 /// Chunks removed in one transaction when a whole entry goes.
 const REMOVE_BATCH: usize = 1_000;

@@ -1,12 +1,11 @@
 //! The tables of the last known tree: what folders held, and what files were, when their origin last said so.
 //! Never here: threads, and who may still be reading a listing (see `cache::tree`).
 
-use std::time::{Duration, SystemTime};
-
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::{Index, loaded, stored};
+use super::Index;
 use crate::error::Result;
+use crate::sqlite::{loaded, nanos, stored, time};
 use crate::store::{Listed, ListedKind, PAGE_NAMES_MAX, Stat, Version};
 
 /// Names read, and removed, at once.
@@ -122,7 +121,7 @@ impl Index {
                      WHERE origin = ?1 AND folder = ?2 AND name = ?3",
                 )?
                 .query_row([origin, folder, name], |row| {
-                    let modified = row.get::<_, Option<i64>>(1)?.and_then(time);
+                    let modified = row.get::<_, Option<i64>>(1)?.map(time);
                     let version = Version::from_stored(row.get(2)?);
                     Ok(Stat { size_bytes: loaded(row.get(0)?), modified, version })
                 })
@@ -350,18 +349,5 @@ fn below(folder: &str) -> (String, String) {
 fn listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
     let size_bytes = row.get::<_, Option<i64>>(2)?.map(loaded);
     let kind = if row.get(1)? { ListedKind::Folder } else { ListedKind::File { size_bytes } };
-    Ok(Listed { name: row.get(0)?, kind, modified: row.get::<_, Option<i64>>(3)?.and_then(time) })
-}
-
-/// `None` for times beyond the years 1678 to 2262.
-fn nanos(time: SystemTime) -> Option<i64> {
-    match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(after) => i64::try_from(after.as_nanos()).ok(),
-        Err(before) => i64::try_from(before.duration().as_nanos()).ok().map(|nanos| -nanos),
-    }
-}
-
-fn time(nanos: i64) -> Option<SystemTime> {
-    let since = Duration::from_nanos(nanos.unsigned_abs());
-    if nanos >= 0 { SystemTime::UNIX_EPOCH.checked_add(since) } else { SystemTime::UNIX_EPOCH.checked_sub(since) }
+    Ok(Listed { name: row.get(0)?, kind, modified: row.get::<_, Option<i64>>(3)?.map(time) })
 }

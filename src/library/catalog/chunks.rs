@@ -6,11 +6,12 @@ use std::time::SystemTime;
 use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::nodes::expect_one;
-use super::{Catalog, Change, View, loaded, nanos, stored, time};
+use super::{Catalog, Change, View, nanos};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::library::manifest::{CHUNK_BYTES_MAX, FILE_BYTES_MAX};
 use crate::range::{ByteRange, RangeSet};
+use crate::sqlite::{loaded, stored, time};
 
 /// Loose blobs removed while nobody else can change anything: each costs the deletion of a file.
 const SWEEP_BATCH: usize = 16;

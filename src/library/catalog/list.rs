@@ -4,9 +4,10 @@
 use rusqlite::params;
 
 use super::nodes::{COLUMNS, node_row};
-use super::{Node, NodeKind, View, stored};
+use super::{Node, NodeKind, View};
 use crate::error::{Error, Kind, Result};
 use crate::library::{Named, NamedKind, PAGE_NAMES_MAX, Page, Query};
+use crate::sqlite::stored;
 
 /// Names looked at for one page, at most: a tree of empty folders ends a page early, too.
 const LOOKS_MAX: usize = 10 * PAGE_NAMES_MAX;

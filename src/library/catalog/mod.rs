@@ -28,13 +28,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, MutexGuard};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::Cut;
 use crate::error::{Error, Kind, Result};
+use crate::sqlite::{self, Readers, Tuning};
 
 pub use chunks::{ChunkRow, LooseBlob, NamedChunk};
 pub use files::Placed;
@@ -57,14 +57,10 @@ const JOURNAL_RESERVE_BYTES: u64 = 16 << 20;
 const JOURNAL_RESERVE_PART: u64 = 8;
 /// A statement waits this long for others (a checkpoint, a reader of another process) before it gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Idle reading connections kept; more are opened under load and closed after.
-const READERS_MAX: usize = 8;
-/// Pages each of them keeps in memory.
-const READER_CACHE_KIB: i64 = 4 << 10;
+/// What a reading connection is worth.
+const READING: Tuning = Tuning { busy_timeout: BUSY_TIMEOUT, cache_kib: 4 << 10, statements: 64 };
 /// Pages the writer keeps: more than a transaction changes, so that nothing of one is written before its commit.
 const WRITER_CACHE_KIB: i64 = 32 << 10;
-/// A database up to this size is checked page by page when it is opened for writing (about 100 ms).
-const QUICK_CHECK_BYTES_MAX: u64 = 64 << 20;
 
 /// The open database.
 pub struct Catalog {
@@ -77,9 +73,7 @@ pub struct Catalog {
     // Number of the transaction that was begun last, and of the last one that is durable: with equal ones nothing is open.
     begun: AtomicU64,
     committed: AtomicU64,
-    // Idle readers: taken out, used, put back.
-    idle_out: Receiver<Connection>,
-    idle_in: Sender<Connection>,
+    readers: Readers,
     // The library's lock lives as long as this file is open.
     _lock: Option<File>,
 }
@@ -118,9 +112,7 @@ impl Catalog {
         };
         tune().map_err(|error| failed(&path, &error))?;
         schema::check(&connection, &path)?;
-        if size <= QUICK_CHECK_BYTES_MAX {
-            schema::quick_check(&connection, &path)?;
-        }
+        schema::quick_check(&connection, &path, size)?;
         let cut = schema::cut(&connection, &path)?;
         let writer = Writer { connection, changes: 0, bytes: 0, failed: None };
         let catalog = Self::with(dir, Some(writer), cut, Some(lock));
@@ -134,23 +126,22 @@ impl Catalog {
     pub fn open_to_look(dir: &Path) -> Result<Self> {
         schema::check_is_there(dir)?;
         let path = schema::path(dir);
-        let reader = open_reader(&path)?;
+        let reader = sqlite::open_reader(&path, READING).map_err(|error| failed(&path, &error))?;
         schema::check(&reader, &path)?;
         let cut = schema::cut(&reader, &path)?;
         Ok(Self::with(dir, None, cut, None))
     }
 
     fn with(dir: &Path, writer: Option<Writer>, cut: Cut, lock: Option<File>) -> Self {
-        let (idle_in, idle_out) = bounded(READERS_MAX);
+        let path = schema::path(dir);
         Self {
             dir: dir.to_owned(),
-            path: schema::path(dir),
+            readers: Readers::new(&path, READING),
+            path,
             cut,
             writer: writer.map(Mutex::new),
             begun: AtomicU64::new(0),
             committed: AtomicU64::new(0),
-            idle_out,
-            idle_in,
             _lock: lock,
         }
     }
@@ -181,13 +172,9 @@ impl Catalog {
             let writer = writer.lock();
             return query(&View { connection: &writer.connection, path: &self.path });
         }
-        let connection = match self.idle_out.try_recv() {
-            Ok(connection) => connection,
-            Err(_) => open_reader(&self.path)?,
-        };
+        let connection = self.readers.take().map_err(|error| failed(&self.path, &error))?;
         let answer = query(&View { connection: &connection, path: &self.path });
-        // A full pool means enough idle ones: this one closes.
-        let _ = self.idle_in.try_send(connection);
+        self.readers.put_back(connection);
         answer
     }
 
@@ -351,19 +338,6 @@ fn give_up(writer: &mut Writer, why: &Error) -> Error {
     error
 }
 
-fn open_reader(path: &Path) -> Result<Connection> {
-    let open = || -> rusqlite::Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        // Not mapped into memory, though that is faster: a disk error would then be a signal that ends the process.
-        connection.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
-        connection.set_prepared_statement_cache_capacity(64);
-        Ok(connection)
-    };
-    open().map_err(|error| failed(path, &error))
-}
-
 /// Takes room on the disk for the journal now, so that a commit finds it later. Best effort: not every filesystem can.
 fn reserve_journal(path: &Path) {
     let mut journal = path.as_os_str().to_owned();
@@ -381,39 +355,12 @@ fn reserve_journal(path: &Path) {
 }
 
 fn failed(path: &Path, error: &rusqlite::Error) -> Error {
-    use rusqlite::ErrorCode;
-    let kind = match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Kind::Corrupt,
-        Some(ErrorCode::DiskFull) => Kind::Full,
-        Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => Kind::Denied,
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Kind::Busy,
-        _ => Kind::Local,
-    };
-    Error::new(kind, format!("the catalog {}: {error}", path.display()))
+    Error::new(sqlite::kind(error), format!("the catalog {}: {error}", path.display()))
 }
 
-/// Nanoseconds since 1970, as all times here; those `SQLite` can't hold become the nearest one it can.
-pub fn nanos(time: SystemTime) -> i64 {
-    match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
-        Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |nanos| -nanos),
-    }
-}
-
-/// Back from nanoseconds.
-pub fn time(nanos: i64) -> SystemTime {
-    let since = Duration::from_nanos(nanos.unsigned_abs());
-    if nanos >= 0 { SystemTime::UNIX_EPOCH + since } else { SystemTime::UNIX_EPOCH - since }
-}
-
-/// As `SQLite` stores integers. Sizes and offsets are checked to fit at the door.
-fn stored(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// Back from `SQLite`; a negative number is only ever damage.
-fn loaded(number: i64) -> u64 {
-    u64::try_from(number).unwrap_or(0)
+/// All times here: those `SQLite` can't hold become the nearest one it can.
+fn nanos(time: SystemTime) -> i64 {
+    sqlite::nanos(time).unwrap_or(if time < SystemTime::UNIX_EPOCH { i64::MIN } else { i64::MAX })
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@ use std::time::SystemTime;
 use rusqlite::{OptionalExtension as _, params};
 
 use super::nodes::{COLUMNS, expect_one, node_row};
-use super::{Change, Node, NodeKind, ROOT, View, loaded, nanos, stored};
+use super::{Change, Node, NodeKind, ROOT, View, nanos};
 use crate::error::{Error, Kind, Result};
+use crate::sqlite::{loaded, stored};
 
 /// Names a reader of a folder gets at once.
 pub const NAMES_PAGE: usize = 256;

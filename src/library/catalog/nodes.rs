@@ -5,9 +5,10 @@ use std::time::SystemTime;
 
 use rusqlite::{OptionalExtension as _, Row, params};
 
-use super::{Change, View, loaded, nanos, stored, time};
+use super::{Change, View, nanos};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
+use crate::sqlite::{loaded, stored, time};
 
 /// Unlinked nodes taken out in one transaction when a library is opened for writing.
 const DROP_BATCH: usize = 100;

@@ -11,11 +11,12 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, params, params_from_iter};
 
 use super::schema::{self, write_tables};
-use super::{failed, loaded, lock};
+use super::{failed, lock};
 use crate::config::CHUNK_SIZE_BYTES;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::library::{Cut, INLINE_BYTES_MAX};
+use crate::sqlite::loaded;
 
 /// Files named as lost; more are counted only.
 const LOST_NAMED_MAX: usize = 10_000;

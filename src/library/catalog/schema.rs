@@ -8,10 +8,11 @@ use std::time::SystemTime;
 
 use rusqlite::Connection;
 
-use super::{failed, loaded, lock, nanos, stored};
+use super::{failed, lock, nanos};
 use crate::error::{Error, Kind, Result};
 use crate::library::Cut;
 use crate::library::manifest::CHUNK_BYTES_MAX;
+use crate::sqlite::{self, loaded, stored};
 
 /// The newest format this program knows: `PRAGMA user_version`.
 const FORMAT: i64 = 1;
@@ -173,16 +174,14 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn quick_check(connection: &Connection, path: &Path) -> Result<()> {
-    let verdict: String =
-        connection.pragma_query_value(None, "quick_check", |row| row.get(0)).map_err(|error| failed(path, &error))?;
-    if verdict == "ok" {
+pub(super) fn quick_check(connection: &Connection, path: &Path, size_bytes: u64) -> Result<()> {
+    let Some(damage) = sqlite::damage(connection, size_bytes).map_err(|error| failed(path, &error))? else {
         return Ok(());
-    }
+    };
     Err(Error::new(
         Kind::Corrupt,
         format!(
-            "the catalog {} is damaged ({verdict}): `reelfs verify --salvage` saves what can be read of it",
+            "the catalog {} is damaged ({damage}): `reelfs verify --salvage` saves what can be read of it",
             path.display()
         ),
     ))

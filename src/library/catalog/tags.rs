@@ -3,8 +3,9 @@
 
 use rusqlite::params;
 
-use super::{Change, View, loaded, stored};
+use super::{Change, View};
 use crate::error::Result;
+use crate::sqlite::{loaded, stored};
 
 impl View<'_> {
     /// A node's tags, sorted.

@@ -10,6 +10,7 @@ use super::*;
 use crate::digest::Digest;
 use crate::library::{Chunk, Content, Meta, Proof, Query};
 use crate::range::ByteRange;
+use crate::sqlite::time;
 
 const CUT: Cut = Cut { inline_bytes_max: 16, chunk_size_bytes: 4096 };
 

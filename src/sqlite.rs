@@ -1,0 +1,110 @@
+//! What the databases of the house have in common: reading connections, a look for damage, what an error means, and
+//! integers and times as `SQLite` stores them.
+//! Never here: tables, statements, and how much memory or patience one database is worth.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Result};
+
+use crate::error::Kind;
+
+/// Idle reading connections kept; more are opened under load and closed after.
+const READERS_MAX: usize = 8;
+/// A database up to this size is checked page by page when it is opened for writing (about 100 ms); a larger one where it
+/// is used.
+const QUICK_CHECK_BYTES_MAX: u64 = 64 << 20;
+
+/// How a database is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// A statement waits this long for others before it gives up.
+    pub busy_timeout: Duration,
+    /// Pages that a connection keeps in memory.
+    pub cache_kib: i64,
+    /// Statements that it keeps prepared.
+    pub statements: usize,
+}
+
+/// The reading connections of a database: each is taken out, used, put back.
+pub struct Readers {
+    path: PathBuf,
+    tuning: Tuning,
+    idle_out: Receiver<Connection>,
+    idle_in: Sender<Connection>,
+}
+
+impl Readers {
+    /// Opens none before one is wanted.
+    pub fn new(path: &Path, tuning: Tuning) -> Self {
+        let (idle_in, idle_out) = bounded(READERS_MAX);
+        Self { path: path.to_owned(), tuning, idle_out, idle_in }
+    }
+
+    /// An idle connection, or a new one.
+    pub fn take(&self) -> Result<Connection> {
+        self.idle_out.try_recv().or_else(|_| open_reader(&self.path, self.tuning))
+    }
+
+    /// Keeps a connection for the next who reads.
+    pub fn put_back(&self, connection: Connection) {
+        // A full pool means enough idle ones: this one closes.
+        let _ = self.idle_in.try_send(connection);
+    }
+}
+
+/// Opens a database for reading, beside whoever writes to it.
+pub fn open_reader(path: &Path, tuning: Tuning) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(tuning.busy_timeout)?;
+    // Not mapped into memory, though that is faster: a disk error would then be a signal that ends the process.
+    connection.pragma_update(None, "cache_size", -tuning.cache_kib)?;
+    connection.set_prepared_statement_cache_capacity(tuning.statements);
+    Ok(connection)
+}
+
+/// What is wrong with a database of that size, where all of it can be looked at in a moment.
+pub fn damage(connection: &Connection, size_bytes: u64) -> Result<Option<String>> {
+    if size_bytes > QUICK_CHECK_BYTES_MAX {
+        return Ok(None);
+    }
+    let verdict: String = connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
+    Ok((verdict != "ok").then_some(verdict))
+}
+
+/// What callers treat apart.
+pub fn kind(error: &rusqlite::Error) -> Kind {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Kind::Corrupt,
+        Some(ErrorCode::DiskFull) => Kind::Full,
+        Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => Kind::Denied,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Kind::Busy,
+        _ => Kind::Local,
+    }
+}
+
+/// As `SQLite` stores integers. Sizes and offsets are checked to fit at the door.
+pub fn stored(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Back from `SQLite`; a negative number is only ever damage, and an empty range follows from it.
+pub fn loaded(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+/// Nanoseconds since 1970; `None` for times beyond the years 1678 to 2262.
+pub fn nanos(time: SystemTime) -> Option<i64> {
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_nanos()).ok(),
+        Err(before) => i64::try_from(before.duration().as_nanos()).ok().map(|nanos| -nanos),
+    }
+}
+
+/// Back from nanoseconds.
+pub fn time(nanos: i64) -> SystemTime {
+    let since = Duration::from_nanos(nanos.unsigned_abs());
+    if nanos >= 0 { SystemTime::UNIX_EPOCH + since } else { SystemTime::UNIX_EPOCH - since }
+}
