@@ -54,7 +54,7 @@
 //!
 //! | room | what it is for |
 //! |---|---|
-//! | [`error`] [`range`] [`digest`] [`config`] [`metrics`] [`retry`] [`cancel`] [`sqlite`] [`sys`] | pure or tiny; used by all |
+//! | [`error`] [`refusal`] [`range`] [`digest`] [`config`] [`metrics`] [`retry`] [`cancel`] [`sqlite`] [`sys`] | pure or tiny; used by all |
 //! | [`store`] | keyed bytes: on a disk; on the web, in buckets, over `WebDAV` (`OpenDAL`, in `store/remote`); over SFTP and FTP; values under keys (`store/keyed`) |
 //! | [`demo`] | a film and a far server to show it from; also the tests' origin, with any weather |
 //! | [`library`] | files that are put: manifests, chunks, tags; on this machine (`local`), and in a store (`keyed`) |
@@ -110,6 +110,7 @@ pub mod metrics;
 pub mod origin;
 pub mod range;
 pub mod read;
+pub mod refusal;
 pub mod retry;
 pub mod service;
 pub mod sqlite;

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::names::{changed, join};
-use super::writes::{Begun, COPY_BYTES_MAX, Outcome, Refusal, Staged, Then, When, Writes};
+use super::writes::{Begun, COPY_BYTES_MAX, Staged, Then, When, Writes};
 use super::{Attributes, Drive, Node, NodeKind};
 use crate::error::{Error, Kind, Result};
 use crate::library::check_path;
+use crate::refusal::{Outcome, Refusal};
 use crate::store::NAME_BYTES_MAX;
 
 /// What is to be set of a file.

@@ -49,7 +49,7 @@ pub use inodes::{Node, NodeKind, ROOT};
 pub use keep::{Extent, Warmed, Warming};
 pub use names::{DirEntry, Found};
 pub use stale::Stale;
-pub use writes::{Outcome, Refusal, Writable};
+pub use writes::Writable;
 
 /// Questions about names asked at once: a folder's worth of sizes in a few round trips.
 const NAMES_THREADS: usize = 16;

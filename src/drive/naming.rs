@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use super::inodes::folder_of;
 use super::listing::Listing;
-use super::writes::{Outcome, Refusal, Then, There, Writes};
+use super::writes::{Then, There, Writes};
 use super::{Attributes, Drive};
 use crate::error::Kind;
 use crate::origin::{Listed, ListedKind};
+use crate::refusal::{Outcome, Refusal};
 
 impl Drive {
     /// Makes a folder. It is known here only, until a file is put in it.

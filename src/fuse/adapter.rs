@@ -14,10 +14,11 @@ use fuser::{
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::errno::{errno, not_changed};
+use super::errno::{errno, refused};
 use super::passthrough::Passthrough;
-use crate::drive::{Attributes, Changes, Drive, Found, NodeKind, Outcome, Refusal};
+use crate::drive::{Attributes, Changes, Drive, Found, NodeKind};
 use crate::error::{Error, Kind, Result};
+use crate::refusal::{Outcome, Refusal};
 use crate::store::NAME_BYTES_MAX;
 
 /// Reads under way in the kernel's background queue: readahead of a hundred players, a few each.
@@ -120,14 +121,14 @@ fn reply_value(value: &[u8], size: u32, reply: ReplyXattr) {
 fn answer_empty(reply: ReplyEmpty) -> Box<dyn FnOnce(Outcome<()>) + Send> {
     Box::new(move |done| match done {
         Ok(()) => reply.ok(),
-        Err(refusal) => reply.error(not_changed(&refusal)),
+        Err(refusal) => reply.error(refused(&refusal)),
     })
 }
 
 impl Adapter {
     /// What no library keeps.
     fn unsupported(&self) -> Errno {
-        not_changed(&if self.drive.is_writable() { Refusal::Unsupported } else { Refusal::ReadOnly })
+        refused(&if self.drive.is_writable() { Refusal::Unsupported } else { Refusal::ReadOnly })
     }
 
     /// Where the way to tell the kernel something unasked is to be put.
@@ -236,7 +237,7 @@ impl Filesystem for Adapter {
         let changes = Changes { size_bytes: size, modified };
         let answer = move |set: Outcome<Attributes>| match set {
             Ok(attributes) => reply.attr(&ttl(&drive, &attributes), &file_attr(&attributes)),
-            Err(refusal) => reply.error(not_changed(&refusal)),
+            Err(refusal) => reply.error(refused(&refusal)),
         };
         self.drive.set_attributes(ino.0, fh.map(|fh| fh.0), changes, Box::new(answer));
     }
@@ -260,7 +261,7 @@ impl Filesystem for Adapter {
                 FileHandle(handle),
                 FopenFlags::FOPEN_DIRECT_IO,
             ),
-            Err(refusal) => reply.error(not_changed(&refusal)),
+            Err(refusal) => reply.error(refused(&refusal)),
         }
     }
 
@@ -278,7 +279,7 @@ impl Filesystem for Adapter {
     ) {
         let answer = |written: Outcome<usize>| match written {
             Ok(written) => reply.written(written as u32),
-            Err(refusal) => reply.error(not_changed(&refusal)),
+            Err(refusal) => reply.error(refused(&refusal)),
         };
         self.drive.write(fh.0, offset, data, Box::new(answer));
     }
@@ -287,7 +288,7 @@ impl Filesystem for Adapter {
         let Some(name) = name.to_str() else { return reply.error(Errno::EILSEQ) };
         match self.drive.make_folder(parent.0, name) {
             Ok(attributes) => reply.entry(&ttl(&self.drive, &attributes), &file_attr(&attributes), GENERATION),
-            Err(refusal) => reply.error(not_changed(&refusal)),
+            Err(refusal) => reply.error(refused(&refusal)),
         }
     }
 
@@ -345,7 +346,7 @@ impl Filesystem for Adapter {
         if is_truncated || flags.acc_mode() != fuser::OpenAccMode::O_RDONLY {
             let answer = |opened: Outcome<u64>| match opened {
                 Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_DIRECT_IO),
-                Err(refusal) => reply.error(not_changed(&refusal)),
+                Err(refusal) => reply.error(refused(&refusal)),
             };
             return self.drive.open_to_write(ino.0, is_truncated, Box::new(answer));
         }

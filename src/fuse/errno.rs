@@ -3,9 +3,8 @@
 
 use fuser::Errno;
 
-use crate::drive;
 use crate::error::{Error, Kind};
-use crate::volume::Refusal;
+use crate::refusal::Refusal;
 
 /// What a program on the drive sees of an error.
 pub fn errno(error: &Error) -> Errno {
@@ -28,7 +27,7 @@ pub fn errno(error: &Error) -> Errno {
     }
 }
 
-/// What a program on a volume sees of a refusal.
+/// What a program on the drive sees of a refusal.
 pub fn refused(refusal: &Refusal) -> Errno {
     match refusal {
         Refusal::Missing => Errno::ENOENT,
@@ -44,6 +43,7 @@ pub fn refused(refusal: &Refusal) -> Errno {
         Refusal::TooManyLinks => Errno::EMLINK,
         Refusal::NoAttribute => Errno::ENODATA,
         Refusal::NoSpaceForAttribute => Errno::ENOSPC,
+        Refusal::OtherPlace => Errno::EXDEV,
         Refusal::Unsupported => Errno::EOPNOTSUPP,
         Refusal::ReadOnly => Errno::EROFS,
         Refusal::PastEnd => Errno::ENXIO,
@@ -51,21 +51,5 @@ pub fn refused(refusal: &Refusal) -> Errno {
             log::debug!("{error}");
             errno(error)
         }
-    }
-}
-
-/// What a program on a drive that can be written to sees of a refusal.
-pub fn not_changed(refusal: &drive::Refusal) -> Errno {
-    match refusal {
-        drive::Refusal::Missing => Errno::ENOENT,
-        drive::Refusal::Exists => Errno::EEXIST,
-        drive::Refusal::NotEmpty => Errno::ENOTEMPTY,
-        drive::Refusal::IsFolder => Errno::EISDIR,
-        drive::Refusal::Invalid => Errno::EINVAL,
-        drive::Refusal::NameTooLong => Errno::ENAMETOOLONG,
-        drive::Refusal::OtherPlace => Errno::EXDEV,
-        drive::Refusal::Unsupported => Errno::EOPNOTSUPP,
-        drive::Refusal::ReadOnly => Errno::EROFS,
-        drive::Refusal::Failed(error) => errno(error),
     }
 }

@@ -17,8 +17,9 @@ use fuser::{
 use super::errno::refused;
 use crate::library::catalog::{Node, NodeKind};
 use crate::range::ByteRange;
+use crate::refusal::{Outcome, Refusal};
 use crate::store::NAME_BYTES_MAX;
-use crate::volume::{Changes, Made, Outcome, Refusal, Replace, SetMode, Volume};
+use crate::volume::{Changes, Made, Replace, SetMode, Volume};
 
 /// Longest request: the kernel's own limit (256 pages).
 const REQUEST_MAX_BYTES: u32 = 1 << 20;

@@ -4,10 +4,11 @@
 use std::ffi::OsStr;
 use std::time::SystemTime;
 
-use super::{Outcome, Refusal, Volume};
+use super::Volume;
 use crate::error::Error;
 use crate::library::catalog::Node;
 use crate::library::manifest::FILE_BYTES_MAX;
+use crate::refusal::{Outcome, Refusal};
 use crate::sys;
 
 /// The only extended attributes that are kept: a program's own.

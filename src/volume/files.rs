@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::Volume;
 use super::file::{OpenFile, SCRATCHES_KEPT, SCRATCHES_MAX, scratches};
-use super::{Outcome, Refusal, Volume};
 use crate::error::{Error, Kind, Result};
 use crate::library::catalog::NodeKind;
 use crate::library::manifest::FILE_BYTES_MAX;
 use crate::range::ByteRange;
+use crate::refusal::{Outcome, Refusal};
 
 /// A file that is closed is committed so often, if others change it all the while.
 const COMMITS_MAX: u32 = 1_000;

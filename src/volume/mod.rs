@@ -18,7 +18,6 @@ mod file;
 mod files;
 mod inodes;
 mod names;
-mod refusal;
 mod rows;
 mod upkeep;
 
@@ -31,12 +30,12 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Kind, Result};
 use crate::library::blobs::Blobs;
 use crate::library::catalog::{Catalog, Node};
+use crate::refusal::{Outcome, Refusal};
 use crate::store::NAME_BYTES_MAX;
 use crate::sys;
 
 pub use attributes::{Changes, SetMode};
 pub use names::{Made, Replace};
-pub use refusal::{Outcome, Refusal};
 
 use disk::Disk;
 use inodes::Inodes;

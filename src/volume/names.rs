@@ -4,8 +4,9 @@
 use std::ffi::OsStr;
 use std::time::SystemTime;
 
-use super::{Outcome, Refusal, Volume, checked};
+use super::{Volume, checked};
 use crate::library::catalog::{Change, Entry, Node, NodeKind};
+use crate::refusal::{Outcome, Refusal};
 
 /// `S_ISGID`: what is made in such a folder belongs to its group.
 const SET_GROUP: u32 = 0o2000;

@@ -18,9 +18,10 @@ use parking_lot::Mutex;
 
 use super::handles::Handles;
 use super::jobs::Jobs;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::origin::Origin;
 use crate::origin::library::Kept;
+use crate::refusal::Outcome;
 use crate::sys;
 
 pub(super) use home::{COPY_BYTES_MAX, Home, There};
@@ -34,46 +35,8 @@ const CHANGE_THREADS: usize = 4;
 /// Handles of staged files have this bit, and no others.
 const STAGED: u64 = 1 << 63;
 
-/// Why a change was refused.
-#[derive(Clone, Debug)]
-pub enum Refusal {
-    /// There is no such name.
-    Missing,
-    /// There is something by this name.
-    Exists,
-    /// A longer name than there can be.
-    NameTooLong,
-    /// The folder still holds names.
-    NotEmpty,
-    /// No folder is wanted.
-    IsFolder,
-    /// It makes no sense.
-    Invalid,
-    /// A folder is given another name file by file, as between two drives.
-    OtherPlace,
-    /// A library can't do this.
-    Unsupported,
-    /// Nothing may be changed.
-    ReadOnly,
-    /// It went wrong.
-    Failed(Error),
-}
-
-/// What a program asked for, or why not.
-pub type Outcome<T> = std::result::Result<T, Refusal>;
-
 /// Takes an outcome.
 pub(super) type Then<T> = Box<dyn FnOnce(Outcome<T>) + Send>;
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        match error.kind() {
-            Kind::Missing => Self::Missing,
-            Kind::Unsupported => Self::Unsupported,
-            _ => Self::Failed(error),
-        }
-    }
-}
 
 /// A library that a drive may write to, and room for what is not in it yet.
 pub struct Writable {

@@ -1,4 +1,4 @@
-//! Why the volume does not do what a program asks: the cases that POSIX tells apart.
+//! Why a filesystem does not do what a program asks: the cases that POSIX tells apart.
 //! Never here: errno (see `fuse::errno`).
 
 use crate::error::{Error, Kind};
@@ -6,7 +6,7 @@ use crate::error::{Error, Kind};
 /// What a program is told.
 #[derive(Clone, Debug)]
 pub enum Refusal {
-    /// There is no such name, or no such node any more.
+    /// There is no such name, or what it named is no more.
     Missing,
     /// There is something by this name.
     Exists,
@@ -26,12 +26,14 @@ pub enum Refusal {
     NotText,
     /// A larger file than there can be.
     TooLarge,
-    /// More names of one node than there can be.
+    /// More names of one file than there can be.
     TooManyLinks,
     /// There is no such attribute.
     NoAttribute,
     /// A larger attribute than there can be, or too many.
     NoSpaceForAttribute,
+    /// It is given another name file by file, as between two drives.
+    OtherPlace,
     /// This can't be done here.
     Unsupported,
     /// Nothing may be changed.
@@ -49,6 +51,7 @@ impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         match error.kind() {
             Kind::Missing => Self::Missing,
+            Kind::Unsupported => Self::Unsupported,
             _ => Self::Failed(error),
         }
     }
