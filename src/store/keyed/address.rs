@@ -14,7 +14,7 @@ use super::folder::Folder;
 use super::redb_file::RedbFile;
 use super::redis_server::RedisServer;
 use super::service::Service;
-use super::{BATCH_KEYS_MAX, Keyed, Limits, VALUE_BYTES_MAX};
+use super::{Keyed, LIMITS, Limits};
 use crate::config::S3Config;
 use crate::error::{Error, Kind, Result};
 use crate::store::remote::{self, from_service, shown};
@@ -181,14 +181,7 @@ fn prefix(components: &[String]) -> String {
 
 fn limits(key_bytes_max: usize, prefix: &str, writes_per_second: Option<u32>) -> Limits {
     let key_bytes_max = key_bytes_max.saturating_sub(prefix.len());
-    Limits {
-        value_bytes_max: VALUE_BYTES_MAX,
-        key_bytes_max,
-        name_bytes_max: key_bytes_max,
-        batch_keys_max: BATCH_KEYS_MAX,
-        writes_per_second,
-        writes_at_once: WRITES_AT_ONCE,
-    }
+    Limits { key_bytes_max, name_bytes_max: key_bytes_max, writes_per_second, writes_at_once: WRITES_AT_ONCE, ..LIMITS }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::{BATCH_KEYS_MAX, Key, Keyed, Limits, VALUE_BYTES_MAX, is_from, missing};
+use super::{Key, Keyed, Limits, is_from, missing};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::{NAME_BYTES_MAX, is_safe_name};
@@ -28,14 +28,8 @@ const RENAMES_MAX: u32 = 8;
 /// Linux's `PATH_MAX`, less what the folder itself may need.
 const KEY_BYTES_MAX: usize = 3_500;
 
-const LIMITS: Limits = Limits {
-    value_bytes_max: VALUE_BYTES_MAX,
-    key_bytes_max: KEY_BYTES_MAX,
-    name_bytes_max: NAME_BYTES_MAX,
-    batch_keys_max: BATCH_KEYS_MAX,
-    writes_per_second: None,
-    writes_at_once: 1,
-};
+/// A key's parts are names of files.
+const LIMITS: Limits = Limits { key_bytes_max: KEY_BYTES_MAX, name_bytes_max: NAME_BYTES_MAX, ..super::LIMITS };
 
 /// Files below a folder.
 pub(super) struct Folder {

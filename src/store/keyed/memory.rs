@@ -7,18 +7,9 @@ use std::ops::Bound;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{BATCH_KEYS_MAX, KEY_BYTES_MAX, Key, Keyed, Limits, VALUE_BYTES_MAX, missing, within};
+use super::{Key, Keyed, LIMITS, Limits, missing, within};
 use crate::error::Result;
 use crate::range::ByteRange;
-
-const LIMITS: Limits = Limits {
-    value_bytes_max: VALUE_BYTES_MAX,
-    key_bytes_max: KEY_BYTES_MAX,
-    name_bytes_max: KEY_BYTES_MAX,
-    batch_keys_max: BATCH_KEYS_MAX,
-    writes_per_second: None,
-    writes_at_once: 1,
-};
 
 /// Keys and values.
 #[derive(Default)]

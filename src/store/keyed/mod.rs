@@ -45,6 +45,16 @@ pub struct Limits {
     pub writes_at_once: usize,
 }
 
+/// What a home takes that would take more of itself; each says where it differs.
+const LIMITS: Limits = Limits {
+    value_bytes_max: VALUE_BYTES_MAX,
+    key_bytes_max: KEY_BYTES_MAX,
+    name_bytes_max: KEY_BYTES_MAX,
+    batch_keys_max: BATCH_KEYS_MAX,
+    writes_per_second: None,
+    writes_at_once: 1,
+};
+
 /// One key of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {

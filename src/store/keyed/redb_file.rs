@@ -12,9 +12,7 @@ use redb::{
     TransactionError, WriteTransaction,
 };
 
-use super::{
-    ANSWER_TIMEOUT, BATCH_KEYS_MAX, KEY_BYTES_MAX, Key, Keyed, Limits, VALUE_BYTES_MAX, at_least, missing, within,
-};
+use super::{ANSWER_TIMEOUT, Key, Keyed, LIMITS, Limits, at_least, missing, within};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 
@@ -29,15 +27,6 @@ const PIECE_BYTES: usize = (1 << 20) - (8 << 10);
 const CACHE_BYTES: usize = 32 << 20;
 /// Another process's transaction is over after a few of these.
 const WRITER_POLL: Duration = Duration::from_millis(2);
-
-const LIMITS: Limits = Limits {
-    value_bytes_max: VALUE_BYTES_MAX,
-    key_bytes_max: KEY_BYTES_MAX,
-    name_bytes_max: KEY_BYTES_MAX,
-    batch_keys_max: BATCH_KEYS_MAX,
-    writes_per_second: None,
-    writes_at_once: 1,
-};
 
 /// The file, open.
 pub(super) struct RedbFile {

@@ -9,9 +9,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use redis::{Client, Connection, ConnectionInfo, ErrorKind, RedisError, RedisResult, ServerErrorKind};
 
-use super::{
-    ANSWER_TIMEOUT, BATCH_KEYS_MAX, KEY_BYTES_MAX, Key, Keyed, Limits, VALUE_BYTES_MAX, at_least, missing, timeout,
-};
+use super::{ANSWER_TIMEOUT, Key, Keyed, Limits, at_least, missing, timeout};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 
@@ -22,14 +20,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections kept for whoever comes next; more are closed after use.
 const IDLE_MAX: usize = 16;
 
-const LIMITS: Limits = Limits {
-    value_bytes_max: VALUE_BYTES_MAX,
-    key_bytes_max: KEY_BYTES_MAX,
-    name_bytes_max: KEY_BYTES_MAX,
-    batch_keys_max: BATCH_KEYS_MAX,
-    writes_per_second: None,
-    writes_at_once: 2,
-};
+/// Over a network, two writes of a file gain from being under way together.
+const LIMITS: Limits = Limits { writes_at_once: 2, ..super::LIMITS };
 
 /// Keys of one database that begin with a prefix.
 pub(super) struct RedisServer {
