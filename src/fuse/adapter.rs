@@ -8,13 +8,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, INodeNo, InitFlags,
+    KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
 use super::errno::{errno, refused};
+use super::kernel::{self, BLOCK_BYTES, GENERATION};
 use super::passthrough::Passthrough;
 use crate::drive::{Attributes, Changes, Drive, Found, NodeKind};
 use crate::error::{Error, Kind, Result};
@@ -23,14 +24,8 @@ use crate::store::NAME_BYTES_MAX;
 
 /// Reads under way in the kernel's background queue: readahead of a hundred players, a few each.
 const BACKGROUND_MAX: u16 = 512;
-/// Longest request: the kernel's own limit (256 pages).
-const REQUEST_MAX_BYTES: u32 = 1 << 20;
-/// What `df` counts in, and programs read in if they ask.
-const BLOCK_BYTES: u32 = 4096;
 /// Programs that size their buffers by `st_blksize` read a block of the cache at once.
 const PREFERRED_READ_BYTES: u32 = 128 << 10;
-/// Inode numbers are not used twice while the kernel knows them.
-const GENERATION: Generation = Generation(0);
 
 /// Filesystems below ours, counting the one a lent file is on: an ordinary disk. With two, nothing could be stacked on
 /// the drive any more.
@@ -110,19 +105,8 @@ fn text(name: &OsStr) -> Result<&str> {
     name.to_str().ok_or_else(|| Error::new(Kind::Missing, "a name that is not UTF-8"))
 }
 
-fn reply_value(value: &[u8], size: u32, reply: ReplyXattr) {
-    match size {
-        0 => reply.size(value.len() as u32),
-        size if value.len() <= size as usize => reply.data(value),
-        _ => reply.error(Errno::ERANGE),
-    }
-}
-
 fn answer_empty(reply: ReplyEmpty) -> Box<dyn FnOnce(Outcome<()>) + Send> {
-    Box::new(move |done| match done {
-        Ok(()) => reply.ok(),
-        Err(refusal) => reply.error(refused(&refusal)),
-    })
+    Box::new(move |done| kernel::reply_empty(done, reply))
 }
 
 impl Adapter {
@@ -139,28 +123,9 @@ impl Adapter {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Older kernels lack some of these; the drive works without any.
-        for wanted in [
-            InitFlags::FUSE_ASYNC_READ,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-        ] {
-            if let Err(missing) = config.add_capabilities(wanted) {
-                log::debug!("this kernel's FUSE lacks {missing:?}");
-            }
-        }
+        kernel::agree(config, &[InitFlags::FUSE_EXPLICIT_INVAL_DATA]);
         if config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok() {
             self.passthrough.may_go_past();
-        }
-        // Each setter answers with the nearest value that is allowed.
-        if let Err(most) = config.set_max_write(REQUEST_MAX_BYTES) {
-            let _ = config.set_max_write(most);
-        }
-        if let Err(most) = config.set_max_readahead(REQUEST_MAX_BYTES) {
-            let _ = config.set_max_readahead(most);
         }
         let _ = config.set_max_background(BACKGROUND_MAX);
         if self.lends {
@@ -229,12 +194,8 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         // Owner and mode are the mount's; to set them does nothing, or `cp -p` and `mv` could not bring a file here.
-        let modified = mtime.map(|time| match time {
-            TimeOrNow::SpecificTime(time) => time,
-            TimeOrNow::Now => SystemTime::now(),
-        });
         let drive = Arc::clone(&self.drive);
-        let changes = Changes { size_bytes: size, modified };
+        let changes = Changes { size_bytes: size, modified: mtime.map(kernel::set_time) };
         let answer = move |set: Outcome<Attributes>| match set {
             Ok(attributes) => reply.attr(&ttl(&drive, &attributes), &file_attr(&attributes)),
             Err(refusal) => reply.error(refused(&refusal)),
@@ -277,11 +238,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let answer = |written: Outcome<usize>| match written {
-            Ok(written) => reply.written(written as u32),
-            Err(refusal) => reply.error(refused(&refusal)),
-        };
-        self.drive.write(fh.0, offset, data, Box::new(answer));
+        self.drive.write(fh.0, offset, data, Box::new(|written| kernel::reply_written(written, reply)));
     }
 
     fn mkdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
@@ -482,7 +439,7 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         match text(name).and_then(|name| self.drive.getxattr(ino.0, name)) {
-            Ok(Some(value)) => reply_value(value.as_bytes(), size, reply),
+            Ok(Some(value)) => kernel::reply_value(value.as_bytes(), size, reply),
             Ok(None) => reply.error(Errno::ENODATA),
             Err(error) => reply.error(errno(&error)),
         }
@@ -490,10 +447,7 @@ impl Filesystem for Adapter {
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         match self.drive.listxattr(ino.0) {
-            Ok(names) => {
-                let list: String = names.iter().flat_map(|name| [*name, "\0"]).collect();
-                reply_value(list.as_bytes(), size, reply);
-            }
+            Ok(names) => kernel::reply_names(names, size, reply),
             Err(error) => reply.error(errno(&error)),
         }
     }

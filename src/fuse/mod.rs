@@ -3,6 +3,7 @@
 
 pub mod adapter;
 pub mod errno;
+mod kernel;
 pub mod mount_point;
 pub mod mount_table;
 pub mod passthrough;

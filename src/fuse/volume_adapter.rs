@@ -8,28 +8,23 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
 use super::errno::refused;
+use super::kernel::{self, BLOCK_BYTES, GENERATION, REQUEST_MAX_BYTES, reply_empty, reply_written, set_time};
 use crate::library::catalog::{Node, NodeKind};
 use crate::range::ByteRange;
 use crate::refusal::{Outcome, Refusal};
 use crate::store::NAME_BYTES_MAX;
 use crate::volume::{Changes, Made, Replace, SetMode, Volume};
 
-/// Longest request: the kernel's own limit (256 pages).
-const REQUEST_MAX_BYTES: u32 = 1 << 20;
-/// What `df` counts in.
-const BLOCK_BYTES: u32 = 4096;
 /// Programs that size their buffers by `st_blksize`, `cp` for one, read and write so much at once: one request of the kernel's,
 /// where its own 128 KiB would make eight.
 const PREFERRED_BYTES: u32 = REQUEST_MAX_BYTES;
-/// Numbers of nodes are not used twice.
-const GENERATION: Generation = Generation(0);
 /// All opens of a node are one: the kernel names the node with each request.
 const HANDLE: FileHandle = FileHandle(0);
 /// Places in a folder: before `.`, before `..`, before the first name; then, one more, the numbers of the names.
@@ -157,66 +152,16 @@ fn node_kind(mode: u32) -> Option<NodeKind> {
     })
 }
 
-fn set_time(time: TimeOrNow) -> SystemTime {
-    match time {
-        TimeOrNow::SpecificTime(time) => time,
-        TimeOrNow::Now => SystemTime::now(),
-    }
-}
-
-fn reply_empty(done: Outcome<()>, reply: ReplyEmpty) {
-    match done {
-        Ok(()) => reply.ok(),
-        Err(refusal) => reply.error(refused(&refusal)),
-    }
-}
-
-fn reply_written(written: Outcome<usize>, reply: ReplyWrite) {
-    match written {
-        Ok(written) => reply.written(written as u32),
-        Err(refusal) => reply.error(refused(&refusal)),
-    }
-}
-
-fn reply_value(value: Outcome<Vec<u8>>, size: u32, reply: ReplyXattr) {
-    match (value, size) {
-        (Err(refusal), _) => reply.error(refused(&refusal)),
-        (Ok(value), 0) => reply.size(value.len() as u32),
-        (Ok(value), size) if value.len() <= size as usize => reply.data(&value),
-        _ => reply.error(Errno::ERANGE),
-    }
-}
-
 impl Filesystem for VolumeAdapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Older kernels lack some of these; the volume works without any.
-        for wanted in [
-            InitFlags::FUSE_ASYNC_READ,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
-            InitFlags::FUSE_CACHE_SYMLINKS,
-        ] {
-            if let Err(missing) = config.add_capabilities(wanted) {
-                log::debug!("this kernel's FUSE lacks {missing:?}");
-            }
-        }
-        self.writes_direct = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok();
         // Beside another writer, what the kernel has read is true as long as size and time are.
         let pages = if self.volume.is_read_only() {
             InitFlags::FUSE_AUTO_INVAL_DATA
         } else {
             InitFlags::FUSE_EXPLICIT_INVAL_DATA
         };
-        let _ = config.add_capabilities(pages);
-        // Each setter answers with the nearest value that is allowed.
-        if let Err(most) = config.set_max_write(REQUEST_MAX_BYTES) {
-            let _ = config.set_max_write(most);
-        }
-        if let Err(most) = config.set_max_readahead(REQUEST_MAX_BYTES) {
-            let _ = config.set_max_readahead(most);
-        }
+        kernel::agree(config, &[InitFlags::FUSE_CACHE_SYMLINKS, pages]);
+        self.writes_direct = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok();
         Ok(())
     }
 
@@ -470,13 +415,17 @@ impl Filesystem for VolumeAdapter {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        reply_value(self.volume.xattr(ino.0, name), size, reply);
+        match self.volume.xattr(ino.0, name) {
+            Ok(value) => kernel::reply_value(&value, size, reply),
+            Err(refusal) => reply.error(refused(&refusal)),
+        }
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let names = self.volume.xattr_names(ino.0);
-        let list = names.map(|names| names.iter().flat_map(|name| [name.as_str(), "\0"]).collect::<String>());
-        reply_value(list.map(String::into_bytes), size, reply);
+        match self.volume.xattr_names(ino.0) {
+            Ok(names) => kernel::reply_names(&names, size, reply),
+            Err(refusal) => reply.error(refused(&refusal)),
+        }
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
