@@ -1,84 +1,19 @@
-//! A keyed library that is killed at every step, and whose keys are counted afterwards.
+//! A keyed library in memory, whose keys are counted: what files and names are there, and what is refused.
 //! Never here: real stores (see `tests/drive/homes.rs`).
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::library::manifest::stretches;
 use crate::library::writer::{Writer, chunks_of};
-use crate::library::{Content, Damage, Meta, NamedKind, suite};
+use crate::library::{Content, Meta, NamedKind, suite};
 use crate::store::keyed::memory::Memory;
-use crate::store::keyed::{Key, Limits};
 
 const SETTINGS: Settings = Settings { format: FORMAT, whole_bytes_max: 200, chunk_size_bytes: 64 };
 const NOW: Duration = Duration::ZERO;
 
 mod beside;
-
-/// Where a write breaks off.
-#[derive(Clone, Copy, Debug)]
-enum How {
-    Before,
-    /// The first half of what is written at once is there.
-    Within,
-    After,
-}
-
-/// A home that is gone from one of its writes on, as for a program that was killed there.
-struct Killed {
-    home: Arc<Memory>,
-    writes: AtomicUsize,
-    at: usize,
-    how: How,
-}
-
-impl Killed {
-    fn write<T: Clone>(&self, items: &[T], write: impl Fn(&[T]) -> Result<()>) -> Result<()> {
-        let n = self.writes.fetch_add(1, Ordering::Relaxed);
-        if n == self.at {
-            match self.how {
-                How::Before => {}
-                How::Within => write(&items[..items.len() / 2])?,
-                How::After => write(items)?,
-            }
-        }
-        if n >= self.at { Err(Error::new(Kind::Local, "killed")) } else { write(items) }
-    }
-
-    fn check(&self) -> Result<()> {
-        let is_killed = self.writes.load(Ordering::Relaxed) > self.at;
-        if is_killed { Err(Error::new(Kind::Local, "killed")) } else { Ok(()) }
-    }
-}
-
-impl Keyed for Killed {
-    fn describe(&self) -> &str {
-        self.home.describe()
-    }
-
-    fn limits(&self) -> &Limits {
-        self.home.limits()
-    }
-
-    fn get(&self, key: &str, range: ByteRange) -> Result<Bytes> {
-        self.check()?;
-        self.home.get(key, range)
-    }
-
-    fn put(&self, entries: &[(String, Bytes)]) -> Result<()> {
-        self.write(entries, |entries| self.home.put(entries))
-    }
-
-    fn delete(&self, keys: &[String]) -> Result<()> {
-        self.write(keys, |keys| self.home.delete(keys))
-    }
-
-    fn list(&self, prefix: &str, from: Bound<&str>, limit: usize) -> Result<Vec<Key>> {
-        self.check()?;
-        self.home.list(prefix, from, limit)
-    }
-}
+mod content;
+mod kills;
 
 fn library(home: &Arc<Memory>) -> KeyedLibrary {
     KeyedLibrary::init(Arc::clone(home) as Arc<dyn Keyed>, SETTINGS, 0).unwrap()
@@ -137,44 +72,6 @@ fn names(library: &KeyedLibrary) -> Vec<String> {
 /// Our own keys beside the settings.
 fn own_keys(home: &Memory) -> BTreeSet<String> {
     home.keys().into_iter().filter(|key| keys::is_ours(key) && key != keys::SETTINGS).collect()
-}
-
-/// Kills `change` at each of its writes in turn; `check` looks at what is left, then `again` does what a person would do,
-/// and what is there in the end must be exactly what the names there need.
-fn killed_everywhere(
-    prepare: impl Fn(&KeyedLibrary),
-    change: impl Fn(&KeyedLibrary) -> Result<()>,
-    check: impl Fn(&KeyedLibrary),
-    again: impl Fn(&KeyedLibrary),
-) {
-    let mut kills = 0;
-    for how in [How::Before, How::Within, How::After] {
-        for at in 0.. {
-            let home = Arc::new(Memory::default());
-            prepare(&library(&home));
-            let killed = Killed { home: Arc::clone(&home), writes: AtomicUsize::new(0), at, how };
-            let is_done = change(&KeyedLibrary::open(Arc::new(killed), 0).unwrap()).is_ok();
-            let library = library(&home);
-            check(&library);
-            let damaged: Vec<_> =
-                findings(&library).into_iter().filter(|found| found.what != Damage::Orphaned).collect();
-            assert_eq!(damaged, [], "killed at write {at} ({how:?})");
-            let found = own_keys(&home);
-            for path in names(&library) {
-                for tag in &library.manifest(&path).unwrap().meta().tags {
-                    assert!(found.contains(&keys::tag(tag, &path)), "{path} is not found by `{tag}`, killed at {at}");
-                }
-            }
-            again(&library);
-            library.gc(NOW, false).unwrap();
-            assert_clean(&library, &home, &format!("killed at write {at} ({how:?})"));
-            if is_done {
-                break;
-            }
-            kills += 1;
-        }
-    }
-    assert!(kills > 3, "it was killed {kills} times");
 }
 
 /// Everything our own keys say is needed by some name, and all that names need is there.
@@ -259,203 +156,6 @@ fn names_that_stand_in_each_others_way_are_refused() {
 }
 
 #[test]
-fn equal_content_is_kept_once_and_goes_with_its_last_name() {
-    let home = Arc::new(Memory::default());
-    let library = library(&home);
-    let film = bytes(3, 500);
-    put(&library, "one", &film, &["a"]).unwrap();
-    let before = home.keys().len();
-    put(&library, "two", &film, &[]).unwrap();
-    assert_eq!(home.keys().len(), before + 2, "a name and a reference");
-    library.remove("one").unwrap();
-    assert_eq!(read(&library, "two").unwrap(), film);
-    assert_clean(&library, &home, "one is gone");
-    library.remove("two").unwrap();
-    assert!(own_keys(&home).len() > 8, "a reader may be in the middle of it");
-    assert_eq!(library.gc(GRACE, false).unwrap(), Swept::default());
-    assert_eq!(library.gc(NOW, true).unwrap(), Swept { files: 0, chunks: 8, bytes: 500 });
-    assert_eq!(library.gc(NOW, false).unwrap(), Swept { files: 0, chunks: 8, bytes: 500 });
-    assert_eq!(own_keys(&home), BTreeSet::new());
-}
-
-#[test]
-fn content_that_is_being_removed_is_not_relied_upon() {
-    let home = Arc::new(Memory::default());
-    let library = library(&home);
-    let film = bytes(3, 500);
-    put(&library, "one", &film, &[]).unwrap();
-    library.remove("one").unwrap();
-    put(&library, "one", &film, &[]).unwrap();
-    assert_eq!(library.gc(NOW, false).unwrap().chunks, 8, "the old ones");
-    assert_eq!(read(&library, "one").unwrap(), film);
-    assert_clean(&library, &home, "put again");
-    // A collector that takes no grace ends a draft rather than leaving a name without bytes.
-    let mut writer = Writer::new(library.draft("slow", None).unwrap(), library.cut());
-    writer.write(&film).unwrap();
-    library.gc(NOW, false).unwrap();
-    assert_eq!(writer.finish(Meta::now()).unwrap_err().kind(), Kind::Busy);
-    assert_eq!(library.manifest("slow").unwrap_err().kind(), Kind::Missing);
-}
-
-#[test]
-fn a_broken_off_put_goes_on_where_it_was() {
-    let home = Arc::new(Memory::default());
-    let film = bytes(3, 640);
-    library(&home);
-    let killed = Killed { home: Arc::clone(&home), writes: AtomicUsize::new(0), at: 6, how: How::Before };
-    put(&KeyedLibrary::open(Arc::new(killed), 0).unwrap(), "film", &film, &[]).unwrap_err();
-    // A chunk that arrived damaged is sent again.
-    let chunk = own_keys(&home).into_iter().find(|key| key.ends_with("_chunk_2")).unwrap();
-    home.put(&[(chunk, bytes(9, 64).into())]).unwrap();
-    let counted =
-        Arc::new(Killed { home: Arc::clone(&home), writes: AtomicUsize::new(0), at: usize::MAX, how: How::Before });
-    let library = KeyedLibrary::open(Arc::clone(&counted) as Arc<dyn Keyed>, 0).unwrap();
-    put(&library, "film", &film, &[]).unwrap();
-    // The reference twice, six chunks of ten, the manifest; no tags.
-    assert!(counted.writes.load(Ordering::Relaxed) <= 9, "{:?}", counted.writes);
-    assert_eq!(read(&library, "film").unwrap(), film);
-    assert_clean(&library, &home, "gone on with");
-}
-
-#[test]
-fn a_reader_of_a_replaced_file_comes_to_its_end() {
-    let home = Arc::new(Memory::default());
-    let library = library(&home);
-    let (old, new) = (bytes(1, 300), bytes(2, 300));
-    put(&library, "film", &old, &[]).unwrap();
-    let manifest = library.manifest("film").unwrap();
-    let first = library.chunk("film", &manifest, 0).unwrap();
-    put(&library, "film", &new, &[]).unwrap();
-    assert_eq!(read(&library, "film").unwrap(), new);
-    let rest: Vec<_> = (1..5).map(|n| library.chunk("film", &manifest, n).unwrap()).collect();
-    assert_eq!([&first[..], &rest.concat()].concat(), old);
-    library.gc(NOW, false).unwrap();
-    assert_eq!(library.chunk("film", &manifest, 1).unwrap_err().kind(), Kind::Changed);
-    // One value has no old bytes.
-    put(&library, "small", &bytes(1, 100), &[]).unwrap();
-    let small = library.load("small").unwrap().manifest;
-    assert!(matches!(small.content(), Content::Inline(_)));
-}
-
-#[test]
-fn puts_are_there_or_not_wherever_they_are_killed() {
-    for (old_len, new_len) in [(0, 500), (500, 300), (500, 50), (50, 500), (50, 60)] {
-        for put in [put, put_unknown] {
-            let (old, new) = (bytes(1, old_len), bytes(2, new_len));
-            killed_everywhere(
-                |library| {
-                    if old_len > 0 {
-                        put(library, "film", &old, &["a", "b"]).unwrap();
-                    }
-                    put(library, "other", &old, &["a"]).unwrap();
-                },
-                |library| put(library, "film", &new, &["b", "c"]).map(|_| ()),
-                |library| {
-                    assert_eq!(read(library, "other").unwrap(), old);
-                    match read(library, "film") {
-                        Ok(film) => assert!(film == old || film == new),
-                        Err(error) => assert!(old_len == 0 && error.kind() == Kind::Missing, "{error}"),
-                    }
-                },
-                |library| {
-                    put(library, "film", &new, &["b", "c"]).unwrap();
-                    assert_eq!(read(library, "film").unwrap(), new);
-                },
-            );
-        }
-    }
-}
-
-#[test]
-fn removals_and_renames_are_whole_wherever_they_are_killed() {
-    let (one, two) = (bytes(1, 500), bytes(2, 300));
-    let prepare = |library: &KeyedLibrary| {
-        put(library, "one", &one, &["a", "b"]).unwrap();
-        put(library, "two", &two, &["b", "c"]).unwrap();
-        put(library, "twin", &one, &["d"]).unwrap();
-    };
-    let is_there = |library: &KeyedLibrary, path: &str, all: &[&[u8]]| match read(library, path) {
-        Ok(bytes) => assert!(all.contains(&&bytes[..]), "{path}"),
-        Err(error) => assert_eq!(error.kind(), Kind::Missing, "{path}: {error}"),
-    };
-    killed_everywhere(
-        prepare,
-        |library| library.remove("one"),
-        |library| {
-            is_there(library, "one", &[&one]);
-            assert_eq!(read(library, "twin").unwrap(), one);
-        },
-        |library| {
-            let _ = library.remove("one");
-            assert_eq!(names(library), ["twin", "two"]);
-        },
-    );
-    for to in ["new/name", "two"] {
-        killed_everywhere(
-            prepare,
-            |library| library.rename("one", to),
-            |library| {
-                is_there(library, to, &[&one, &two]);
-                is_there(library, "one", &[&one]);
-                assert!(read(library, "one").is_ok() || read(library, to).unwrap() == one);
-            },
-            |library| {
-                let _ = library.rename("one", to);
-                assert_eq!(read(library, to).unwrap(), one);
-                assert_eq!(library.manifest(to).unwrap().meta().tags, ["a", "b"]);
-                assert!(!names(library).contains(&"one".to_owned()));
-            },
-        );
-    }
-    for film in [&one[..], b"short"] {
-        killed_everywhere(
-            |library| {
-                prepare(library);
-                put(library, "film", film, &["x"]).unwrap();
-            },
-            |library| library.set_tags("film", &["y".to_owned(), "z".to_owned(), "a".to_owned()]),
-            |library| assert_eq!(read(library, "film").unwrap(), film),
-            |library| {
-                library.set_tags("film", &["q".to_owned()]).unwrap();
-                assert_eq!(read(library, "film").unwrap(), film);
-            },
-        );
-    }
-}
-
-#[test]
-fn a_purge_that_is_killed_is_finished_by_the_next() {
-    let (one, two, small) = (bytes(1, 500), bytes(2, 300), bytes(3, 20));
-    killed_everywhere(
-        |library| {
-            put(library, "a/one", &one, &["old", "x"]).unwrap();
-            put(library, "a/twin", &one, &["x"]).unwrap();
-            put(library, "a/two", &two, &["old"]).unwrap();
-            put_unknown(library, "b/two", &two, &["old", "y"]).unwrap();
-            put(library, "b/small", &small, &["old", "y"]).unwrap();
-            put(library, "b/kept", &small, &["older"]).unwrap();
-        },
-        |library| library.purge("old", &mut |_| true).map(|_| ()),
-        |library| {
-            assert_eq!(read(library, "a/twin").unwrap(), one);
-            assert_eq!(read(library, "b/kept").unwrap(), small);
-        },
-        |library| {
-            // Nothing is left to `gc`.
-            library.purge("old", &mut |_| true).unwrap();
-            assert_eq!(names(library), ["a/twin", "b/kept"]);
-            assert_eq!(findings(library), []);
-            let left = library.asking.list(keys::GONE, Bound::Unbounded, 10).unwrap();
-            assert_eq!(left, [], "given up, and not removed");
-            let tagged = library.asking.list(keys::TAGS, Bound::Unbounded, 10).unwrap();
-            let tagged: Vec<_> = tagged.into_iter().map(|key| key.key).collect();
-            assert_eq!(tagged, [keys::tag("older", "b/kept"), keys::tag("x", "a/twin")]);
-            assert_eq!(library.purge("old", &mut |_| true).unwrap(), Swept::default());
-        },
-    );
-}
-
-#[test]
 fn a_purge_counts_and_can_be_broken_off() {
     let home = Arc::new(Memory::default());
     let library = library(&home);
@@ -519,57 +219,6 @@ fn pages_are_in_order_and_folders_are_gone_around() {
     let none = library.list(&Query { folder: "none".into(), limit: 1, ..Query::default() }).unwrap_err();
     assert_eq!(none.kind(), Kind::Missing);
     assert!(library.list(&Query { limit: 0, ..Query::default() }).is_err());
-}
-
-#[test]
-fn each_flipped_bit_is_named_and_mended_and_never_shown() {
-    let home = Arc::new(Memory::default());
-    let library = library(&home);
-    let films = [("chunked", bytes(1, 300)), ("small", bytes(2, 150))];
-    for (path, film) in &films {
-        put(&library, path, film, &["a"]).unwrap();
-    }
-    let mut dice = fastrand::Rng::with_seed(7);
-    for (path, film) in &films {
-        let sound = sha256s(&library.manifest(path).unwrap());
-        for key in home.keys().into_iter().filter(|key| key == path || Id::of_chunk(key).is_some()) {
-            let value = home.get(&key, ByteRange::new(0, 1 << 20)).unwrap();
-            for _ in 0..200 {
-                let mut flipped = value.to_vec();
-                let bit = dice.usize(..flipped.len() * 8);
-                flipped[bit / 8] ^= 1 << (bit % 8);
-                home.put(&[(key.clone(), flipped.into())]).unwrap();
-                match read(&library, path) {
-                    Ok(shown) => assert_eq!(shown, *film, "{key}: bit {bit}"),
-                    Err(_) => assert_ne!(findings(&library), [], "{key}: bit {bit}"),
-                }
-                // A manifest that leads to other chunks has nothing to be mended with.
-                let is_mended = Id::of_chunk(&key).is_some() || *path == "small";
-                for finding in findings(&library).into_iter().filter(|_| is_mended) {
-                    if finding.sha256.is_none_or(|sha256| !sound.contains(&sha256)) {
-                        continue;
-                    }
-                    let range = finding.range;
-                    library.repair(&finding, &film[range.start as usize..range.end as usize]).unwrap();
-                    assert_eq!(read(&library, path).unwrap(), *film, "{key}: bit {bit} mended");
-                }
-                home.put(&[(key.clone(), value.clone())]).unwrap();
-            }
-        }
-    }
-    let missing = own_keys(&home).into_iter().find(|key| key.ends_with("_chunk_3")).unwrap();
-    home.delete(std::slice::from_ref(&missing)).unwrap();
-    let found = findings(&library);
-    assert_eq!((found.len(), found[0].what, &found[0].place, found[0].chunk), (1, Damage::Missing, &missing, Some(3)));
-}
-
-fn sha256s(manifest: &Manifest) -> Vec<Digest> {
-    let chunks = match manifest.content() {
-        Content::Inline(bytes) => stretches(bytes),
-        Content::Chunks(chunks) => chunks.clone(),
-    };
-    let digest = |chunk: Chunk| if let Proof::Sha256(digest) = chunk.proof { Some(digest) } else { None };
-    chunks.into_iter().filter_map(digest).collect()
 }
 
 #[test]

@@ -2,7 +2,9 @@
 //! Never here: how long anything takes, beyond what no busy machine could mistake.
 
 use super::*;
-use crate::demo::{Act, Content, Link, RequestInfo};
+use crate::config::PlacesConfig;
+use crate::demo::{Act, Content, Link, RequestInfo, Server, ServerConfig};
+use crate::origin::source::Source;
 
 /// A server behind `link`, and a reader of its one film.
 struct Far {
@@ -105,4 +107,24 @@ fn an_origin_that_struggles_is_not_asked_twice() {
     });
     far.probe(&handle, 26..32);
     assert_eq!(far.metrics.hedges.get(), before);
+}
+
+#[test]
+fn over_http_ten_readers_cost_one() {
+    let far = Far::build(Link::default(), &Plan { lookahead_chunks: 20, ..PLAN });
+    std::thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| {
+                let handle = far.reader.open(Arc::clone(&far.entry));
+                for at in (0..SIZE).step_by(128 << 10) {
+                    let range = ByteRange::at(at, 128 * KIB).intersect(ByteRange::new(0, SIZE));
+                    far.read(&handle, range);
+                }
+            });
+        }
+    });
+    // A busy machine may make a request so late that it is overtaken.
+    let overtaken = far.metrics.hedges.get() * CHUNK;
+    let bytes = far.server.counts("film").body_bytes;
+    assert!((SIZE..=SIZE + overtaken).contains(&bytes), "{bytes}");
 }

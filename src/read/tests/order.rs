@@ -101,3 +101,82 @@ fn a_reader_that_went_elsewhere_takes_no_share_of_the_cache() {
     drop(handle);
     eventually(|| sequential() == 0);
 }
+
+#[test]
+fn a_seek_and_a_close_call_lookahead_off() {
+    for is_seek in [true, false] {
+        let house = House::build(&Plan { lookahead_chunks: 3, ..PLAN });
+        let handle = house.sequential(CHUNK);
+        house.cache.flush();
+        eventually(|| house.reader().core.fetcher.is_idle());
+        house.gate(true);
+        // Far enough that lookahead has more to fetch.
+        let mut requests = Vec::new();
+        let mut at = CHUNK;
+        while requests.is_empty() {
+            let range = ByteRange::at(at, 128 * KIB);
+            let answer = house.ask(&handle, range);
+            while answer.is_empty() {
+                if let Ok(request) = house.requests.recv_timeout(Duration::from_millis(5)) {
+                    if request.range.start <= range.end { request.act(Act::Finish) } else { requests.push(request) }
+                }
+            }
+            at += 128 * KIB;
+            assert!(at < 20 * CHUNK, "lookahead never began");
+        }
+        let far = if is_seek {
+            Some(house.ask(&handle, ByteRange::at(30 * CHUNK, KIB)))
+        } else {
+            drop(handle);
+            None
+        };
+        requests[0].wait_cancelled();
+        if let Some(far) = far {
+            // Others of the lookahead may have been sent off before the seek.
+            let request = std::iter::repeat_with(|| house.request()).find(|request| request.range.start == 30 * CHUNK);
+            request.unwrap().act(Act::Finish);
+            assert!(wait(&far).unwrap() == right(ByteRange::at(30 * CHUNK, KIB)));
+        }
+        eventually(|| house.reader().core.fetcher.is_idle());
+    }
+}
+
+#[test]
+fn demand_overtakes_lookahead_in_the_queue() {
+    let house = House::build(&Plan { connections: 1, lookahead_chunks: 8, ..PLAN });
+    let entry = house.cache.entry("film", &stat()).unwrap();
+    house.gate(true);
+    let fetcher = &house.reader().core.fetcher;
+    let interests: Vec<_> =
+        (1..6).flat_map(|slot| fetcher.want(&entry, entry.slot(slot * CHUNK), Lane::Lookahead)).collect();
+    let running = house.request();
+    let handle = house.open();
+    let far = house.ask(&handle, ByteRange::at(30 * CHUNK, KIB));
+    // And one that was only guessed becomes a demand.
+    let guessed = house.ask(&handle, ByteRange::at(4 * CHUNK, KIB));
+    running.act(Act::Finish);
+    for start in [30 * CHUNK, 4 * CHUNK] {
+        let next = house.request();
+        assert_eq!(next.range.start, start);
+        next.act(Act::Finish);
+    }
+    wait(&far).unwrap();
+    wait(&guessed).unwrap();
+    drop(interests);
+}
+
+#[test]
+fn lookahead_that_hangs_leaves_a_connection_for_demand() {
+    let house = House::build(&Plan { connections: 2, ..PLAN });
+    let entry = house.cache.entry("film", &stat()).unwrap();
+    house.gate(true);
+    let fetcher = &house.reader().core.fetcher;
+    let _interests: Vec<_> =
+        (1..9).flat_map(|slot| fetcher.want(&entry, entry.slot(slot * CHUNK), Lane::Lookahead)).collect();
+    let _hangs = house.request();
+    let answer = house.ask(&house.open(), ByteRange::at(30 * CHUNK, KIB));
+    let request = house.request();
+    assert_eq!(request.range.start, 30 * CHUNK);
+    request.act(Act::Finish);
+    wait(&answer).unwrap();
+}

@@ -4,6 +4,7 @@
 use std::thread;
 
 use super::*;
+use crate::range::RangeSet;
 
 /// Warms the whole film on a thread of its own; how many bytes it told of, and how it ended.
 fn warm(house: &House) -> (Result<()>, u64) {

@@ -1,7 +1,8 @@
 //! A keyed library beside somebody else, who does something right in the middle of a change.
-//! Never here: changes that are broken off (see above).
+//! Never here: changes that are broken off (see `kills`).
 
 use super::*;
+use crate::store::keyed::{Key, Limits};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
