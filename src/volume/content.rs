@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
+use std::thread;
 use std::time::SystemTime;
 
 use super::disk::Disk;
@@ -16,6 +17,8 @@ use crate::range::ByteRange;
 
 /// Hashed and copied at once.
 const PIECE_BYTES: u64 = 256 << 10;
+/// From so many on, bytes are hashed by a thread of their own while they are written: below it, making one costs more.
+const HASHED_BESIDE_BYTES_MIN: usize = 256 << 10;
 
 /// A file's bytes, as programs see them.
 pub(super) struct Content {
@@ -427,13 +430,17 @@ impl DirtyChunk {
         let hasher = self.hasher.take().filter(|_| offset == self.len);
         // Before the first byte: what was known of it holds no longer.
         (self.stamp, self.digest) = (stamp, None);
-        if let Err(error) = scratch.write_all_at(bytes, offset) {
+        let write = || scratch.write_all_at(bytes, offset);
+        let (written, hasher) = match hasher {
+            Some(hasher) => write_and_hash(write, hasher, bytes),
+            None => (write(), None),
+        };
+        if let Err(error) = written {
             let _ = scratch.file().set_len(self.len);
             return Err(disk.scratch_failed(&error));
         }
         self.len = self.len.max(offset + bytes.len() as u64);
-        if let Some(mut hasher) = hasher {
-            hasher.update(bytes);
+        if let Some(hasher) = hasher {
             if self.len == disk.chunk_size() {
                 self.digest = Some(hasher.clone().finish());
             }
@@ -461,6 +468,23 @@ impl DirtyChunk {
         }
         .map_err(|error| disk.scratch_failed(&error))
     }
+}
+
+/// Has `hasher` take in `bytes` while they are written: neither needs to wait for the other.
+fn write_and_hash<T>(write: impl FnOnce() -> T, mut hasher: Hasher, bytes: &[u8]) -> (T, Option<Hasher>) {
+    if bytes.len() < HASHED_BESIDE_BYTES_MIN {
+        hasher.update(bytes);
+        return (write(), Some(hasher));
+    }
+    let (written, is_hashed) = thread::scope(|scope| {
+        let beside = thread::Builder::new().spawn_scoped(scope, || hasher.update(bytes));
+        (write(), beside.is_ok())
+    });
+    if !is_hashed {
+        // There was no thread to be had.
+        hasher.update(bytes);
+    }
+    (written, Some(hasher))
 }
 
 /// The chunks that share a blob with this one, or with one that does.
