@@ -25,7 +25,7 @@ use crate::volume::{Changes, Made, Replace, SetMode, Volume};
 /// Programs that size their buffers by `st_blksize`, `cp` for one, read and write so much at once: one request of the kernel's,
 /// where its own 128 KiB would make eight.
 const PREFERRED_BYTES: u32 = REQUEST_MAX_BYTES;
-/// All opens of a node are one: the kernel names the node with each request.
+/// All opens of a file are one: the kernel names the node with each request.
 const HANDLE: FileHandle = FileHandle(0);
 /// Places in a folder: before `.`, before `..`, before the first name; then, one more, the numbers of the names.
 const NAMES_FROM: u64 = 2;
@@ -72,11 +72,13 @@ impl VolumeAdapter {
     /// Hands the entries of a folder from `offset` on to `add`, which says whether it is full.
     fn read_folder(
         &self,
+        handle: u64,
         folder: u64,
         mut offset: u64,
         mut add: impl FnMut(u64, u64, &str, Option<&Node>) -> bool,
     ) -> Outcome<()> {
         if offset == 0 {
+            self.volume.begin_folder(handle, folder)?;
             offset = 1;
             if add(folder, offset, ".", None) {
                 return Ok(());
@@ -89,7 +91,7 @@ impl VolumeAdapter {
             }
         }
         loop {
-            let entries = self.volume.entries(folder, offset - NAMES_FROM)?;
+            let entries = self.volume.entries(handle, folder, offset - NAMES_FROM)?;
             if entries.is_empty() {
                 return Ok(());
             }
@@ -355,8 +357,17 @@ impl Filesystem for VolumeAdapter {
         reply_empty(self.volume.sync_names(), reply);
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let read = self.read_folder(ino.0, offset, |ino, next, name, node| {
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(self.volume.open_folder()), FopenFlags::empty());
+    }
+
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.volume.close_folder(fh.0);
+        reply.ok();
+    }
+
+    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let read = self.read_folder(fh.0, ino.0, offset, |ino, next, name, node| {
             reply.add(INodeNo(ino), next, node.map_or(FileType::Directory, |node| file_type(node.kind)), name)
         });
         match read {
@@ -365,9 +376,9 @@ impl Filesystem for VolumeAdapter {
         }
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         let ttl = self.volume.ttl();
-        let read = self.read_folder(ino.0, offset, |ino, next, name, node| {
+        let read = self.read_folder(fh.0, ino.0, offset, |ino, next, name, node| {
             // The kernel takes no attributes of the two dots; it only wants their type.
             let dot = Node { node_id: ino, ..nothing() };
             let ttl = if node.is_some() { ttl } else { Duration::ZERO };

@@ -90,12 +90,15 @@ impl Volume {
             if let Some(digest) = row.digest {
                 let part = &mut bytes[(hit.start - range.start) as usize..(hit.end - range.start) as usize];
                 let offset = hit.start - row.range.start;
-                let blobs = &self.shared.blobs;
-                if blobs.pin(digest, row.range.len())?.is_none()
-                    && !self.shared.catalog.read(|view| view.is_used(&digest))?
-                {
+                let read = self.shared.blobs.read_at(digest, row.range.len(), offset, part);
+                if read.is_ok() {
+                    continue;
+                }
+                // Whoever writes may have taken it away at any moment.
+                if !self.shared.catalog.read(|view| view.is_used(&digest))? {
                     return Err(Refusal::Failed(Error::new(Kind::Changed, "the file was replaced while it was read")));
                 }
+                // What is needed is there by now, or it is damaged.
                 self.disk(node_id).read_blob(digest, row.range, offset, part)?;
             }
         }

@@ -9,7 +9,7 @@
 //! there, after it the new one. It comes with fsync and close, and after five seconds.
 //!
 //! Locks, in the order they are taken: a file's `committing`, its `state`, the catalog's writer, the blobs' pins. The
-//! table of inodes is taken alone. Nothing waits for the network here.
+//! tables of inodes and listings are taken alone. Nothing waits for the network here.
 
 mod attributes;
 mod content;
@@ -17,6 +17,7 @@ mod disk;
 mod file;
 mod files;
 mod inodes;
+mod listing;
 mod names;
 mod rows;
 mod upkeep;
@@ -39,6 +40,7 @@ pub use names::{Made, Replace};
 
 use disk::Disk;
 use inodes::Inodes;
+use listing::Listings;
 use upkeep::Upkeep;
 
 /// What must stay free on the disk for the catalog itself: below it nothing grows, and everything can still be removed.
@@ -62,6 +64,7 @@ struct Shared {
     catalog: Catalog,
     blobs: Blobs,
     inodes: Inodes,
+    listings: Listings,
     // The library's folder, for asking its disk how much is free.
     root: File,
 }
@@ -85,7 +88,8 @@ impl Volume {
             blobs.clear_scratch()?;
         }
         let root = File::open(dir).map_err(|error| Error::io(dir.display(), &error))?;
-        let shared = Arc::new(Shared { catalog, blobs, inodes: Inodes::default(), root });
+        let shared =
+            Arc::new(Shared { catalog, blobs, inodes: Inodes::default(), listings: Listings::default(), root });
         let upkeep = if is_read_only { Upkeep::none() } else { Upkeep::start(&shared)? };
         Ok(Self { shared, upkeep })
     }

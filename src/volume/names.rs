@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::time::SystemTime;
 
 use super::{Volume, checked};
-use crate::library::catalog::{Change, Entry, Node, NodeKind};
+use crate::library::catalog::{Change, Node, NodeKind};
 use crate::refusal::{Outcome, Refusal};
 
 /// `S_ISGID`: what is made in such a folder belongs to its group.
@@ -179,17 +179,15 @@ impl Volume {
                     Some(change.remove_name(to.0, to.1, now)?)
                 }
             };
-            change.remove_name(from.0, from.1, now)?;
-            change.add_name(to.0, to.1, &node, now)?;
+            if from.0 == to.0 {
+                change.replace_name(from.0, from.1, to.1, &node, now)?;
+            } else {
+                change.remove_name(from.0, from.1, now)?;
+                change.add_name(to.0, to.1, &node, now)?;
+            }
             Ok(replaced)
         })?;
         replaced.map_or(Ok(()), |replaced| self.unlinked(&replaced))
-    }
-
-    /// Names of a folder given after the one with `after`, in the order they were given; a page of them, none at the end.
-    pub fn entries(&self, folder: u64, after: u64) -> Outcome<Vec<Entry>> {
-        let entries = self.shared.catalog.read(|view| view.entries(folder, after))?;
-        entries.into_iter().map(|entry| Ok(Entry { node: self.current(entry.node)?, ..entry })).collect()
     }
 
     /// The kernel takes an entry of a listing as looked up.

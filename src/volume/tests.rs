@@ -1,7 +1,9 @@
 //! A volume without a kernel: its files beside a model that is only a vector of bytes.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::Path;
+use std::thread;
 use std::time::SystemTime;
 
 use tempfile::TempDir;
@@ -267,6 +269,63 @@ fn names_are_refused_as_posix_has_it() {
     set("user.x", SetMode::Create).unwrap();
     refused(set("user.x", SetMode::Create), "Exists");
     assert_eq!(volume.xattr(folder, name("user.x")).unwrap(), b"v");
+}
+
+#[test]
+fn a_folder_whose_names_change_is_read_to_an_end_and_each_file_once() {
+    let dir = library(CUT);
+    let volume = open(dir.path());
+    let nodes: HashSet<u64> = (0..600).map(|n| made(&volume, &format!("f{n}"), NodeKind::File)).collect();
+    let handle = volume.open_folder();
+    for round in 0..2 {
+        volume.begin_folder(handle, ROOT).unwrap();
+        let (mut seen, mut after) = (Vec::new(), 0);
+        loop {
+            let page = volume.entries(handle, ROOT, after).unwrap();
+            let Some(last) = page.last() else { break };
+            after = last.name_id;
+            for entry in &page {
+                let new = format!("r{round}-{}", entry.name);
+                volume.rename((ROOT, OsStr::new(&entry.name)), (ROOT, OsStr::new(&new)), Replace::Yes).unwrap();
+                made(&volume, &format!("new-{new}"), NodeKind::Pipe);
+                seen.extend((entry.node.kind == NodeKind::File).then_some(entry.node.node_id));
+            }
+        }
+        assert_eq!((seen.len(), seen.into_iter().collect::<HashSet<_>>()), (nodes.len(), nodes.clone()), "{round}");
+    }
+    volume.close_folder(handle);
+}
+
+#[test]
+fn beside_a_writer_each_read_is_of_one_version() {
+    let dir = library(CUT);
+    let writer = open(dir.path());
+    let node = made(&writer, "f", NodeKind::File);
+    // No two chunks are the same blob.
+    let bytes = |version: u64| {
+        let mut bytes = vec![0; SIZE_MAX as usize];
+        fastrand::Rng::with_seed(version).fill(&mut bytes);
+        bytes[..8].copy_from_slice(&version.to_le_bytes());
+        bytes
+    };
+    let replace = |version: u64| {
+        writer.open_file(node, true).unwrap();
+        writer.write(node, 0, &bytes(version)).unwrap();
+        writer.flush(node).unwrap();
+        writer.close(node);
+        writer.sweep_now();
+    };
+    replace(0);
+    let looking = Volume::open(dir.path(), true).unwrap();
+    thread::scope(|scope| {
+        let replaced = scope.spawn(|| (1..=100).for_each(replace));
+        while !replaced.is_finished() {
+            let read = looking.read(node, 0, SIZE_MAX as usize).unwrap();
+            assert!(read == bytes(u64::from_le_bytes(read[..8].try_into().unwrap())));
+            // Now and then it begins just before a version goes.
+            thread::sleep(Duration::from_micros(fastrand::u64(..5000)));
+        }
+    });
 }
 
 #[test]

@@ -51,15 +51,28 @@ impl View<'_> {
         Ok(node)
     }
 
-    /// Up to [`NAMES_PAGE`] names of a folder given after the one with `after`, in the order they were given.
-    pub fn entries(&self, folder_id: u64, after: u64) -> Result<Vec<Entry>> {
+    /// Number of the name that was given last in a folder; 0 if it is empty.
+    pub fn last_name_id(&self, folder_id: u64) -> Result<u64> {
+        self.run(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT ifnull(max(name_id), 0) FROM names INDEXED BY names_by_id WHERE folder_id = ?1",
+                )?
+                .query_row([stored(folder_id)], |row| Ok(loaded(row.get(0)?)))
+        })
+    }
+
+    /// Up to [`NAMES_PAGE`] names of a folder given after the one with `after`, in the order they were given, and none
+    /// after the one with `last`.
+    pub fn entries(&self, folder_id: u64, after: u64, last: u64) -> Result<Vec<Entry>> {
         self.run(|connection| {
             let mut query = connection.prepare_cached(&format!(
                 "SELECT {COLUMNS}, names.name_id, names.name
                  FROM names INDEXED BY names_by_id JOIN nodes n ON n.node_id = names.node_id
-                 WHERE names.folder_id = ?1 AND names.name_id > ?2 ORDER BY names.name_id LIMIT {NAMES_PAGE}"
+                 WHERE names.folder_id = ?1 AND names.name_id > ?2 AND names.name_id <= ?3
+                 ORDER BY names.name_id LIMIT {NAMES_PAGE}"
             ))?;
-            let rows = query.query_map([stored(folder_id), stored(after)], |row| {
+            let rows = query.query_map([stored(folder_id), stored(after), stored(last)], |row| {
                 let (name_id, name) = (loaded(row.get(13)?), row.get(14)?);
                 Ok(node_row(row)?.map(|node| Entry { name_id, name, node }))
             })?;
@@ -151,6 +164,19 @@ impl Change<'_> {
         node.links = node.links.saturating_sub(own);
         node.changed = now;
         Ok(node)
+    }
+
+    /// Gives `node` another name in the same folder; there must be none like it. It stays where readers of the folder find
+    /// it, so that nobody meets it twice, or not at all.
+    pub fn replace_name(&self, folder_id: u64, name: &str, new: &str, node: &Node, now: SystemTime) -> Result<()> {
+        let changed = self.run(|connection| {
+            connection
+                .prepare_cached("UPDATE names SET name = ?3 WHERE folder_id = ?1 AND name = ?2")?
+                .execute(params![stored(folder_id), name, new])
+        })?;
+        expect_one(node.node_id, changed)?;
+        self.link(node.node_id, 0, now)?;
+        self.touch_folder(folder_id, 0, now)
     }
 
     /// `links` more names lead to the node.

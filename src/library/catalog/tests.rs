@@ -268,14 +268,17 @@ fn a_folder_is_read_in_pages_while_names_come_and_go() {
     for n in 0..NAMES_PAGE + 10 {
         put(&catalog, &format!("f{n}"), &inline(""), &[]);
     }
-    let first = catalog.read(|view| view.entries(ROOT, 0)).unwrap();
+    let last = catalog.read(|view| view.last_name_id(ROOT)).unwrap();
+    let first = catalog.read(|view| view.entries(ROOT, 0, last)).unwrap();
     assert_eq!(first.len(), NAMES_PAGE);
     let now = SystemTime::now();
     for entry in &first {
         catalog.change(|change| change.remove_name(ROOT, &entry.name, now)).unwrap();
     }
-    let rest = catalog.read(|view| view.entries(ROOT, first.last().unwrap().name_id)).unwrap();
+    put(&catalog, "later", &inline(""), &[]);
+    let rest = catalog.read(|view| view.entries(ROOT, first.last().unwrap().name_id, last)).unwrap();
     assert_eq!(rest.len(), 10);
+    assert_eq!(rest.last().unwrap().name_id, last);
 }
 
 #[test]
