@@ -41,6 +41,7 @@ mod service;
 mod sftp;
 mod shown;
 mod ssh;
+mod steps;
 mod stored;
 mod storm;
 mod units;
@@ -103,6 +104,7 @@ fn main() {
         service::tests(),
         sftp::tests(),
         shown::tests(),
+        steps::tests(),
         stored::tests(),
         storm::tests(),
         units::tests(),

@@ -21,6 +21,7 @@ use rustix::io::Errno;
 
 use super::mount::{Mount, Place};
 use super::needs::{FUSE, Need, Test};
+use super::puts::findings;
 
 /// How often; more for a long look.
 const KILLS: &str = "REELFS_TESTS_KILLS";
@@ -76,12 +77,6 @@ impl Bench {
     fn findings(&self) -> Vec<Finding> {
         findings(&Local::open(&self.library).unwrap())
     }
-}
-
-fn findings(library: &Local) -> Vec<Finding> {
-    let mut all = Vec::new();
-    library.verify(&mut |_| true, &mut |finding| all.push(finding)).unwrap();
-    all
 }
 
 fn bytes(seed: u64, len: usize) -> Vec<u8> {
