@@ -7,6 +7,7 @@ pub mod ftp;
 pub mod keyed;
 mod listing;
 pub mod remote;
+mod server;
 pub mod sftp;
 
 use std::fmt;

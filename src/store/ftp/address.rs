@@ -3,10 +3,10 @@
 
 use std::fmt;
 
-use percent_encoding::percent_decode_str;
 use url::Url;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
+use crate::store::server::{ServerUrl, last_name};
 
 /// Whoever names no user is a guest, and says so in these words.
 const GUEST: &str = "anonymous";
@@ -23,43 +23,33 @@ pub struct Address {
     pub(super) password: String,
     /// Decoded, without slashes at its end; below the folder one logs in to, unless it begins with a slash.
     pub(super) path: String,
-    url: Url,
+    url: ServerUrl,
 }
 
 impl Address {
     /// Of an `ftp://` URL. As RFC 1738 has it, its path begins in the folder one logs in to: with two slashes, at the top.
     pub fn new(url: Url) -> Result<Self> {
-        let invalid = |what: &str| Error::new(Kind::Invalid, format!("{} {what}", shown(&url)));
-        let decode = |text: &str| {
-            let text = percent_decode_str(text).decode_utf8().map_err(|_| invalid("is not UTF-8"))?;
-            // A line's end would be the end of a command, and what follows another one.
-            if text.contains(['\0', '\r', '\n']) {
-                Err(invalid("has a line's end in it"))
-            } else {
-                Ok(text.into_owned())
-            }
+        let url = ServerUrl::new(url);
+        let (host, port, path) = (url.host()?, url.port().unwrap_or(PORT), url.path()?);
+        let (user, password) = match (url.user()?, url.password()?) {
+            (None, None) => (GUEST.to_owned(), GUEST_PASSWORD.to_owned()),
+            (user, password) => (user.unwrap_or_default(), password.unwrap_or_default()),
         };
-        let host = url.host_str().unwrap_or_default();
-        if host.is_empty() {
-            return Err(invalid("names no host"));
+        // A line's end would be the end of a command, and what follows another one.
+        if [&user, &password, &path].into_iter().any(|part| part.contains(['\r', '\n'])) {
+            return Err(url.invalid("has a line's end in it"));
         }
-        let (user, password) = match (url.username(), url.password()) {
-            ("", None) => (GUEST.to_owned(), GUEST_PASSWORD.to_owned()),
-            (user, password) => (decode(user)?, decode(password.unwrap_or_default())?),
-        };
-        let host = host.trim_matches(['[', ']']).to_owned();
-        let path = decode(url.path())?;
         let path = path.strip_prefix('/').unwrap_or(&path);
         let path = match path.trim_end_matches('/') {
             "" if path.starts_with('/') => "/",
             trimmed => trimmed,
         };
-        Ok(Self { host, port: url.port().unwrap_or(PORT), user, password, path: path.to_owned(), url })
+        Ok(Self { host, port, user, password, path: path.to_owned(), url })
     }
 
     /// The URL it was made of, with whatever password that holds.
     pub fn url(&self) -> &Url {
-        &self.url
+        self.url.url()
     }
 
     /// The absolute path of a key, when `home` is where one logs in to.
@@ -72,14 +62,13 @@ impl Address {
 
     /// The last component: the name of what it is, if that is a single file.
     pub(super) fn name(&self) -> &str {
-        self.path.rsplit('/').next().unwrap_or_default()
+        last_name(&self.path)
     }
 }
 
-/// With the user: two users may see two different folders under one path.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&shown(&self.url))
+        self.url.fmt(f)
     }
 }
 
@@ -89,18 +78,10 @@ impl fmt::Debug for Address {
     }
 }
 
-fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    // Fails only on URLs that can hold none anyway.
-    let _ = url.set_password(None);
-    url.set_query(None);
-    url.set_fragment(None);
-    url.into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     fn address(url: &str) -> Result<Address> {
         Address::new(Url::parse(url).unwrap())

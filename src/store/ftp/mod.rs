@@ -24,6 +24,7 @@ use self::line::{Line, LineKind};
 use self::pool::Pool;
 use super::driver::Driver;
 use super::listing::too_long;
+use super::server::called;
 use super::{
     Begun, Body, End, LISTING_NAMES_MAX, List, Listed, ListedKind, Pages, Paging, Patience, Read, Stat, is_safe_name,
 };
@@ -94,7 +95,7 @@ impl Ftp {
 
     /// The path of a key at the server, and how it is called in messages.
     fn path(&self, key: &str, patience: &Patience) -> Result<(String, String)> {
-        let what = self.what(key);
+        let what = called(&self.described, key);
         if !key.is_empty() && !key.split('/').all(is_askable) {
             return Err(Error::new(Kind::Invalid, format!("{what}: not a path that can be asked for")));
         }
@@ -104,10 +105,6 @@ impl Ftp {
             Some(name) if *key == **name => Ok((self.address.join(home, ""), what)),
             Some(_) => Err(Error::new(Kind::Missing, format!("{what}: not there"))),
         }
-    }
-
-    fn what(&self, key: &str) -> String {
-        if key.is_empty() { self.described.clone() } else { format!("{}: {}", self.described, key.escape_debug()) }
     }
 
     fn find(&self, path: &str, what: &str, patience: &Patience) -> Result<Found> {

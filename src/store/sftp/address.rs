@@ -3,10 +3,10 @@
 
 use std::fmt;
 
-use percent_encoding::percent_decode_str;
 use url::Url;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
+use crate::store::server::{ServerUrl, last_name};
 
 /// A path on a server, below the home folder of whoever logs in if it does not begin with a slash.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,28 +17,18 @@ pub struct Address {
     pub(super) port: Option<u16>,
     /// Decoded, without slashes at its end; `.` for the home folder.
     pub(super) path: String,
-    url: Url,
+    url: ServerUrl,
 }
 
 impl Address {
     /// Of an `sftp://` URL: an absolute path, or `/~/x` for one in the home folder; no path at all is that folder itself.
     pub fn new(url: Url) -> Result<Self> {
-        let invalid = |what: &str| Error::new(Kind::Invalid, format!("{} {what}", without_password(&url)));
-        let decode = |text: &str| {
-            let text = percent_decode_str(text).decode_utf8().map_err(|_| invalid("is not UTF-8"))?;
-            if text.contains('\0') { Err(invalid("has a NUL in it")) } else { Ok(text.into_owned()) }
-        };
-        if url.password().is_some() {
-            return Err(invalid("takes no password: `ssh` logs in, with a key (ssh-keygen, then ssh-copy-id)"));
+        let url = ServerUrl::new(url);
+        if url.url().password().is_some() {
+            return Err(url.invalid("takes no password: `ssh` logs in, with a key (ssh-keygen, then ssh-copy-id)"));
         }
-        let host = decode(url.host_str().unwrap_or_default())?;
-        if host.is_empty() {
-            return Err(invalid("names no host"));
-        }
-        let user = if url.username().is_empty() { None } else { Some(decode(url.username())?) };
-        let host = host.trim_matches(['[', ']']).to_owned();
-        let path = folder(&decode(url.path())?);
-        Ok(Self { host, user, port: url.port(), path, url })
+        let (host, user, port, path) = (url.host()?, url.user()?, url.port(), folder(&url.path()?));
+        Ok(Self { host, user, port, path, url })
     }
 
     /// The path of a key below this one.
@@ -52,7 +42,7 @@ impl Address {
 
     /// Its last component: the name of what it is, if that is a single file.
     pub(super) fn name(&self) -> &str {
-        self.path.rsplit('/').next().unwrap_or_default()
+        last_name(&self.path)
     }
 
     /// `user@host`, as one would type it behind `ssh`.
@@ -63,20 +53,10 @@ impl Address {
     }
 }
 
-/// With the user: two users may see two different folders under one path.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(without_password(&self.url).as_str())
+        self.url.fmt(f)
     }
-}
-
-fn without_password(url: &Url) -> Url {
-    let mut url = url.clone();
-    // Fails only on URLs that can hold none anyway.
-    let _ = url.set_password(None);
-    url.set_query(None);
-    url.set_fragment(None);
-    url
 }
 
 /// A URL's path as the server takes it.
@@ -95,6 +75,7 @@ fn folder(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     fn address(url: &str) -> Result<Address> {
         Address::new(Url::parse(url).unwrap())

@@ -22,6 +22,7 @@ use self::pool::{Lease, Pool};
 use self::wire::{Attributes, FileKind, Name, Request};
 use super::driver::Driver;
 use super::listing::too_long;
+use super::server::called;
 use super::{
     Begun, Body, End, LISTING_NAMES_MAX, List, Listed, ListedKind, Pages, Paging, Patience, Read, Stat, is_safe_name,
 };
@@ -87,7 +88,7 @@ impl Sftp {
 
     /// The path of a key at the server, and how it is called in messages.
     fn path(&self, key: &str, patience: &Patience) -> Result<(String, String)> {
-        let what = self.what(key);
+        let what = called(&self.described, key);
         if !key.is_empty() && !key.split('/').all(is_safe_name) {
             return Err(Error::new(Kind::Invalid, format!("{what}: not a path")));
         }
@@ -96,10 +97,6 @@ impl Sftp {
             Root::File(name) if *key == **name => Ok((self.address.path.clone(), what)),
             Root::File(_) => Err(Error::new(Kind::Missing, format!("{what}: not there"))),
         }
-    }
-
-    fn what(&self, key: &str) -> String {
-        if key.is_empty() { self.described.clone() } else { format!("{}: {}", self.described, key.escape_debug()) }
     }
 
     /// Of what is at `path`, links followed.
