@@ -3,6 +3,7 @@
 
 use std::time::SystemTime;
 
+use super::Stat;
 use crate::error::{Error, Kind, Result};
 
 /// Most names a listing may hold; a longer one is refused with `Full`.
@@ -24,6 +25,14 @@ pub struct Listed {
     pub kind: ListedKind,
     /// As far as the listing tells; often to the minute only.
     pub modified: Option<SystemTime>,
+}
+
+impl Listed {
+    /// A file of which all is known.
+    pub fn file(name: impl Into<Box<str>>, stat: &Stat) -> Self {
+        let kind = ListedKind::File { size_bytes: Some(stat.size_bytes) };
+        Self { name: name.into(), kind, modified: stat.modified }
+    }
 }
 
 /// What a listed name is.

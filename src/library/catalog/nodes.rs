@@ -179,24 +179,20 @@ impl View<'_> {
 
     /// Where a link leads.
     pub fn target(&self, node_id: u64) -> Result<Option<String>> {
-        let target: Option<Option<String>> = self.run(|connection| {
-            connection
-                .prepare_cached("SELECT target FROM nodes WHERE node_id = ?1")?
-                .query_row([stored(node_id)], |row| row.get(0))
-                .optional()
-        })?;
-        Ok(target.flatten())
+        self.text("SELECT target FROM nodes WHERE node_id = ?1", node_id)
     }
 
     /// The MIME type somebody gave.
     pub fn content_type(&self, node_id: u64) -> Result<Option<String>> {
-        let content_type: Option<Option<String>> = self.run(|connection| {
-            connection
-                .prepare_cached("SELECT content_type FROM nodes WHERE node_id = ?1")?
-                .query_row([stored(node_id)], |row| row.get(0))
-                .optional()
+        self.text("SELECT content_type FROM nodes WHERE node_id = ?1", node_id)
+    }
+
+    /// The one text that `query` finds of a node, if there are a node and a text.
+    fn text(&self, query: &str, node_id: u64) -> Result<Option<String>> {
+        let text: Option<Option<String>> = self.run(|connection| {
+            connection.prepare_cached(query)?.query_row([stored(node_id)], |row| row.get(0)).optional()
         })?;
-        Ok(content_type.flatten())
+        Ok(text.flatten())
     }
 
     /// An extended attribute's value.

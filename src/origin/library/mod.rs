@@ -177,8 +177,7 @@ impl Origin for Kept {
         let mut paging = Paging::new(pages);
         if let (Root::File(path, name), "") = (&opened.root, folder) {
             let (stat, _) = opened.ask(path.clone())?;
-            let kind = ListedKind::File { size_bytes: Some(stat.size_bytes) };
-            paging.add(Listed { name: name.clone(), kind, modified: stat.modified })?;
+            paging.add(Listed::file(name.clone(), &stat))?;
             return paging.finish();
         }
         let folder = opened.path(folder)?;

@@ -15,7 +15,7 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 pub use self::index::{Told, parse};
-use super::{Begun, Body, End, Listed, ListedKind, Origin, Pages, Patience, Stat};
+use super::{Begun, Body, End, Listed, Origin, Pages, Patience, Stat};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::remote::{Page, Remote, leads_away, sent_on, shown};
@@ -71,8 +71,7 @@ impl Origin for Web {
             }
             Root::File(remote, name) if folder.is_empty() => {
                 let stat = remote.stat("", patience).map_err(|error| with_hint(&error, &self.described))?;
-                let kind = ListedKind::File { size_bytes: Some(stat.size_bytes) };
-                pages(vec![Listed { name: name.clone(), kind, modified: stat.modified }])
+                pages(vec![Listed::file(name.clone(), &stat)])
             }
             Root::File(..) => Err(missing(&self.described, folder)),
         }

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cancel::Cancel;
+use crate::store::ListedKind;
 
 const HTML: &str = "text/html; charset=utf-8";
 

@@ -234,7 +234,7 @@ impl List for Ftp {
     fn list(&self, folder: &str, patience: &Patience, pages: &mut Pages<'_>) -> Result<()> {
         let mut paging = Paging::new(pages);
         if let (Some(name), "") = (&self.root(patience)?.file_name, folder) {
-            paging.add(file(name, &self.stat(name, patience)?))?;
+            paging.add(Listed::file(name.clone(), &self.stat(name, patience)?))?;
             return paging.finish();
         }
         let (path, what) = self.path(folder, patience)?;
@@ -256,7 +256,7 @@ impl List for Ftp {
             // One that leads nowhere is left out.
             match self.find(&format!("{}/{name}", path.trim_end_matches('/')), &what, patience) {
                 Ok(Found::Folder) => add(Listed { name: name.into(), kind: ListedKind::Folder, modified: None })?,
-                Ok(Found::File(stat)) => add(file(&name, &stat))?,
+                Ok(Found::File(stat)) => add(Listed::file(name, &stat))?,
                 Err(error) if error.may_pass() || error.kind() == Kind::Cancelled => return Err(error),
                 Err(_) => {}
             }
@@ -303,11 +303,6 @@ fn told(line: &[u8], are_facts: bool, now: SystemTime) -> Told {
 /// Whether a name can be asked for: a line's end would be that of a command.
 fn is_askable(name: &str) -> bool {
     is_safe_name(name) && !name.contains(['\r', '\n'])
-}
-
-fn file(name: &str, stat: &Stat) -> Listed {
-    let kind = ListedKind::File { size_bytes: Some(stat.size_bytes) };
-    Listed { name: name.into(), kind, modified: stat.modified }
 }
 
 fn is_folder(what: &str) -> Error {

@@ -188,8 +188,7 @@ impl List for Place {
         let mut paging = Paging::new(pages);
         if let Root::File(name) = self.root(patience)? {
             let stat = stat(&self.metadata(&self.prefix, patience)?);
-            let kind = ListedKind::File { size_bytes: Some(stat.size_bytes) };
-            paging.add(Listed { name: name.clone(), kind, modified: stat.modified })?;
+            paging.add(Listed::file(name.clone(), &stat))?;
             return paging.finish();
         }
         let path = match self.path(folder, patience)? {

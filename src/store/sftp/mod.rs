@@ -181,9 +181,7 @@ impl List for Sftp {
     fn list(&self, folder: &str, patience: &Patience, pages: &mut Pages<'_>) -> Result<()> {
         let mut paging = Paging::new(pages);
         if let (Root::File(name), "") = (self.root(patience)?, folder) {
-            let stat = self.stat(name, patience)?;
-            let kind = ListedKind::File { size_bytes: Some(stat.size_bytes) };
-            paging.add(Listed { name: name.clone(), kind, modified: stat.modified })?;
+            paging.add(Listed::file(name.clone(), &self.stat(name, patience)?))?;
             return paging.finish();
         }
         let (path, what) = self.path(folder, patience)?;
