@@ -34,7 +34,7 @@ impl Shared {
         let used = self.used_bytes.load(Ordering::Relaxed);
         let over_budget = (used + cost).saturating_sub(self.budget_bytes());
         // A filesystem that can't tell how full it is will say so when it is written to.
-        let free = sys::free_bytes(&self.lock).unwrap_or(u64::MAX);
+        let free = sys::free_bytes(self.lock.file()).unwrap_or(u64::MAX);
         let over_disk = self.config.min_free_bytes.saturating_add(cost).saturating_sub(free);
         over_budget.max(over_disk)
     }

@@ -28,13 +28,11 @@ mod unread;
 mod upkeep;
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Sender, bounded};
 use parking_lot::Mutex;
@@ -42,6 +40,7 @@ use parking_lot::Mutex;
 use crate::config::CacheConfig;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
+use crate::lock::{self, Lock};
 use crate::metrics::Metrics;
 use crate::range::{ByteRange, RangeSet};
 use crate::store::Stat;
@@ -63,8 +62,6 @@ pub use upkeep::{BadChunk, Purge, Purged, Verified};
 const JOBS_MAX: usize = 64;
 /// A process that is just ending, or a child of it that is just starting, may hold the directory a moment longer.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
-/// How often it is looked whether it still does.
-const LOCK_LOOK: Duration = Duration::from_millis(20);
 /// Of the budget, left for what the filesystem itself adds to sparse files (extent blocks, folders): 1 part in 64.
 const FILESYSTEM_SHARE: u64 = 64;
 
@@ -102,8 +99,8 @@ struct Shared {
     // Rows could not be committed: until they can, nothing more is kept, as it could not be evicted.
     cannot_record: AtomicBool,
     metrics: Arc<Metrics>,
-    // The lock on the directory lives as long as this file is open.
-    lock: File,
+    // On the directory, as long as the cache is open.
+    lock: Lock,
 }
 
 /// One version of one file, open in the cache. Cheap to share; its data file is open while it lives.
@@ -489,50 +486,17 @@ fn index_path(dir: &Path) -> PathBuf {
     dir.join("index.sqlite")
 }
 
-fn lock_path(dir: &Path) -> PathBuf {
-    dir.join("lock")
-}
-
-/// One process at a time. The lock is the kernel's and goes with the process, however it ends; the pid in the file
-/// is only for the message.
-fn take_lock(dir: &Path) -> Result<File> {
-    let path = lock_path(dir);
-    let failed = |error: std::io::Error| Error::io(path.display(), &error);
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-    let give_up_at = Instant::now() + LOCK_WAIT;
-    let mut locked = file.try_lock();
-    while matches!(locked, Err(std::fs::TryLockError::WouldBlock)) && Instant::now() < give_up_at {
-        thread::sleep(LOCK_LOOK);
-        locked = file.try_lock();
-    }
-    match locked {
-        Ok(()) => {}
-        Err(std::fs::TryLockError::WouldBlock) => {
-            let holder = holder_pid(dir).map_or("another process".to_owned(), |pid| format!("process {pid}"));
-            return Err(Error::new(
-                Kind::Busy,
-                format!(
-                    "the cache directory {} is in use by {holder}: unmount it first, or use another --cache-dir",
-                    dir.display()
-                ),
-            ));
-        }
-        Err(std::fs::TryLockError::Error(error)) => return Err(failed(error)),
-    }
-    let write_pid = |file: &mut File| {
-        file.set_len(0)?;
-        file.rewind()?;
-        writeln!(file, "{}", std::process::id())
+/// One process at a time.
+fn take_lock(dir: &Path) -> Result<Lock> {
+    let Some(mut lock) = Lock::take(dir, LOCK_WAIT)? else {
+        let (holder, dir) = (lock::holder(dir), dir.display());
+        return Err(Error::new(
+            Kind::Busy,
+            format!("the cache directory {dir} is in use by {holder}: unmount it first, or use another --cache-dir"),
+        ));
     };
-    write_pid(&mut file).map_err(failed)?;
-    Ok(file)
-}
-
-/// The process that holds the directory, as the lock file tells.
-fn holder_pid(dir: &Path) -> Option<u32> {
-    let mut text = String::new();
-    File::open(lock_path(dir)).ok()?.take(32).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
+    lock.sign(dir)?;
+    Ok(lock)
 }
 
 #[cfg(test)]

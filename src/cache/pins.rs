@@ -128,7 +128,7 @@ impl Cache {
         let shared = &self.shared;
         let held = self.used_bytes().saturating_sub(shared.index.pinned_held_bytes()?);
         // A filesystem that can't tell how full it is will say so when it is written to.
-        let free = sys::free_bytes(&shared.lock).unwrap_or(u64::MAX).saturating_sub(shared.config.min_free_bytes);
+        let free = sys::free_bytes(shared.lock.file()).unwrap_or(u64::MAX).saturating_sub(shared.config.min_free_bytes);
         Ok(shared.room_bytes().min(held.saturating_add(free)))
     }
 }

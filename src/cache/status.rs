@@ -2,13 +2,13 @@
 //! The whole in `status`, what is in it page by page in `entries`: memory does not grow with the cache.
 //! Never here: formatting.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::index::{EntryRow, Index};
-use super::{holder_pid, index_path, lock_path};
+use super::index_path;
 use crate::error::{Error, Kind, Result};
+use crate::lock;
 
 /// One cache directory.
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ pub fn status(dir: &Path) -> Result<CacheStatus> {
         used_bytes: index.used_bytes(1)?,
         pinned_bytes: index.pinned_bytes()?,
         budget_bytes: std::fs::read_to_string(budget_path(dir)).ok().and_then(|text| text.trim().parse().ok()),
-        holder_pid: if is_held(dir) { holder_pid(dir) } else { None },
+        holder_pid: lock::holder_pid(dir),
     })
 }
 
@@ -80,12 +80,6 @@ fn entry_status(index: &Index, row: EntryRow) -> Result<EntryStatus> {
     let accessed = SystemTime::UNIX_EPOCH + Duration::from_micros(row.accessed_at.try_into().unwrap_or(0));
     let EntryRow { entry_id, path, version, size_bytes, pinned, .. } = row;
     Ok(EntryStatus { entry_id, path, version, size_bytes, cached_bytes, chunks, accessed, pinned })
-}
-
-/// Whether a process holds the directory's lock.
-fn is_held(dir: &Path) -> bool {
-    File::open(lock_path(dir))
-        .is_ok_and(|file| matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)))
 }
 
 fn budget_path(dir: &Path) -> PathBuf {

@@ -198,7 +198,7 @@ fn what_the_disk_refuses_to_sync_is_not_shown_again() {
     let film = cache.entry("film", &stat(8 * CHUNK, "\"1\"")).unwrap();
     assert_eq!(keep(&cache, &film, 1, slot(0)), Kept::Written);
     // It takes every byte, and can't be synced.
-    let broken = File::options().read(true).write(true).open("/dev/null").unwrap();
+    let broken = fs::File::options().read(true).write(true).open("/dev/null").unwrap();
     let Entry { id, path, stat, chunk_size_bytes, .. } = &*film;
     let (path, stat) = (Arc::clone(path), stat.clone());
     let (chunk_size_bytes, data, opening) = (*chunk_size_bytes, DataFile::over(broken), Mutex::default());

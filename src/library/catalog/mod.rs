@@ -14,7 +14,6 @@
 mod chunks;
 mod files;
 mod list;
-mod lock;
 mod names;
 mod nodes;
 mod salvage;
@@ -34,11 +33,11 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::Cut;
 use crate::error::{Error, Kind, Result};
+use crate::lock::{self, Lock};
 use crate::sqlite::{self, Readers, Tuning};
 
 pub use chunks::{ChunkRow, LooseBlob, NamedChunk};
 pub use files::Placed;
-pub use lock::holder_pid;
 pub use names::{Entry, NAMES_PAGE};
 pub use nodes::{InlineNode, Node, NodeKind};
 pub use salvage::{Salvaged, salvage};
@@ -74,8 +73,8 @@ pub struct Catalog {
     begun: AtomicU64,
     committed: AtomicU64,
     readers: Readers,
-    // The library's lock lives as long as this file is open.
-    _lock: Option<File>,
+    // Of who writes to the library.
+    _lock: Option<Lock>,
 }
 
 struct Writer {
@@ -91,7 +90,7 @@ impl Catalog {
     /// process writes to it, `Unsupported` if it is newer than this program, `Corrupt` if it is damaged.
     pub fn open(dir: &Path) -> Result<Self> {
         schema::check_is_there(dir)?;
-        let lock = lock::take(dir)?;
+        let lock = take_lock(dir)?;
         let path = schema::path(dir);
         let size = std::fs::metadata(&path).map_or(0, |meta| meta.len());
         let connection =
@@ -132,7 +131,7 @@ impl Catalog {
         Ok(Self::with(dir, None, cut, None))
     }
 
-    fn with(dir: &Path, writer: Option<Writer>, cut: Cut, lock: Option<File>) -> Self {
+    fn with(dir: &Path, writer: Option<Writer>, cut: Cut, lock: Option<Lock>) -> Self {
         let path = schema::path(dir);
         Self {
             dir: dir.to_owned(),
@@ -336,6 +335,17 @@ fn give_up(writer: &mut Writer, why: &Error) -> Error {
         let _ = writer.connection.execute_batch("ROLLBACK");
     }
     error
+}
+
+/// One process writes to a library.
+fn take_lock(dir: &Path) -> Result<Lock> {
+    let Some(mut lock) = Lock::take(dir, Duration::ZERO)? else {
+        let message = format!("the library {} is open for writing by {}", dir.display(), lock::holder(dir));
+        return Err(Error::new(Kind::Busy, message));
+    };
+    // On a full disk it can still be emptied.
+    let _ = lock.sign(dir).inspect_err(|error| log::debug!("{error}"));
+    Ok(lock)
 }
 
 /// Takes room on the disk for the journal now, so that a commit finds it later. Best effort: not every filesystem can.

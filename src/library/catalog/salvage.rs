@@ -11,7 +11,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, params, params_from_iter};
 
 use super::schema::{self, write_tables};
-use super::{failed, lock};
+use super::{failed, take_lock};
 use crate::config::CHUNK_SIZE_BYTES;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
@@ -59,7 +59,7 @@ impl Salvaged {
 /// `Corrupt` if nothing can be read at all; the old catalog is where it was, then.
 pub fn salvage(dir: &Path, has_blob: &dyn Fn(Digest, u64) -> bool) -> Result<Salvaged> {
     schema::check_is_there(dir)?;
-    let _lock = lock::take(dir)?;
+    let _lock = take_lock(dir)?;
     let path = schema::path(dir);
     let io = |error: std::io::Error| Error::io(path.display(), &error);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use rusqlite::Connection;
 
-use super::{failed, lock, nanos};
+use super::{failed, nanos, take_lock};
 use crate::error::{Error, Kind, Result};
 use crate::library::Cut;
 use crate::library::manifest::CHUNK_BYTES_MAX;
@@ -99,7 +99,7 @@ pub fn create(dir: &Path, cut: Cut, before: &dyn Fn() -> Result<()>) -> Result<(
         let message = format!("{} is not empty: a library is made in an empty folder, or a new one", dir.display());
         return Err(Error::new(Kind::Invalid, message));
     }
-    let _lock = lock::take(dir)?;
+    let _lock = take_lock(dir)?;
     // Under another name until it is whole.
     let new = path.with_extension("sqlite.new");
     match std::fs::remove_file(&new) {
