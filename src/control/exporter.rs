@@ -22,8 +22,6 @@ const HEADERS_MAX: usize = 64;
 const REQUEST_WAIT: Duration = Duration::from_secs(5);
 /// And takes the page at once: it is a few kilobytes.
 const WRITE_WAIT: Duration = Duration::from_secs(5);
-/// After a failure to accept (no descriptors left), before trying again.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the page until it is dropped.
 pub struct Exporter {
@@ -47,7 +45,7 @@ impl Exporter {
         let accepting = {
             let (listener, seats) = (listener.try_clone().map_err(failed)?, Arc::clone(&seats));
             let thread = thread::Builder::new().name("metrics".into());
-            thread.spawn(move || accept_all(&listener, &seats, &mount)).map_err(failed)?
+            thread.spawn(move || accept_all(&listener, &seats, mount)).map_err(failed)?
         };
         Ok(Self { listener, address, seats, accepting: Some(accepting) })
     }
@@ -70,28 +68,13 @@ impl Drop for Exporter {
     }
 }
 
-fn accept_all(listener: &TcpListener, seats: &Arc<Seats>, mount: &Arc<Mount>) {
-    loop {
-        let accepted = listener.accept();
-        if seats.is_ending() {
-            return;
-        }
-        let Ok((stream, _)) = accepted else {
-            thread::sleep(ACCEPT_PAUSE);
-            continue;
-        };
-        // One too many is closed: a scraper comes again.
-        let Some(seat) = seats.take() else { continue };
-        let mount = Arc::clone(mount);
-        let begun = thread::Builder::new().name("metrics-conn".into()).spawn(move || {
-            // An error is the end of a connection, which is the other side's to notice.
-            let _ = converse(&stream, &|| prometheus::text(&mount));
-            drop(seat);
-        });
-        if let Err(error) = begun {
-            log::warn!("no thread for a scraper: {error}");
-        }
-    }
+fn accept_all(listener: &TcpListener, seats: &Arc<Seats>, mount: Arc<Mount>) {
+    let accept = || listener.accept().map(|(stream, _)| stream);
+    // One too many is closed: a scraper comes again.
+    seats.accept_all("metrics-conn", accept, drop, move |stream| {
+        // An error is the end of a connection, which is the other side's to notice.
+        let _ = converse(stream, &|| prometheus::text(&mount));
+    });
 }
 
 /// One request, and its answer.

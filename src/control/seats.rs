@@ -1,6 +1,7 @@
 //! How many connections are answered at once, and their end: shared by both of a mount's listeners.
 //! Never here: what is said over them.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -10,6 +11,9 @@ use std::time::{Duration, Instant};
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// How often it is looked whether they have.
 const FAREWELL_TICK: Duration = Duration::from_millis(5);
+
+/// After a failure to accept (no descriptors left), before trying again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The places of one listener.
 pub(super) struct Seats {
@@ -32,6 +36,40 @@ impl Seats {
         // Given back at once if it is one too many.
         let seat = Seat(Arc::clone(self));
         (before < self.most).then_some(seat)
+    }
+
+    /// Has each connection that `accept` hands over answered on a thread called `name`, until the end. One too many is
+    /// refused.
+    pub(super) fn accept_all<S: Send + 'static>(
+        self: &Arc<Self>,
+        name: &str,
+        accept: impl Fn() -> io::Result<S>,
+        refuse: impl Fn(S),
+        answer: impl Fn(&S) + Send + Sync + 'static,
+    ) {
+        let answer = Arc::new(answer);
+        loop {
+            let accepted = accept();
+            if self.is_ending() {
+                return;
+            }
+            let Ok(stream) = accepted else {
+                thread::sleep(ACCEPT_PAUSE);
+                continue;
+            };
+            let Some(seat) = self.take() else {
+                refuse(stream);
+                continue;
+            };
+            let answer = Arc::clone(&answer);
+            let begun = thread::Builder::new().name(name.to_owned()).spawn(move || {
+                answer(&stream);
+                drop(seat);
+            });
+            if let Err(error) = begun {
+                log::warn!("no thread for a connection ({name}): {error}");
+            }
+        }
     }
 
     pub(super) fn taken(&self) -> usize {

@@ -32,8 +32,6 @@ const REQUEST_BYTES_MAX: usize = 1 << 20;
 const REQUEST_WAIT: Duration = Duration::from_secs(5);
 /// A line of an answer that is not taken in this time has no reader.
 const WRITE_WAIT: Duration = Duration::from_secs(5);
-/// After a failure to accept (no descriptors left), before trying again.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The socket of a running mount. Dropping it takes it away.
 pub struct Control {
@@ -70,7 +68,7 @@ impl Control {
         let accepting = {
             let (listener, shared) = (listener.try_clone().map_err(failed)?, Arc::clone(&shared));
             let thread = thread::Builder::new().name("control".into());
-            thread.spawn(move || accept_all(&listener, &shared)).map_err(failed)?
+            thread.spawn(move || accept_all(&listener, shared)).map_err(failed)?
         };
         Ok(Self { shared, listener, accepting: Some(accepting), folder, name, inode })
     }
@@ -107,32 +105,18 @@ fn listen(folder: &Folder, name: &str) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn accept_all(listener: &UnixListener, shared: &Arc<Shared>) {
-    loop {
-        let accepted = listener.accept();
-        if shared.seats.is_ending() {
-            return;
-        }
-        let Ok((stream, _)) = accepted else {
-            thread::sleep(ACCEPT_PAUSE);
-            continue;
-        };
-        let Some(seat) = shared.seats.take() else {
-            // Nothing was sent to it before, so it has room for this.
-            let _ = send(&stream, &failure(&Error::new(Kind::Busy, "too many are asking this mount: try again")));
-            continue;
-        };
-        let shared = Arc::clone(shared);
-        let begun = thread::Builder::new().name("control-conn".into()).spawn(move || {
-            let answer = shared.answer(&stream).unwrap_or_else(|error| failure(&error));
-            // An error is the end of a connection, which is the other side's to notice.
-            let _ = send(&stream, &answer);
-            drop(seat);
-        });
-        if let Err(error) = begun {
-            log::warn!("no thread for a connection to the control socket: {error}");
-        }
-    }
+fn accept_all(listener: &UnixListener, shared: Arc<Shared>) {
+    let accept = || listener.accept().map(|(stream, _)| stream);
+    let refuse = |stream| {
+        // Nothing was sent to it before, so it has room for this.
+        let _ = send(&stream, &failure(&Error::new(Kind::Busy, "too many are asking this mount: try again")));
+    };
+    let seats = Arc::clone(&shared.seats);
+    seats.accept_all("control-conn", accept, refuse, move |stream| {
+        let answer = shared.answer(stream).unwrap_or_else(|error| failure(&error));
+        // An error is the end of a connection, which is the other side's to notice.
+        let _ = send(stream, &answer);
+    });
 }
 
 impl Shared {
