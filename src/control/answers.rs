@@ -4,7 +4,7 @@
 use super::{Answer, Mount, Progress, Request, Snapshot};
 use crate::cache::Pinned;
 use crate::config::format_size;
-use crate::drive::{Extent, Warming};
+use crate::drive::{Extent, Warming, shown};
 use crate::error::Result;
 
 /// Tells how a long job goes on. An error means that nobody listens any longer: the job ends with it.
@@ -47,9 +47,4 @@ fn done(path: &str, what: &str, pinned: Pinned) -> Answer {
 
 fn files(count: u64) -> String {
     if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
-}
-
-/// What a person called it.
-fn shown(path: &str) -> &str {
-    if path.is_empty() { "the whole drive" } else { path }
 }

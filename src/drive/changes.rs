@@ -8,13 +8,13 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::names::{changed, join};
+use super::names::changed;
 use super::writes::{Begun, COPY_BYTES_MAX, Staged, Then, When, Writes};
 use super::{Attributes, Drive, Node, NodeKind};
 use crate::error::{Error, Kind, Result};
 use crate::library::check_path;
 use crate::refusal::{Outcome, Refusal};
-use crate::store::NAME_BYTES_MAX;
+use crate::store::{NAME_BYTES_MAX, join};
 
 /// What is to be set of a file.
 #[derive(Clone, Copy, Debug, Default)]

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::memo::Memo;
-use super::names::join;
 use super::next::natural;
 use super::{Drive, Listing};
 use crate::cache::Pinned;
@@ -18,6 +17,7 @@ use crate::config::format_size;
 use crate::error::{Error, Kind, Result};
 use crate::origin::{ListedKind, Stat};
 use crate::read::{is_film_name, opening_bytes};
+use crate::store::join;
 
 /// Files and folders below one path: a plan of about 200 bytes for each is held while it is worked off.
 const NAMES_MAX: usize = 100_000;
@@ -81,7 +81,7 @@ impl Drive {
         thread::scope(|scope| {
             let (say, said) = bounded(1);
             let (named, files) = (shown(path), &files);
-            let pin = move || drop(say.send(self.cache.pin(&named, files)));
+            let pin = move || drop(say.send(self.cache.pin(named, files)));
             let pinning = thread::Builder::new().name("pin".into()).spawn_scoped(scope, pin);
             pinning.map_err(|error| Error::io("starting a thread", &error))?;
             hear(&said, path, &mut || told.tell(self, path))?
@@ -159,7 +159,7 @@ impl Drive {
             }
         }
         let bytes = self.cache.room_on_disk_bytes()?;
-        Room { bytes, wanted_bytes: 0 }.take(&shown(path), wanted_bytes)?;
+        Room { bytes, wanted_bytes: 0 }.take(shown(path), wanted_bytes)?;
         Ok(Room { bytes, wanted_bytes: 0 })
     }
 
@@ -258,8 +258,8 @@ fn planned(extent: Extent, size_bytes: u64) -> u64 {
 }
 
 /// What a person called it.
-fn shown(path: &str) -> String {
-    if path.is_empty() { "the whole drive".to_owned() } else { path.to_owned() }
+pub fn shown(path: &str) -> &str {
+    if path.is_empty() { "the whole drive" } else { path }
 }
 
 /// What was passed over, and why the first of it was.

@@ -9,6 +9,7 @@ use super::listing::{Listing, position};
 use super::{Attributes, Drive, Node, NodeKind, OpenFolder};
 use crate::error::{Error, Kind, Result};
 use crate::origin::{Listed, ListedKind, Stat};
+use crate::store::join;
 
 /// Sizes asked for ahead of somebody who walks through a folder: as many as the threads for names take at once, four
 /// times over.
@@ -266,10 +267,6 @@ fn kind_of(listed: &Listed) -> NodeKind {
         ListedKind::Folder => NodeKind::Folder,
         ListedKind::File { .. } => NodeKind::File,
     }
-}
-
-pub(super) fn join(folder: &str, name: &str) -> String {
-    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 
 #[cfg(test)]

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::Drive;
 use super::listing::Listing;
-use super::names::join;
 use crate::error::{Error, Kind, Result};
 use crate::origin::{Listed, ListedKind};
 use crate::read::is_film_name;
+use crate::store::join;
 
 impl Drive {
     /// Has what players open the next episode with fetched, when the link is free and on another thread.

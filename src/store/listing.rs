@@ -56,6 +56,11 @@ pub fn is_safe_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && name.len() <= NAME_BYTES_MAX && !name.contains(['/', '\0'])
 }
 
+/// `folder/name`, or the name alone at the top.
+pub fn join(folder: &str, name: &str) -> String {
+    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+}
+
 /// Makes pages of names that come one by one.
 pub struct Paging<'a, 'b> {
     page: Vec<Listed>,

@@ -19,7 +19,9 @@ use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::range::ByteRange;
 
-pub use listing::{LISTING_NAMES_MAX, Listed, ListedKind, NAME_BYTES_MAX, PAGE_NAMES_MAX, Pages, Paging, is_safe_name};
+pub use listing::{
+    LISTING_NAMES_MAX, Listed, ListedKind, NAME_BYTES_MAX, PAGE_NAMES_MAX, Pages, Paging, is_safe_name, join,
+};
 pub(crate) use listing::{sort_listing, whole};
 
 /// What tells two states of a file apart: a strong `ETag`, else size and modification time.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::get::copy_out;
-use super::{Interrupted, LibraryOptions, counted, each_name, is_folder, join, line, name_of};
+use super::{Interrupted, LibraryOptions, counted, each_name, is_folder, line, name_of};
 use crate::cli::complain;
 use crate::cli::progress::Shown;
 use crate::config::format_size;
@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::library::place::{self, Access};
 use crate::library::writer::Writer;
 use crate::library::{Content, Library, Manifest, NamedKind, Proof, Query};
+use crate::store::join;
 
 /// Copy files from one library to another. Only chunks that the other one lacks are sent; files that it has are skipped.
 /// Nothing is removed there.

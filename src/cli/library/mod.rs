@@ -87,11 +87,6 @@ fn is_folder(library: &dyn Library, path: &str) -> bool {
     path.is_empty() || library.list(&Query { folder: path.to_owned(), limit: 1, ..Query::default() }).is_ok()
 }
 
-/// `folder/name`, or the name alone at the top.
-fn join(folder: &str, name: &str) -> String {
-    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
-}
-
 /// The last component.
 fn name_of(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)

@@ -3,10 +3,11 @@
 
 use clap::Args;
 
-use super::{LibraryOptions, is_folder, join, name_of};
+use super::{LibraryOptions, is_folder, name_of};
 use crate::cli::misuse;
 use crate::error::Result;
 use crate::library::place::{self, Access};
+use crate::store::join;
 
 /// Rename a file of a library. Like `mv`: into a folder that is there, else to that name; what has it is replaced.
 #[derive(Debug, Args)]

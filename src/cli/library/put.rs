@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
 use self::tree::Found;
-use super::{LibraryOptions, counted, is_folder, join, line};
+use super::{LibraryOptions, counted, is_folder, line};
 use crate::cli::progress::Shown;
 use crate::cli::{complain, misuse};
 use crate::config::format_size;
@@ -25,6 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::library::place::Access;
 use crate::library::writer::{self, Writer};
 use crate::library::{Content, Library, Manifest, Meta, check_path, check_tags};
+use crate::store::join;
 
 /// Files found and not begun: found far faster than put.
 const FOUND_AHEAD: usize = 1_000;

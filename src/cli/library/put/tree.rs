@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::super::join;
 use super::destination;
 use crate::error::{Error, Kind, Result};
+use crate::store::join;
 
 /// Folders within each other, at most: a path of the library holds no more.
 const DEPTH_MAX: usize = 1_000;
