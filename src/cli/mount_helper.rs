@@ -25,12 +25,13 @@ const CACHE_BASE: (&str, &str) = ("CACHE_DIRECTORY", "/var/cache/reelfs");
 /// A source that is none: the settings name it. So a line of /etc/fstab needs no password.
 const NO_SOURCE: &str = "none";
 
+/// What `ro` is with us: then a library is not held for writing.
+const READ_ONLY: &str = "--read-only";
+
 /// Options for mount(8), systemd and the kernel: done before we are called, always so, or without meaning on a drive that
-/// is read-only and has no devices or programs of root.
-const GENERIC: [&str; 41] = [
+/// has no devices or programs of root.
+const GENERIC: [&str; 39] = [
     "defaults",
-    "ro",
-    "rw",
     "auto",
     "noauto",
     "nofail",
@@ -104,12 +105,20 @@ pub fn as_typed(args: &[OsString], command: &Command) -> Result<Option<Vec<OsStr
             _ => places.push(arg),
         }
     }
+    let mut is_read_only = false;
     for option in lists.iter().flat_map(|list| list.as_bytes().split(|byte| *byte == b',')) {
-        match translated(OsStr::from_bytes(option), command) {
-            Ok(option) => typed.extend(option),
-            Err(_) if is_sloppy => {}
-            Err(error) => return Err(error),
+        match option {
+            // The last one counts, as everywhere.
+            b"ro" | b"rw" => is_read_only = option == b"ro",
+            _ => match translated(OsStr::from_bytes(option), command) {
+                Ok(option) => typed.extend(option),
+                Err(_) if is_sloppy => {}
+                Err(error) => return Err(error),
+            },
         }
+    }
+    if is_read_only && !typed.iter().any(|option| option == READ_ONLY) {
+        typed.push(READ_ONLY.into());
     }
     let [source, dir] = places.as_slice() else {
         return Err(misuse(format!("usage: {NAME} SOURCE DIR [-o OPTION,…]")));
@@ -178,6 +187,10 @@ mod tests {
         let expected =
             "reelfs mount --background --cache-size=20G --allow-other --uid=7 -- https://h/films/ /srv/films";
         assert_eq!(typed.join(" "), expected);
+        for (options, expected) in [("ro", 1), ("rw,ro", 1), ("ro,rw", 0), ("ro,read_only", 1), ("rw,read-only", 1)] {
+            let typed = asked(&["library:/srv/films", "/films", "-o", options]).unwrap().unwrap();
+            assert_eq!(typed.iter().filter(|arg| *arg == READ_ONLY).count(), expected, "{options}");
+        }
         let typed = asked(&["none", "/srv/films", "-v", "-n", "-t", "fuse.reelfs", "-oconfig=films"]).unwrap().unwrap();
         assert_eq!(typed.join(" "), "reelfs mount --background --verbose --config=films -- /srv/films");
         assert!(Cli::try_parse_from(typed).is_ok());

@@ -26,7 +26,7 @@ const CLOUDFLARE_KEY_BYTES_MAX: usize = 512;
 /// 1,200 requests in five minutes, says Cloudflare: of all that its owner does.
 const CLOUDFLARE_WRITES_PER_SECOND: u32 = 3;
 /// Enough for a long line, few enough to hold their values in memory.
-const WRITES_AT_ONCE: usize = 4;
+const WRITES_AT_ONCE: usize = 3;
 /// What Cloudflare is asked with.
 const CLOUDFLARE_TOKEN: &str = "CLOUDFLARE_API_TOKEN";
 

@@ -23,8 +23,8 @@ const SIZES: TableDefinition<'_, &str, u64> = TableDefinition::new("sizes");
 
 /// A page is a power of two, and holds at least a piece with its key: chunks of 5 MiB would take 8 MiB each.
 const PIECE_BYTES: usize = (1 << 20) - (8 << 10);
-/// Pages kept in memory.
-const CACHE_BYTES: usize = 32 << 20;
+/// Pages kept in memory, those of a chunk among them: more would not make a put or a film faster, and it is to stay small.
+const CACHE_BYTES: usize = 8 << 20;
 /// Another process's transaction is over after a few of these.
 const WRITER_POLL: Duration = Duration::from_millis(2);
 
