@@ -65,27 +65,31 @@ struct Empty;
 
 impl Filesystem for Empty {
     fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<fuser::FileHandle>, reply: ReplyAttr) {
-        let time = SystemTime::UNIX_EPOCH;
-        // A user may mount over a folder of their own only.
-        let (uid, gid) = reelfs::sys::invoking_user();
-        let attr = FileAttr {
-            ino,
-            size: 0,
-            blocks: 0,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            crtime: time,
-            kind: FileType::Directory,
-            perm: 0o755,
-            nlink: 2,
-            uid,
-            gid,
-            rdev: 0,
-            blksize: 512,
-            flags: 0,
-        };
-        reply.attr(&Duration::from_hours(1), &attr);
+        reply.attr(&Duration::from_hours(1), &folder_attr(ino));
+    }
+}
+
+/// What such a folder's attributes are.
+pub fn folder_attr(ino: INodeNo) -> FileAttr {
+    let time = SystemTime::UNIX_EPOCH;
+    // A user may mount over a folder of their own only.
+    let (uid, gid) = reelfs::sys::invoking_user();
+    FileAttr {
+        ino,
+        size: 0,
+        blocks: 0,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        crtime: time,
+        kind: FileType::Directory,
+        perm: 0o755,
+        nlink: 2,
+        uid,
+        gid,
+        rdev: 0,
+        blksize: 512,
+        flags: 0,
     }
 }
 

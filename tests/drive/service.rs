@@ -10,9 +10,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use fuser::{FileAttr, FileType, Filesystem, INodeNo, ReplyAttr, ReplyStatfs, Request};
+use fuser::{Filesystem, INodeNo, ReplyAttr, ReplyStatfs, Request};
 use parking_lot::Mutex;
 use reelfs::demo::{Server, ServerConfig};
 use reelfs::fuse::mount_table;
@@ -21,6 +21,7 @@ use reelfs::service::watchdog::Watchdog;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::compare::{check_whole, made, wait_until};
+use super::dying::folder_attr;
 use super::mount::{Place, reelfs};
 use super::needs::{FUSE, Test};
 
@@ -269,27 +270,7 @@ struct Stuck {
 
 impl Filesystem for Stuck {
     fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<fuser::FileHandle>, reply: ReplyAttr) {
-        let time = SystemTime::UNIX_EPOCH;
-        let (uid, gid) = reelfs::sys::invoking_user();
-        let (perm, nlink) = (0o755, 2);
-        let attr = FileAttr {
-            ino,
-            size: 0,
-            blocks: 0,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            crtime: time,
-            kind: FileType::Directory,
-            perm,
-            nlink,
-            uid,
-            gid,
-            rdev: 0,
-            blksize: 512,
-            flags: 0,
-        };
-        reply.attr(&Duration::ZERO, &attr);
+        reply.attr(&Duration::ZERO, &folder_attr(ino));
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
