@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::names::changed;
-use super::writes::{Begun, COPY_BYTES_MAX, Staged, Then, When, Writes};
+use super::writes::{Begun, COPY_BYTES_MAX, Open, Staged, Staging, Then, When, Writes};
 use super::{Attributes, Drive, Node, NodeKind};
 use crate::error::{Error, Kind, Result};
 use crate::library::check_path;
@@ -48,23 +48,28 @@ impl Drive {
 
     /// The staged file of a handle.
     pub(super) fn staged(&self, handle: u64) -> Option<Arc<Staged>> {
-        self.writes.as_ref()?.handle(handle)
+        self.writes.as_ref()?.of_handle(handle)
+    }
+
+    /// What is written under a number.
+    pub(super) fn staged_under(&self, ino: u64) -> Option<Arc<Staged>> {
+        self.writes.as_ref()?.names.staged(ino)
     }
 
     pub(super) fn is_being_written(&self, path: &str) -> bool {
-        self.writes.as_ref().is_some_and(|writes| !writes.staged_at(path).is_empty())
+        self.writes.as_ref().is_some_and(|writes| !writes.names.staged_at(path).is_empty())
     }
 
     /// One lookup of a name that was made here and not put yet.
     pub(super) fn look_up_new(&self, folder: &str, name: &str) -> Option<Attributes> {
-        let ino = self.writes.as_ref()?.new_at(&join(folder, name))?;
+        let ino = self.writes.as_ref()?.names.new_at(&join(folder, name))?;
         let attributes = self.staged_attributes(ino)?;
         self.inodes.look_up_number(ino).then_some(attributes)
     }
 
     /// Attributes of what is written under a number. Nobody may remember them.
     pub(super) fn staged_attributes(&self, ino: u64) -> Option<Attributes> {
-        let staged = self.writes.as_ref()?.staged(ino)?;
+        let staged = self.staged_under(ino)?;
         let (size_bytes, modified) = staged.size_and_time();
         let node = self.inodes.get(ino)?;
         Some(Attributes { size_bytes, modified, is_complete: false, ..self.attributes(&node) })
@@ -72,7 +77,7 @@ impl Drive {
 
     /// A number that is written under shows nobody else what is not put yet.
     pub(super) fn check_not_staged(&self, node: &Node) -> Result<()> {
-        match self.writes.as_ref().and_then(|writes| writes.staged(node.ino)) {
+        match self.staged_under(node.ino) {
             None => Ok(()),
             Some(staged) if staged.is_new() => {
                 Err(Error::new(Kind::Missing, format!("{}: not there before it is closed", node.path)))
@@ -84,13 +89,13 @@ impl Drive {
     /// Makes a file, and opens it to be written. Nobody else opens it before it was put.
     pub fn create(&self, parent: u64, name: &str, is_exclusive: bool) -> Outcome<(Attributes, u64)> {
         let (writes, path) = self.child(parent, name)?;
-        if writes.new_at(&path).is_some() {
+        if writes.names.new_at(&path).is_some() {
             // Not exclusive: the kernel looks it up again, and opens it.
             return Err(if is_exclusive { Refusal::Exists } else { changed(&path).into() });
         }
         let ino = self.inodes.reserve(&path);
-        let staged = writes.stage(ino, &path, true).inspect_err(|_| self.inodes.forget(ino, 1))?;
-        let handle = writes.open(&staged);
+        let open = writes.stage_new(ino, &path).inspect_err(|_| self.inodes.forget(ino, 1))?;
+        let handle = writes.handle(open);
         let attributes = self.staged_attributes(ino).ok_or_else(|| changed(&path))?;
         Ok((attributes, handle))
     }
@@ -102,61 +107,76 @@ impl Drive {
             Ok(both) => both,
             Err(refusal) => return reply(Err(refusal)),
         };
-        if let Some(staged) = writes.staged(ino) {
-            let drive = Arc::clone(self);
-            let opened = move |staged: &Arc<Staged>| drive.writes().map(|writes| writes.open(staged));
-            if !is_truncated {
-                return reply(opened(&staged));
-            }
-            let same = Arc::clone(&staged);
-            return Self::truncate(&same, 0, Box::new(move |cut| reply(cut.and_then(|()| opened(&staged)))));
-        }
-        let staged = match writes.stage(ino, &node.path, false) {
-            Ok(staged) => staged,
+        let (open, filling) = match writes.stage(ino, &node.path) {
+            Ok(Staging::There(open)) => (open, None),
+            Ok(Staging::New(open, busy)) => (open, Some(busy)),
             Err(error) => return reply(Err(error.into())),
         };
+        let Some(busy) = filling else { return self.join_writers(open, is_truncated, reply) };
         self.inodes.supersede(&node);
         if self.files.any(|file| file.node.ino == ino) {
-            writes.forget(&staged);
+            open.staged.fail(&changed(&node.path));
+            writes.names.forget_closed(&open.staged);
             return reply(Err(changed(&node.path).into()));
         }
         self.kernel.name_changed(&node.path);
         if is_truncated {
-            return reply(Ok(writes.open(&staged)));
+            open.staged.emptied();
+            return reply(Ok(writes.handle(open)));
         }
-        let (drive, busy) = (Arc::clone(self), staged.hold());
-        let queued = writes.puts.run(move || {
-            let opened = drive.fetch_to_write(&node, &staged);
+        let (drive, staged) = (Arc::clone(self), Arc::clone(&open.staged));
+        let queued = writes.fetches.run(move || {
+            let Some(writes) = &drive.writes else { return };
+            let fetched = drive.fetch_to_write(writes, &node, &open.staged).inspect_err(|error| {
+                open.staged.fail(error);
+                writes.names.forget_closed(&open.staged);
+            });
             drop(busy);
-            reply(opened.and_then(|()| drive.writes().map(|writes| writes.open(&staged))));
+            reply(fetched.map(|()| writes.handle(open)).map_err(Refusal::from));
         });
         if let Err(error) = queued {
             log::warn!("{error}");
+            writes.names.forget_closed(&staged);
         }
     }
 
-    fn fetch_to_write(&self, node: &Node, staged: &Staged) -> Outcome<()> {
-        let writes = self.writes()?;
-        let fetch = || {
-            let manifest = writes.home.manifest(&node.path)?;
-            let size_bytes = manifest.size_bytes();
-            if node.size_bytes().is_some_and(|known| known != size_bytes) {
-                self.stats.expire(&node.path);
-                return Err(changed(&node.path));
+    /// Opens what somebody else has opened to be written, as soon as its content is there.
+    fn join_writers(self: &Arc<Self>, open: Open, is_truncated: bool, reply: Then<u64>) {
+        let (drive, staged) = (Arc::clone(self), Arc::clone(&open.staged));
+        let filled = move || {
+            let opened = move |open| drive.writes().map(|writes| writes.handle(open));
+            match open.staged.failure() {
+                Some(error) => reply(Err(error.into())),
+                None if is_truncated => {
+                    let staged = Arc::clone(&open.staged);
+                    Self::truncate(&staged, 0, Box::new(move |cut| reply(cut.and_then(|()| opened(open)))));
+                }
+                None => reply(opened(open)),
             }
-            if size_bytes > COPY_BYTES_MAX {
-                let message = format!(
-                    "{}: {size_bytes} bytes can't be changed in place ({COPY_BYTES_MAX} at most): write it anew",
-                    node.path
-                );
-                log::warn!("{message}");
-                return Err(Error::new(Kind::Unsupported, message));
-            }
-            writes.home.fetch(&node.path, &manifest, staged.file())?;
-            staged.filled(size_bytes, manifest.meta().modified);
-            Ok(())
         };
-        fetch().inspect_err(|_| writes.forget(staged)).map_err(Refusal::from)
+        if let Some(now) = staged.when_filled(filled) {
+            now();
+        }
+    }
+
+    fn fetch_to_write(&self, writes: &Writes, node: &Node, staged: &Staged) -> Result<()> {
+        let manifest = writes.home.manifest(&node.path)?;
+        let size_bytes = manifest.size_bytes();
+        if node.size_bytes().is_some_and(|known| known != size_bytes) {
+            self.stats.expire(&node.path);
+            return Err(changed(&node.path));
+        }
+        if size_bytes > COPY_BYTES_MAX {
+            let message = format!(
+                "{}: {size_bytes} bytes can't be changed in place ({COPY_BYTES_MAX} at most): write it anew",
+                node.path
+            );
+            log::warn!("{message}");
+            return Err(Error::new(Kind::Unsupported, message));
+        }
+        writes.home.fetch(&node.path, &manifest, staged.file())?;
+        staged.filled(size_bytes, manifest.meta().modified);
+        Ok(())
     }
 
     /// Writes to an open file.
@@ -187,7 +207,7 @@ impl Drive {
             Ok(writes) => writes,
             Err(refusal) => return reply(Err(refusal)),
         };
-        let staged = handle.and_then(|handle| self.staged(handle)).or_else(|| writes.staged(ino));
+        let staged = handle.and_then(|handle| self.staged(handle)).or_else(|| self.staged_under(ino));
         let drive = Arc::clone(self);
         let done = move |done: Outcome<()>| match done {
             Ok(()) => drive.getattr(ino, move |attributes| reply(attributes.map_err(Refusal::from))),
@@ -243,9 +263,9 @@ impl Drive {
     /// Closes a file that was open to be written. `false`: it is none of them.
     pub fn release_written(self: &Arc<Self>, handle: u64) -> bool {
         let Some(writes) = &self.writes else { return false };
-        let Some(staged) = writes.handle(handle) else { return false };
+        let Some(staged) = writes.of_handle(handle) else { return false };
         writes.close(handle);
-        if staged.closed() {
+        if !staged.is_open() {
             // What could not be put was said in the log.
             self.put(staged, When::Release, Box::new(|_| ()));
         }
@@ -289,9 +309,9 @@ impl Drive {
         }
     }
 
-    fn forget_closed(&self, staged: &Staged) {
-        if let Some(writes) = self.writes.as_ref().filter(|_| !staged.is_open()) {
-            writes.forget(staged);
+    fn forget_closed(&self, staged: &Arc<Staged>) {
+        if let Some(writes) = &self.writes {
+            writes.names.forget_closed(staged);
         }
     }
 }

@@ -157,8 +157,17 @@ impl Drive {
             Ok(node) => node,
             Err(error) => return reply(Err(error)),
         };
-        if let Some(written) = self.staged_attributes(ino) {
-            return reply(Ok(written));
+        if let Some(staged) = self.staged_under(ino) {
+            // Its size is known when its content is there; if that fails, it is the old one again.
+            let drive = Arc::clone(self);
+            let filled = move || match drive.staged_attributes(ino) {
+                Some(written) => reply(Ok(written)),
+                None => drive.getattr(ino, reply),
+            };
+            if let Some(now) = staged.when_filled(filled) {
+                now();
+            }
+            return;
         }
         let known = self.attributes(&node);
         if known.is_complete {

@@ -17,7 +17,7 @@ impl Drive {
     /// Makes a folder. It is known here only, until a file is put in it.
     pub fn make_folder(&self, parent: u64, name: &str) -> Outcome<Attributes> {
         let (writes, path) = self.child(parent, name)?;
-        if writes.new_at(&path).is_some() {
+        if writes.names.new_at(&path).is_some() {
             return Err(Refusal::Exists);
         }
         writes.made.add(&path)?;
@@ -29,7 +29,7 @@ impl Drive {
     /// Removes a folder that holds nothing.
     pub fn remove_folder(self: &Arc<Self>, parent: u64, name: &str, reply: Then<()>) {
         self.change(self.child(parent, name), reply, |drive, writes, path| {
-            if writes.made.has_below(path) || writes.is_any_below(path) {
+            if writes.made.has_below(path) || writes.names.is_any_below(path) {
                 return Err(Refusal::NotEmpty);
             }
             match writes.home.there(path)? {
@@ -53,7 +53,7 @@ impl Drive {
     }
 
     fn unlink_path(self: &Arc<Self>, path: String, reply: Then<()>) {
-        if let Some(put) = self.writes.as_ref().and_then(|writes| writes.busy_at(&path)) {
+        if let Some(put) = self.writes.as_ref().and_then(|writes| writes.names.busy_at(&path)) {
             let drive = Arc::clone(self);
             if let Some(now) = put.when_idle(move || drive.unlink_path(path, reply)) {
                 now();
@@ -61,7 +61,7 @@ impl Drive {
             return;
         }
         self.change(self.writes().map(|writes| (writes, path)), reply, |drive, writes, path| {
-            let is_new = writes.new_at(path).is_some();
+            let is_new = writes.names.new_at(path).is_some();
             writes.made.keep(folder_of(path));
             match writes.home.remove(path) {
                 Err(error) if error.kind() == Kind::Missing && is_new => {}
@@ -73,7 +73,7 @@ impl Drive {
                     removed?;
                 }
             }
-            writes.staged_at(path).iter().for_each(|staged| staged.set_path(None));
+            writes.names.staged_at(path).iter().for_each(|staged| staged.set_path(None));
             Ok(())
         });
     }
@@ -95,7 +95,7 @@ impl Drive {
     }
 
     fn rename_path(self: &Arc<Self>, from: String, to: String, may_replace: bool, reply: Then<()>) {
-        let busy = |path: &str| self.writes.as_ref().and_then(|writes| writes.busy_at(path));
+        let busy = |path: &str| self.writes.as_ref().and_then(|writes| writes.names.busy_at(path));
         if let Some(put) = busy(&from).or_else(|| busy(&to)) {
             let drive = Arc::clone(self);
             if let Some(now) = put.when_idle(move || drive.rename_path(from, to, may_replace, reply)) {
@@ -104,7 +104,7 @@ impl Drive {
             return;
         }
         self.change(self.writes().map(|writes| (writes, from)), reply, move |drive, writes, from| {
-            let is_new = writes.new_at(from).is_some();
+            let is_new = writes.names.new_at(from).is_some();
             let there = writes.home.there(from)?;
             if there == There::Folder {
                 return Err(Refusal::OtherPlace);
@@ -125,8 +125,8 @@ impl Drive {
                 drive.is_gone(from);
                 drive.is_there(&to, ListedKind::File { size_bytes: None });
             }
-            writes.staged_at(&to).iter().for_each(|staged| staged.set_path(None));
-            writes.staged_at(from).iter().for_each(|staged| staged.set_path(Some(&to)));
+            writes.names.staged_at(&to).iter().for_each(|staged| staged.set_path(None));
+            writes.names.staged_at(from).iter().for_each(|staged| staged.set_path(Some(&to)));
             Ok(())
         });
     }

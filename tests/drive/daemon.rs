@@ -81,12 +81,18 @@ impl Daemon {
         );
         Self::start_on(&config, "nginx", &["-c", "CONFIG"], home, port)
     }
+
+    pub fn send(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
         // Politely first where it matters: a master process takes its workers along.
         let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        // One that a test has stopped would not hear it.
+        let _ = kill_process(Pid::from_child(&self.0), Signal::CONT);
         let deadline = Instant::now() + END_MAX;
         while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
             thread::sleep(TICK);

@@ -46,6 +46,7 @@ mod stored;
 mod storm;
 mod units;
 mod volume;
+mod writers;
 mod written;
 
 use std::collections::BTreeSet;
@@ -109,6 +110,7 @@ fn main() {
         storm::tests(),
         units::tests(),
         volume::tests(),
+        writers::tests(),
         written::tests(),
     ];
     let trials = all.into_iter().flatten().map(Test::into_trial).collect();

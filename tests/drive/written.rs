@@ -1,5 +1,6 @@
 //! A library in a store that is mounted read-write: files are put when they are closed, whole, or not at all.
-//! Never here: libraries that nobody writes to through a drive (see `stored`), and those of this machine (see `volume`).
+//! Never here: libraries that nobody writes to through a drive (see `stored`), those of this machine (see `volume`), and
+//! several writers of one file (see `writers`).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -8,10 +9,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
+use reelfs::config::S3Config;
 use reelfs::demo::generate;
+use reelfs::store::keyed::Keyed;
+use reelfs::store::keyed::address::Address;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use tempfile::TempDir;
+use url::Url;
 
 use super::daemon::Daemon;
 use super::homes::redis_server;
@@ -35,10 +40,10 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// A place for a library.
-struct Store {
-    url: String,
-    server: Option<Daemon>,
-    folder: TempDir,
+pub struct Store {
+    pub url: String,
+    pub server: Option<Daemon>,
+    pub folder: TempDir,
 }
 
 impl Store {
@@ -49,38 +54,44 @@ impl Store {
         store
     }
 
-    fn file() -> Self {
+    pub fn file() -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self::new(format!("kv+redb://{}/films.redb", folder.path().display()), None, folder)
     }
 
-    fn folder() -> Self {
+    pub fn folder() -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self::new(format!("kv+file://{}/films", folder.path().display()), None, folder)
     }
 
-    fn redis() -> Self {
+    pub fn redis() -> Self {
         let (folder, server, port) = redis_server();
         Self::new(format!("kv+redis://127.0.0.1:{port}/1/films"), Some(server), folder)
     }
 
-    fn is_sound(&self) {
+    /// As another program has it.
+    pub fn home(&self) -> Box<dyn Keyed> {
+        let url = Url::parse(self.url.strip_prefix("kv+").unwrap()).unwrap();
+        Address::new(url).unwrap().open(&S3Config::default(), false).unwrap()
+    }
+
+    pub fn is_sound(&self) {
         done(&["verify", &self.url]);
     }
 }
 
-fn film(seed: u64, size: usize) -> Vec<u8> {
+pub fn film(seed: u64, size: usize) -> Vec<u8> {
     let mut bytes = vec![0; size];
     generate(seed, 0, &mut bytes);
     bytes
 }
 
-fn errno<T>(done: io::Result<T>) -> Option<Errno> {
+pub fn errno<T>(done: io::Result<T>) -> Option<Errno> {
     done.err().and_then(|error| Errno::from_io_error(&error))
 }
 
 /// A command of ours must succeed.
-fn done(arguments: &[&str]) {
+pub fn done(arguments: &[&str]) {
     let output = reelfs().args(arguments).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

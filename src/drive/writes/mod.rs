@@ -7,14 +7,12 @@
 
 mod home;
 mod made;
+mod names;
 mod staged;
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-
-use parking_lot::Mutex;
 
 use super::handles::Handles;
 use super::jobs::Jobs;
@@ -26,10 +24,13 @@ use crate::sys;
 
 pub(super) use home::{COPY_BYTES_MAX, Home, There};
 pub(super) use made::{MadeFolders, WithMade};
+pub(super) use names::{Names, Open, Staging};
 pub(super) use staged::{Begun, Staged, When};
 
 /// Files put at once: what a few connections bear, beside the readers'.
 const PUT_THREADS: usize = 4;
+/// Files fetched at once to be changed in place. Apart from puts: who opens one waits for it.
+const FETCH_THREADS: usize = 4;
 /// Names changed at once. Apart from puts, which can take long.
 const CHANGE_THREADS: usize = 4;
 /// Handles of staged files have this bit, and no others.
@@ -65,12 +66,12 @@ pub(super) struct Writes {
     pub home: Arc<Home>,
     pub made: Arc<MadeFolders>,
     pub puts: Jobs,
+    pub fetches: Jobs,
     pub changes: Jobs,
+    pub names: Arc<Names>,
     dir: Arc<File>,
     folder: Box<Path>,
-    handles: Handles<Staged>,
-    // By inode number, until the last close. Taken alone.
-    staged: Mutex<HashMap<u64, Arc<Staged>>>,
+    handles: Handles<Open>,
 }
 
 impl Writes {
@@ -79,68 +80,48 @@ impl Writes {
             home: Arc::new(writable.home),
             made: writable.made,
             puts: Jobs::start("put", PUT_THREADS)?,
+            fetches: Jobs::start("fetch-old", FETCH_THREADS)?,
             changes: Jobs::start("change", CHANGE_THREADS)?,
+            names: Arc::default(),
             dir: writable.dir,
             folder: writable.folder,
             handles: Handles::new(),
-            staged: Mutex::default(),
         })
     }
 
-    /// A new staged file for `path`, known by `ino` from now on. `is_new`: no library has it yet.
-    pub fn stage(&self, ino: u64, path: &str, is_new: bool) -> Result<Arc<Staged>> {
-        let file = tempfile::tempfile_in(&self.folder).map_err(|error| Error::io(self.folder.display(), &error))?;
-        let staged = Arc::new(Staged::new(ino, path, is_new, file, Arc::clone(&self.dir)));
-        self.staged.lock().insert(ino, Arc::clone(&staged));
-        Ok(staged)
+    fn file(&self) -> Result<File> {
+        tempfile::tempfile_in(&self.folder).map_err(|error| Error::io(self.folder.display(), &error))
     }
 
-    /// What is written under this number.
-    pub fn staged(&self, ino: u64) -> Option<Arc<Staged>> {
-        self.staged.lock().get(&ino).map(Arc::clone)
+    /// What is staged under `ino`, opened once more; if nothing is, a file for `path` whose content is to be fetched.
+    pub fn stage(&self, ino: u64, path: &str) -> Result<Staging> {
+        let fresh = Staged::to_fill(ino, path, self.file()?, Arc::clone(&self.dir));
+        Ok(self.names.open(ino, fresh))
     }
 
-    /// Whatever is to have the name `path`.
-    pub fn staged_at(&self, path: &str) -> Vec<Arc<Staged>> {
-        let all: Vec<_> = self.staged.lock().values().map(Arc::clone).collect();
-        all.into_iter().filter(|staged| staged.is_at(path)).collect()
+    /// A file for `path`, where no library has one, known by `ino` from now on, and opened.
+    pub fn stage_new(&self, ino: u64, path: &str) -> Result<Open> {
+        let staged = Staged::new(ino, path, self.file()?, Arc::clone(&self.dir));
+        Ok(self.names.open_new(Arc::new(staged)))
     }
 
-    /// One at `path` that nobody may change just now.
-    pub fn busy_at(&self, path: &str) -> Option<Arc<Staged>> {
-        self.staged_at(path).into_iter().find(|staged| staged.is_busy())
-    }
-
-    /// Whether anything is to have a name in this folder, or below it.
-    pub fn is_any_below(&self, folder: &str) -> bool {
-        let all: Vec<_> = self.staged.lock().values().map(Arc::clone).collect();
-        all.iter().any(|staged| staged.is_below(folder))
-    }
-
-    /// The number of a file that is at `path`, and in no library yet.
-    pub fn new_at(&self, path: &str) -> Option<u64> {
-        self.staged_at(path).iter().find(|staged| staged.is_new()).map(|staged| staged.ino)
-    }
-
-    /// One more open of it.
-    pub fn open(&self, staged: &Arc<Staged>) -> u64 {
-        staged.opened();
-        self.handles.add(Arc::clone(staged)) | STAGED
+    /// The number of an open file.
+    pub fn handle(&self, open: Open) -> u64 {
+        self.handles.add(Arc::new(open)) | STAGED
     }
 
     /// The staged file of a handle; `None` of another one's.
-    pub fn handle(&self, handle: u64) -> Option<Arc<Staged>> {
-        if handle & STAGED == 0 { None } else { self.handles.get(handle & !STAGED) }
+    pub fn of_handle(&self, handle: u64) -> Option<Arc<Staged>> {
+        if handle & STAGED == 0 {
+            None
+        } else {
+            self.handles.get(handle & !STAGED).map(|open| Arc::clone(&open.staged))
+        }
     }
 
     /// The handle is closed.
     pub fn close(&self, handle: u64) {
         self.handles.remove(handle & !STAGED);
-    }
-
-    /// Nobody has it open.
-    pub fn forget(&self, staged: &Staged) {
-        self.staged.lock().remove(&staged.ino);
     }
 
     /// Bytes that may still be staged.

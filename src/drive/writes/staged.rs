@@ -1,8 +1,8 @@
 //! One file that is being written: its bytes so far, and when they are to be put.
 //! Never here: libraries, and threads.
 //!
-//! While a file is fetched or put nobody changes it: who wants to waits, without a thread, until that has ended. The lock
-//! is held while the disk reads or writes a piece, never while a library is asked.
+//! While a file is fetched or put nobody changes it: who wants to waits, without a thread, until that has ended. One whose
+//! content could not be fetched is *void*: whoever waited for it is told why, and nothing of it is ever put.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -28,19 +28,28 @@ pub(in crate::drive) struct Staged {
     file: File,
     // The folder it waits in.
     dir: Arc<File>,
-    // Taken alone.
+    // Held for a look only; also under the other one.
+    name: Mutex<Name>,
+    // Held while the disk reads or writes a piece, never while a library is asked.
     state: Mutex<State>,
 }
 
-struct State {
+struct Name {
     // None once its name was taken away, or given to another.
     path: Option<Box<str>>,
     // No library has had it.
     is_new: bool,
+    opens: usize,
+    // Why it is void.
+    failure: Option<Error>,
+}
+
+struct State {
+    // Its content is there; until then it is busy.
+    is_filled: bool,
     size_bytes: u64,
     modified: SystemTime,
     changes: Changes,
-    opens: usize,
     is_busy: bool,
     waiting: Vec<Box<dyn FnOnce() + Send>>,
 }
@@ -98,6 +107,9 @@ impl Drop for Busy {
     fn drop(&mut self) {
         let waiting = {
             let mut state = self.0.state.lock();
+            if !state.is_filled {
+                self.0.fail(&Error::new(Kind::Local, "a file could not be fetched to be written"));
+            }
             state.is_busy = false;
             std::mem::take(&mut state.waiting)
         };
@@ -108,19 +120,31 @@ impl Drop for Busy {
 }
 
 impl Staged {
-    pub fn new(ino: u64, path: &str, is_new: bool, file: File, dir: Arc<File>) -> Self {
+    /// One that no library has.
+    pub fn new(ino: u64, path: &str, file: File, dir: Arc<File>) -> Self {
+        let name = Name { path: Some(path.into()), is_new: true, opens: 0, failure: None };
         let state = State {
-            path: Some(path.into()),
-            is_new,
+            is_filled: true,
             size_bytes: 0,
             modified: SystemTime::now(),
             // A name that nobody had is there from its first close on, also without a byte.
-            changes: if is_new { Changes::Some } else { Changes::Emptied },
-            opens: 0,
+            changes: Changes::Some,
             is_busy: false,
             waiting: Vec::new(),
         };
-        Self { ino, file, dir, state: Mutex::new(state) }
+        Self { ino, file, dir, name: Mutex::new(name), state: Mutex::new(state) }
+    }
+
+    /// One that a library has: busy until its content is there.
+    pub fn to_fill(ino: u64, path: &str, file: File, dir: Arc<File>) -> (Arc<Self>, Busy) {
+        let staged = Self::new(ino, path, file, dir);
+        staged.name.lock().is_new = false;
+        {
+            let mut state = staged.state.lock();
+            (state.is_filled, state.changes, state.is_busy) = (false, Changes::None, true);
+        }
+        let staged = Arc::new(staged);
+        (Arc::clone(&staged), Busy(staged))
     }
 
     /// Its bytes. Whoever changes them by this has it busy.
@@ -129,15 +153,15 @@ impl Staged {
     }
 
     pub fn is_new(&self) -> bool {
-        self.state.lock().is_new
+        self.name.lock().is_new
     }
 
     pub fn is_at(&self, path: &str) -> bool {
-        self.state.lock().path.as_deref() == Some(path)
+        self.name.lock().path.as_deref() == Some(path)
     }
 
     pub fn is_below(&self, folder: &str) -> bool {
-        self.state.lock().path.as_deref().is_some_and(|path| is_at_or_below(path, folder))
+        self.name.lock().path.as_deref().is_some_and(|path| is_at_or_below(path, folder))
     }
 
     pub fn is_busy(&self) -> bool {
@@ -151,37 +175,59 @@ impl Staged {
 
     /// It has another name, or none, from now on.
     pub fn set_path(&self, path: Option<&str>) {
-        self.state.lock().path = path.map(Into::into);
+        self.name.lock().path = path.map(Into::into);
     }
 
     pub fn opened(&self) {
-        self.state.lock().opens += 1;
+        self.name.lock().opens += 1;
     }
 
     /// One open less; whether it was the last.
     pub fn closed(&self) -> bool {
-        let mut state = self.state.lock();
-        state.opens = state.opens.saturating_sub(1);
-        state.opens == 0
+        let mut name = self.name.lock();
+        name.opens = name.opens.saturating_sub(1);
+        name.opens == 0
     }
 
     pub fn is_open(&self) -> bool {
-        self.state.lock().opens > 0
-    }
-
-    /// Holds all changes until the guard is dropped.
-    pub fn hold(self: &Arc<Self>) -> Busy {
-        self.state.lock().is_busy = true;
-        Busy(Arc::clone(self))
+        self.name.lock().opens > 0
     }
 
     /// The content was fetched.
     pub fn filled(&self, size_bytes: u64, modified: SystemTime) {
         let mut state = self.state.lock();
-        (state.size_bytes, state.modified, state.changes) = (size_bytes, modified, Changes::None);
+        (state.is_filled, state.size_bytes, state.modified) = (true, size_bytes, modified);
     }
 
-    /// Runs `then` when nobody holds changes: at once if so (`None`), else later. Too many wait: it is dropped.
+    /// Nobody wants the old content.
+    pub fn emptied(&self) {
+        let mut state = self.state.lock();
+        (state.is_filled, state.changes) = (true, Changes::Emptied);
+    }
+
+    /// The content could not be fetched: from now on it is void.
+    pub fn fail(&self, error: &Error) {
+        let mut name = self.name.lock();
+        name.path = None;
+        name.failure.get_or_insert_with(|| error.clone());
+    }
+
+    /// Why it is void, if it is.
+    pub fn failure(&self) -> Option<Error> {
+        self.name.lock().failure.clone()
+    }
+
+    /// Runs `then` when its content is there, or it is void: at once, by the caller, if so (`Some`), else later. Too many wait: it is dropped.
+    pub fn when_filled<F: FnOnce() + Send + 'static>(&self, then: F) -> Option<F> {
+        let mut state = self.state.lock();
+        if state.is_filled || !state.is_busy {
+            return Some(then);
+        }
+        state.wait(then);
+        None
+    }
+
+    /// Runs `then` when nobody holds changes: at once, by the caller, if so (`Some`), else later. Too many wait: it is dropped.
     pub fn when_idle<F: FnOnce() + Send + 'static>(&self, then: F) -> Option<F> {
         let mut state = self.state.lock();
         if !state.is_busy {
@@ -197,16 +243,16 @@ impl Staged {
         if state.is_busy {
             return Begun::Busy;
         }
-        let Some(path) = state.path.clone().filter(|_| state.changes.are_put(when)) else { return Begun::Nothing };
+        let path = self.name.lock().path.clone();
+        let Some(path) = path.filter(|_| state.changes.are_put(when)) else { return Begun::Nothing };
         state.is_busy = true;
         Begun::Put(Put { path, modified: state.modified }, Busy(Arc::clone(self)))
     }
 
     /// The put has ended.
     pub fn ended_put(&self, is_done: bool) {
-        let mut state = self.state.lock();
-        state.changes = if is_done { Changes::None } else { Changes::Failed };
-        state.is_new &= !is_done;
+        self.state.lock().changes = if is_done { Changes::None } else { Changes::Failed };
+        self.name.lock().is_new &= !is_done;
     }
 
     /// Writes. `None`: somebody holds changes.
@@ -306,7 +352,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = Arc::new(File::open(folder.path()).unwrap());
         let file = tempfile::tempfile_in(folder.path()).unwrap();
-        let staged = Arc::new(Staged::new(7, "a", true, file, dir));
+        let staged = Arc::new(Staged::new(7, "a", file, dir));
         assert!(staged.write(3, b"abc").unwrap().is_ok());
         assert_eq!((staged.size_and_time().0, staged.read(2, 9).unwrap()), (6, b"\0abc".to_vec()));
         let Begun::Put(put, busy) = staged.begin_put(When::Flush) else { panic!("it was changed") };
