@@ -158,14 +158,19 @@ impl Volume {
             if replace == Replace::Exchange {
                 let other = there.ok_or(Refusal::Missing)?;
                 check_apart(change, &other, from.0)?;
-                change.remove_name(from.0, from.1, now)?;
-                change.remove_name(to.0, to.1, now)?;
-                change.add_name(to.0, to.1, &node, now)?;
-                change.add_name(from.0, from.1, &other, now)?;
+                change.lead_to(to.0, to.1, &node, now)?;
+                change.lead_to(from.0, from.1, &other, now)?;
                 return Ok(None);
             }
             let replaced = match there {
-                None => None,
+                None if from.0 == to.0 => {
+                    change.replace_name(from.0, from.1, to.1, &node, now)?;
+                    return Ok(None);
+                }
+                None => {
+                    change.add_name(to.0, to.1, &node, now)?;
+                    None
+                }
                 Some(_) if replace == Replace::No => return Err(Refusal::Exists),
                 // Two names of one node: POSIX wants both to stay.
                 Some(there) if there.node_id == node.node_id => return Ok(None),
@@ -176,15 +181,10 @@ impl Volume {
                         (true, true) if !change.is_empty_folder(there.node_id)? => return Err(Refusal::NotEmpty),
                         _ => {}
                     }
-                    Some(change.remove_name(to.0, to.1, now)?)
+                    Some(change.lead_to(to.0, to.1, &node, now)?)
                 }
             };
-            if from.0 == to.0 {
-                change.replace_name(from.0, from.1, to.1, &node, now)?;
-            } else {
-                change.remove_name(from.0, from.1, now)?;
-                change.add_name(to.0, to.1, &node, now)?;
-            }
+            change.remove_name(from.0, from.1, now)?;
             Ok(replaced)
         })?;
         replaced.map_or(Ok(()), |replaced| self.unlinked(&replaced))

@@ -70,7 +70,14 @@ impl Change<'_> {
         check_path(path)?;
         let (folder, name) = self.folder_for(path, placed.owner, now)?;
         let node = match self.lookup(folder, name)? {
-            Some(node) if node.kind == NodeKind::File => node,
+            // Who has the old content open keeps its number, which never means other bytes.
+            Some(old) if old.kind == NodeKind::File => {
+                let node = self.add_node(&old, None)?;
+                self.move_xattrs(old.node_id, node.node_id)?;
+                let old = self.lead_to(folder, name, &node, now)?;
+                self.drop_node(old.node_id)?;
+                node
+            }
             Some(_) => {
                 return Err(Error::new(
                     Kind::Invalid,
@@ -129,13 +136,12 @@ impl Change<'_> {
             Some(there) if there.kind == NodeKind::Folder => return refuse("is a folder"),
             Some(_) if node.kind == NodeKind::Folder => return refuse("is a file; a folder can't take its place"),
             Some(_) => {
-                let replaced = self.remove_name(folder, name, now)?;
+                let replaced = self.lead_to(folder, name, &node, now)?;
                 self.drop_node(replaced.node_id)?;
             }
-            None => {}
+            None => self.add_name(folder, name, &node, now)?,
         }
-        self.remove_name(old_folder, old_name, now)?;
-        self.add_name(folder, name, &node, now)
+        self.remove_name(old_folder, old_name, now).map(drop)
     }
 
     /// The folder that is to hold the last name of `path`, made if need be, and that name.

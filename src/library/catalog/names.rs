@@ -166,6 +166,26 @@ impl Change<'_> {
         Ok(node)
     }
 
+    /// Has a name lead to `node` instead, and returns what it led to, as it is then (see [`Change::remove_name`]). The name
+    /// stays where readers of the folder find it: it is there all the time. Links and times follow.
+    pub fn lead_to(&self, folder_id: u64, name: &str, node: &Node, now: SystemTime) -> Result<Node> {
+        let missing = || Error::new(Kind::Missing, format!("there is no `{}`", name.escape_debug()));
+        let mut before = self.lookup(folder_id, name)?.ok_or_else(missing)?;
+        let (was_folder, is_folder) = (before.kind == NodeKind::Folder, node.kind == NodeKind::Folder);
+        self.run(|connection| {
+            connection
+                .prepare_cached("UPDATE names SET node_id = ?3, is_folder = ?4 WHERE folder_id = ?1 AND name = ?2")?
+                .execute(params![stored(folder_id), name, stored(node.node_id), is_folder])
+        })?;
+        let links = |is_folder| if is_folder { 2 } else { 1 };
+        self.link(before.node_id, -i64::from(links(was_folder)), now)?;
+        self.link(node.node_id, i64::from(links(is_folder)), now)?;
+        self.touch_folder(folder_id, i64::from(is_folder) - i64::from(was_folder), now)?;
+        before.links = before.links.saturating_sub(links(was_folder));
+        before.changed = now;
+        Ok(before)
+    }
+
     /// Gives `node` another name in the same folder; there must be none like it. It stays where readers of the folder find
     /// it, so that nobody meets it twice, or not at all.
     pub fn replace_name(&self, folder_id: u64, name: &str, new: &str, node: &Node, now: SystemTime) -> Result<()> {

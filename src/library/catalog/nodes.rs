@@ -322,6 +322,16 @@ impl Change<'_> {
         })
     }
 
+    /// All extended attributes of one node are those of another from now on.
+    pub fn move_xattrs(&self, from: u64, to: u64) -> Result<()> {
+        self.run(|connection| {
+            connection
+                .prepare_cached("UPDATE xattrs SET node_id = ?2 WHERE node_id = ?1")?
+                .execute([stored(from), stored(to)])
+                .map(drop)
+        })
+    }
+
     /// Takes an extended attribute away; whether there was one.
     pub fn remove_xattr(&self, node_id: u64, name: &str) -> Result<bool> {
         self.run(|connection| {
