@@ -138,8 +138,8 @@ impl MountedVolume {
     /// Takes the volume off its mount point, if it is still there. What was written is committed.
     pub fn unmount(self) -> Result<()> {
         let unmounted = self.session.unmount();
-        self.volume.wind_down();
-        unmounted
+        let committed = self.volume.wind_down();
+        unmounted.and(committed)
     }
 }
 

@@ -20,13 +20,16 @@ use crate::library::catalog::{Node, NodeKind};
 use crate::range::ByteRange;
 use crate::refusal::{Outcome, Refusal};
 use crate::store::NAME_BYTES_MAX;
-use crate::volume::{Changes, Made, Replace, SetMode, Volume};
+use crate::volume::{Changes, Made, Replace, SetMode, Version, Volume};
 
 /// Programs that size their buffers by `st_blksize`, `cp` for one, read and write so much at once: one request of the kernel's,
 /// where its own 128 KiB would make eight.
 const PREFERRED_BYTES: u32 = REQUEST_MAX_BYTES;
-/// All opens of a file are one: the kernel names the node with each request.
+/// All opens of a file are one: the kernel names the node with each request. Beside another writer the handle is the version
+/// that was opened.
 const HANDLE: FileHandle = FileHandle(0);
+/// `S_ISUID` and `S_ISGID`.
+const RUNS_AS_OWNER: u32 = 0o6000;
 /// Places in a folder: before `.`, before `..`, before the first name; then, one more, the numbers of the names.
 const NAMES_FROM: u64 = 2;
 
@@ -44,15 +47,19 @@ impl VolumeAdapter {
         Self { volume, writes_direct: false, ended: Box::new(ended) }
     }
 
-    fn open_flags(&self, flags: i32) -> FopenFlags {
+    /// How the kernel is to treat a file that was opened.
+    fn opened(&self, node: &Node, flags: i32) -> (FileHandle, FopenFlags) {
         if self.volume.is_read_only() {
-            return FopenFlags::empty();
+            return (FileHandle(Version::of(node).0), FopenFlags::empty());
         }
         // What the kernel has read stays true: every change comes through it. Not so beside another writer.
         let keeps = FopenFlags::FOPEN_KEEP_CACHE;
         // What is only written comes here as it is, and is not copied into pages that nobody may read.
         let is_write_only = flags & libc::O_ACCMODE == libc::O_WRONLY;
-        if is_write_only && self.writes_direct { keeps | FopenFlags::FOPEN_DIRECT_IO } else { keeps }
+        // A write takes the right to run as somebody else away; past its pages the kernel leaves that to us.
+        let is_plain = node.mode & RUNS_AS_OWNER == 0;
+        let is_direct = is_write_only && is_plain && self.writes_direct;
+        (HANDLE, if is_direct { keeps | FopenFlags::FOPEN_DIRECT_IO } else { keeps })
     }
 
     fn reply_entry(&self, node: Outcome<Node>, reply: ReplyEntry) {
@@ -168,7 +175,8 @@ impl Filesystem for VolumeAdapter {
     }
 
     fn destroy(&mut self) {
-        self.volume.wind_down();
+        // Told in the log; whoever ends the mount hears of it, too.
+        let _ = self.volume.wind_down();
         (self.ended)();
     }
 
@@ -271,7 +279,10 @@ impl Filesystem for VolumeAdapter {
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         match self.volume.open_file(ino.0, flags.0 & libc::O_TRUNC != 0) {
-            Ok(()) => reply.opened(HANDLE, self.open_flags(flags.0)),
+            Ok(node) => {
+                let (handle, flags) = self.opened(&node, flags.0);
+                reply.opened(handle, flags);
+            }
             Err(refusal) => reply.error(refused(&refusal)),
         }
     }
@@ -293,7 +304,8 @@ impl Filesystem for VolumeAdapter {
         });
         match created {
             Ok(node) => {
-                reply.created(&self.volume.ttl(), &file_attr(&node), GENERATION, HANDLE, self.open_flags(flags));
+                let (handle, flags) = self.opened(&node, flags);
+                reply.created(&self.volume.ttl(), &file_attr(&node), GENERATION, handle, flags);
             }
             Err(refusal) => reply.error(refused(&refusal)),
         }
@@ -303,14 +315,19 @@ impl Filesystem for VolumeAdapter {
         &self,
         _req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: u64,
         size: u32,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.volume.read(ino.0, offset, size as usize) {
+        let read = if self.volume.is_read_only() {
+            self.volume.read_version(ino.0, Version(fh.0), offset, size as usize)
+        } else {
+            self.volume.read(ino.0, offset, size as usize)
+        };
+        match read {
             Ok(bytes) => reply.data(&bytes),
             Err(refusal) => reply.error(refused(&refusal)),
         }

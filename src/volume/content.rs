@@ -383,6 +383,9 @@ impl Content {
     fn small(&mut self, disk: &Disk<'_>) -> Result<&mut Vec<u8>> {
         if self.small.is_none() {
             let bytes = disk.inline()?;
+            if bytes.len() as u64 != self.size {
+                return Err(other_size());
+            }
             self.hold_small(bytes);
         }
         Ok(self.small.get_or_insert_default())
@@ -520,8 +523,11 @@ pub(super) fn hash(file: &File, len: u64) -> std::io::Result<Digest> {
 }
 
 fn copy_from(whole: &[u8], offset: u64, bytes: &mut [u8]) -> Result<()> {
-    let short = || Error::new(Kind::Corrupt, "the catalog holds less of a file than its size");
-    let part = whole.get(offset as usize..).and_then(|rest| rest.get(..bytes.len())).ok_or_else(short)?;
+    let part = whole.get(offset as usize..).and_then(|rest| rest.get(..bytes.len())).ok_or_else(other_size)?;
     bytes.copy_from_slice(part);
     Ok(())
+}
+
+pub(super) fn other_size() -> Error {
+    Error::new(Kind::Corrupt, "the catalog holds another number of bytes of a file than its size")
 }

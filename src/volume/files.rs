@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::Volume;
+use super::content::{Content, other_size};
+use super::disk::Disk;
 use super::file::{OpenFile, SCRATCHES_KEPT, SCRATCHES_MAX, scratches};
 use crate::error::{Error, Kind, Result};
-use crate::library::catalog::NodeKind;
+use crate::library::catalog::{Node, NodeKind};
 use crate::library::manifest::FILE_BYTES_MAX;
 use crate::range::ByteRange;
 use crate::refusal::{Outcome, Refusal};
+use crate::sqlite;
 
 /// A file that is closed is committed so often, if others change it all the while.
 const COMMITS_MAX: u32 = 1_000;
@@ -19,12 +22,22 @@ const COMMITS_MAX: u32 = 1_000;
 const COPY_BYTES: u64 = 1 << 20;
 /// Files open at once whose content may wait in memory for its commit: 64 MiB of small ones.
 const SMALL_FILES_MAX: usize = 1024;
-/// Versions of a file that a read tries, if each is replaced before it was read.
-const VERSIONS_MAX: u32 = 5;
+/// What tells two states of a file apart, for who reads beside a writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version(pub u64);
+
+impl Version {
+    /// Of a node as it is now.
+    pub fn of(node: &Node) -> Self {
+        let modified = sqlite::nanos(node.modified).unwrap_or_default();
+        Self(modified.cast_unsigned() ^ node.size_bytes.rotate_left(32))
+    }
+}
 
 impl Volume {
-    /// Opens a file; `truncates` empties it first. Closed as often as it was opened, by [`Volume::close`].
-    pub fn open_file(&self, node_id: u64, truncates: bool) -> Outcome<()> {
+    /// Opens a file, and says what it was; `truncates` empties it first. Closed as often as it was opened, by
+    /// [`Volume::close`].
+    pub fn open_file(&self, node_id: u64, truncates: bool) -> Outcome<Node> {
         let node = self.shared.catalog.read(|view| view.node(node_id))?.ok_or(Refusal::Missing)?;
         if node.kind != NodeKind::File {
             return Err(if node.kind == NodeKind::Folder { Refusal::IsFolder } else { Refusal::Invalid });
@@ -33,14 +46,12 @@ impl Volume {
         if truncates {
             self.truncate(node_id, 0).inspect_err(|_| self.close(node_id))?;
         }
-        Ok(())
+        Ok(node)
     }
 
-    /// Up to `len` bytes from `offset` on; fewer only where the file ends.
+    /// Up to `len` bytes from `offset` on; fewer only where the file ends. Not beside another writer: see
+    /// [`Volume::read_version`].
     pub fn read(&self, node_id: u64, offset: u64, len: usize) -> Outcome<Vec<u8>> {
-        if self.is_read_only() {
-            return self.read_beside(node_id, ByteRange::at(offset, len as u64));
-        }
         let disk = self.disk(node_id);
         self.with_file(node_id, |file| {
             let state = file.look(&disk)?;
@@ -53,24 +64,12 @@ impl Volume {
         })
     }
 
-    /// Beside another writer: the bytes of one version of the file, whichever the catalog has now.
-    fn read_beside(&self, node_id: u64, range: ByteRange) -> Outcome<Vec<u8>> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let read = self.read_version(node_id, range);
-            match read {
-                // Replaced since it was looked up, and its blobs are gone already.
-                Err(Refusal::Failed(error)) if error.kind() == Kind::Changed && tries < VERSIONS_MAX => {}
-                read => return read,
-            }
-        }
-    }
-
-    fn read_version(&self, node_id: u64, range: ByteRange) -> Outcome<Vec<u8>> {
+    /// Beside another writer: bytes of the version that was opened. `Changed` if it has been replaced since.
+    pub fn read_version(&self, node_id: u64, version: Version, offset: u64, len: usize) -> Outcome<Vec<u8>> {
+        let replaced = || Refusal::Failed(Error::new(Kind::Changed, "the file was replaced after it was opened"));
         let (inline, rows, range) = self.shared.catalog.read_state(|view| {
-            let node = view.node(node_id)?.ok_or(Refusal::Missing)?;
-            let range = range.intersect(ByteRange::new(0, node.size_bytes));
+            let node = view.node(node_id)?.filter(|node| Version::of(node) == version).ok_or_else(replaced)?;
+            let range = ByteRange::at(offset, len as u64).intersect(ByteRange::new(0, node.size_bytes));
             if node.is_inline {
                 return Ok((view.inline(node_id)?, Vec::new(), range));
             }
@@ -81,8 +80,7 @@ impl Volume {
         }
         if let Some(bytes) = inline {
             let part = bytes.get(range.start as usize..range.end as usize).map(<[u8]>::to_vec);
-            let short = || Error::new(Kind::Corrupt, "the catalog holds less of a file than its size");
-            return Ok(part.ok_or_else(short)?);
+            return Ok(part.ok_or_else(other_size)?);
         }
         let mut bytes = vec![0; range.len() as usize];
         for row in rows {
@@ -96,7 +94,7 @@ impl Volume {
                 }
                 // Whoever writes may have taken it away at any moment.
                 if !self.shared.catalog.read(|view| view.is_used(&digest))? {
-                    return Err(Refusal::Failed(Error::new(Kind::Changed, "the file was replaced while it was read")));
+                    return Err(replaced());
                 }
                 // What is needed is there by now, or it is damaged.
                 self.disk(node_id).read_blob(digest, row.range, offset, part)?;
@@ -183,19 +181,12 @@ impl Volume {
     /// The next data (or hole) at `offset` or after it. `PastEnd` if there is none; a hole ends every file.
     pub fn seek(&self, node_id: u64, offset: u64, wants_data: bool) -> Outcome<u64> {
         let disk = self.disk(node_id);
-        self.with_file(node_id, |file| {
-            let state = file.look(&disk)?;
-            let size = state.content.size;
-            let mut at = offset;
-            while at < size {
-                let (is_data, end) = state.content.extent(&disk, at)?;
-                if is_data == wants_data {
-                    return Ok(at);
-                }
-                at = end;
-            }
-            if wants_data || offset >= size { Err(Refusal::PastEnd) } else { Ok(size) }
-        })
+        if self.is_read_only() {
+            // What is remembered may be of before another writer's change.
+            let node = self.shared.catalog.read(|view| view.node(node_id))?.ok_or(Refusal::Missing)?;
+            return seek(&Content::of(&node, disk.chunk_size()), &disk, offset, wants_data);
+        }
+        self.with_file(node_id, |file| seek(&file.look(&disk)?.content, &disk, offset, wants_data))
     }
 
     /// Copies up to `len` bytes from one place to another, in one file or between two; says how many, 0 at the end. Whole
@@ -299,4 +290,16 @@ impl Volume {
         closed?;
         Ok(done)
     }
+}
+
+fn seek(content: &Content, disk: &Disk<'_>, offset: u64, wants_data: bool) -> Outcome<u64> {
+    let mut at = offset;
+    while at < content.size {
+        let (is_data, end) = content.extent(disk, at)?;
+        if is_data == wants_data {
+            return Ok(at);
+        }
+        at = end;
+    }
+    if wants_data || offset >= content.size { Err(Refusal::PastEnd) } else { Ok(content.size) }
 }

@@ -36,6 +36,7 @@ use crate::store::NAME_BYTES_MAX;
 use crate::sys;
 
 pub use attributes::{Changes, SetMode};
+pub use files::Version;
 pub use names::{Made, Replace};
 
 use disk::Disk;
@@ -104,19 +105,24 @@ impl Volume {
         if self.is_read_only() { LOOKING_TTL } else { OWN_TTL }
     }
 
-    /// Commits what is open, and ends the threads: the kernel has let go.
-    pub fn wind_down(&self) {
+    /// Commits what is open, and ends the threads: the kernel has let go. The last of what went wrong, if anything did:
+    /// something that was written is lost then.
+    pub fn wind_down(&self) -> Result<()> {
         self.upkeep.stop();
+        let mut committed = Ok(());
         for file in self.shared.inodes.files() {
-            let _ = self.shared.commit(&file).inspect_err(|error| log::error!("node {}: {error}", file.node_id()));
+            if let Err(error) = self.shared.commit(&file) {
+                log::error!("node {}: {error}", file.node_id());
+                committed = Err(error);
+            }
         }
-        if let Err(error) = self.shared.catalog.flush() {
-            log::error!("{error}");
-        } else if !self.is_read_only() {
+        self.shared.catalog.flush()?;
+        if !self.is_read_only() {
             let begun = Instant::now();
             let swept = upkeep::sweep(&self.shared, || begun.elapsed() < FAREWELL_SWEEP_MAX);
             let _ = swept.inspect_err(|error| log::warn!("{error}"));
         }
+        committed
     }
 
     fn disk(&self, node_id: u64) -> Disk<'_> {

@@ -143,7 +143,7 @@ fn play(dir: &Path, name: &str, mut model: Vec<u8>, seed: u64) {
         volume.flush(node).unwrap();
         assert_eq!(volume.read(node, 0, SIZE_MAX as usize).unwrap(), model, "after a commit");
         volume.close(node);
-        volume.wind_down();
+        volume.wind_down().unwrap();
         let node = volume.attributes(node).unwrap();
         assert_eq!(node.is_inline, node.size_bytes <= CUT.inline_bytes_max);
     }
@@ -159,7 +159,7 @@ fn a_file_is_what_was_written_whatever_was_done_to_it() {
         play(dir.path(), "f", Vec::new(), seed);
         let volume = open(dir.path());
         volume.unlink(ROOT, OsStr::new("f")).unwrap();
-        volume.wind_down();
+        volume.wind_down().unwrap();
         drop(volume);
         // Whatever the sweeps of the run have not removed, the next does.
         let volume = open(dir.path());
@@ -297,6 +297,46 @@ fn a_folder_whose_names_change_is_read_to_an_end_and_each_file_once() {
 }
 
 #[test]
+fn a_name_that_is_always_there_is_always_listed() {
+    let dir = library(CUT);
+    let volume = open(dir.path());
+    let folder = made(&volume, "d", NodeKind::Folder);
+    let name = |n: usize| format!("f{n}");
+    for n in 0..300 {
+        made(&volume, &name(n), NodeKind::File);
+    }
+    let handle = volume.open_folder();
+    volume.begin_folder(handle, ROOT).unwrap();
+    let page = volume.entries(handle, ROOT, 0).unwrap();
+    let mut seen: Vec<String> = page.iter().map(|entry| entry.name.clone()).collect();
+    let rename = |from: (u64, &str), to: &str, how| {
+        volume.rename((from.0, OsStr::new(from.1)), (ROOT, OsStr::new(to)), how).unwrap();
+    };
+    // Names that are yet to come lead elsewhere: from here, from another folder, exchanged.
+    made(&volume, "new", NodeKind::File);
+    rename((ROOT, "new"), &name(290), Replace::Yes);
+    let elsewhere = Made { kind: NodeKind::File, mode: 0o644, rdev: 0, target: None, owner: (0, 0) };
+    volume.make(folder, OsStr::new("new"), &elsewhere).unwrap();
+    rename((folder, "new"), &name(291), Replace::Yes);
+    rename((ROOT, &name(292)), &name(293), Replace::Exchange);
+    rename((ROOT, "d"), &name(294), Replace::Exchange);
+    let mut after = page.last().unwrap().name_id;
+    while let Some(last) = {
+        let page = volume.entries(handle, ROOT, after).unwrap();
+        seen.extend(page.iter().map(|entry| entry.name.clone()));
+        page.last().map(|entry| entry.name_id)
+    } {
+        after = last;
+    }
+    let expected: HashSet<String> = (0..300).map(name).chain(["d".to_owned()]).collect();
+    assert_eq!((seen.len(), seen.into_iter().collect::<HashSet<_>>()), (301, expected));
+    assert_eq!(found(&volume, &name(294)).unwrap().kind, NodeKind::Folder);
+    // 2, and one for each folder in it.
+    assert_eq!(volume.attributes(ROOT).unwrap().links, 3);
+    assert_eq!(found(&volume, &name(291)).unwrap().links, 1);
+}
+
+#[test]
 fn beside_a_writer_each_read_is_of_one_version() {
     let dir = library(CUT);
     let writer = open(dir.path());
@@ -320,8 +360,18 @@ fn beside_a_writer_each_read_is_of_one_version() {
     thread::scope(|scope| {
         let replaced = scope.spawn(|| (1..=100).for_each(replace));
         while !replaced.is_finished() {
-            let read = looking.read(node, 0, SIZE_MAX as usize).unwrap();
-            assert!(read == bytes(u64::from_le_bytes(read[..8].try_into().unwrap())));
+            let version = Version::of(&looking.attributes(node).unwrap());
+            let (mut parts, half) = (Vec::new(), SIZE_MAX as usize / 2);
+            for part in 0..2 {
+                match looking.read_version(node, version, (part * half) as u64, half) {
+                    Ok(read) => parts.extend(read),
+                    Err(Refusal::Failed(error)) if error.kind() == Kind::Changed => break,
+                    Err(refusal) => panic!("{refusal:?}"),
+                }
+            }
+            if parts.len() == 2 * half {
+                assert!(parts == bytes(u64::from_le_bytes(parts[..8].try_into().unwrap())));
+            }
             // Now and then it begins just before a version goes.
             thread::sleep(Duration::from_micros(fastrand::u64(..5000)));
         }
@@ -339,7 +389,12 @@ fn one_that_is_only_looked_at_changes_nothing() {
     writer.sync_names().unwrap();
     let looking = Volume::open(dir.path(), true).unwrap();
     let node = found(&looking, "f").unwrap().node_id;
-    assert_eq!(looking.read(node, 0, 9).unwrap(), b"bytes");
+    let version = Version::of(&looking.open_file(node, false).unwrap());
+    assert_eq!(looking.read_version(node, version, 0, 9).unwrap(), b"bytes");
+    writer.write(node, 5, b" and more").unwrap();
+    writer.sync(node).unwrap();
+    let stale = looking.read_version(node, version, 0, 9).unwrap_err();
+    assert!(matches!(stale, Refusal::Failed(error) if error.kind() == Kind::Changed));
     assert!(matches!(looking.write(node, 0, b"x"), Err(Refusal::ReadOnly)));
     assert!(matches!(looking.unlink(ROOT, OsStr::new("f")), Err(Refusal::ReadOnly)));
     assert!(matches!(looking.set_attributes(node, &Changes::default()), Err(Refusal::ReadOnly)));
@@ -358,7 +413,7 @@ fn times_are_those_of_the_last_change() {
     volume.set_attributes(node, &set).unwrap();
     volume.flush(node).unwrap();
     volume.close(node);
-    volume.wind_down();
+    volume.wind_down().unwrap();
     drop(volume);
     let node = found(&open(dir.path()), "f").unwrap();
     assert_eq!((node.modified, node.accessed, node.size_bytes), (long_ago, long_ago, 1));

@@ -44,6 +44,11 @@ pub fn tests() -> Vec<Test> {
         Test::new("volume::nothing_acknowledged_is_lost_by_a_kill", &[FUSE], killed),
         Test::new("volume::a_full_disk_leaves_the_old_version_whole", &[FUSE, Need::Root], full_disk),
         Test::new("volume::read_only_beside_a_writer", &[FUSE], read_only),
+        Test::new(
+            "volume::who_writes_to_a_file_takes_its_rights_away",
+            &[FUSE, Need::Root, Need::Program("setpriv")],
+            rights,
+        ),
         Test::new("volume::a_damaged_blob_is_never_shown", &[FUSE], damaged),
     ]
 }
@@ -409,6 +414,27 @@ fn read_only() {
     }
     reader.end();
     mount.end();
+}
+
+/// A file that runs as its owner must not do so with bytes of somebody else.
+fn rights() {
+    let bench = Bench::new();
+    let mount = Mount::on(&bench.place, &bench.source(), &["--allow-other"]);
+    let file = mount.file("tool");
+    fs::write(&file, bytes(1, 100_000)).unwrap();
+    for folder in file.ancestors().skip(2).take_while(|folder| folder.starts_with(std::env::temp_dir())) {
+        let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o755));
+    }
+    let of = format!("of={}", file.display());
+    for arguments in [["conv=notrunc", "bs=64k"], ["conv=notrunc,nocreat", "bs=1"]] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o6777)).unwrap();
+        let mut write = Command::new("setpriv");
+        write.args(["--reuid=65534", "--regid=65534", "--clear-groups", "dd", "if=/dev/zero", "count=1", &of]);
+        assert!(write.args(arguments).output().unwrap().status.success());
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o777);
+    }
+    mount.end();
+    assert_eq!(findings(&Local::open(&bench.library).unwrap()), []);
 }
 
 fn damaged() {
