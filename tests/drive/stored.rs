@@ -108,12 +108,14 @@ impl Store {
         Address::new(url).unwrap().open(&self.s3, false).unwrap()
     }
 
+    /// All but words about what was removed, which stay for an hour.
     fn keys(&self) -> Vec<String> {
         let (home, mut keys) = (self.home(), Vec::<String>::new());
         loop {
             let from = keys.last().map_or(Bound::Unbounded, |last| Bound::Excluded(last.as_str()));
             let page = home.list("", from, 1000).unwrap();
             if page.is_empty() {
+                keys.retain(|key| !key.starts_with(".reelfs/swept/"));
                 return keys;
             }
             keys.extend(page.into_iter().map(|key| key.key));

@@ -71,7 +71,7 @@ impl KeyedLibrary {
         }
         if let Some(id) = file.id {
             self.refer(id, to)?;
-            if self.is_gone(id)? {
+            if self.is_swept(id)? {
                 self.refer_no_longer(id, to)?;
                 return Err(is_being_removed(from));
             }

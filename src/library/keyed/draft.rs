@@ -53,7 +53,7 @@ impl<'a> KeyedDraft<'a> {
             let expected = self.expected.as_ref().map(|(id, _)| *id);
             let id = match expected {
                 Some(id) if self.take(id)? => id,
-                // Somebody is removing the same content just now, or it waits to be removed.
+                // Somebody is removing the same content, or did just now.
                 Some(_) | None => {
                     let id = Id::random();
                     self.refer(id)?;
@@ -89,7 +89,7 @@ impl<'a> KeyedDraft<'a> {
     /// Refers to a group that others may refer to, too; not if it is being removed.
     fn take(&self, id: Id) -> Result<bool> {
         self.refer(id)?;
-        if !self.library.is_gone(id)? {
+        if !self.library.is_swept(id)? {
             return Ok(true);
         }
         // Unless this very name needs it already.
@@ -242,6 +242,10 @@ impl KeyedLibrary {
             && self.mark(&id.reference(path))?.is_none()
         {
             self.refer(id, path)?;
+            // A collector that takes no grace: its bytes may be gone.
+            if self.is_swept(id)? {
+                return Err(is_being_removed(path));
+            }
         }
         self.index_again(entries)?;
         let Some(old) = old else { return Ok(()) };
@@ -269,7 +273,7 @@ impl KeyedLibrary {
 
     /// Refuses a group that was collected while the file was on its way.
     fn check_referred(&self, id: Id, path: &str) -> Result<()> {
-        let is_sound = !self.is_gone(id)? && self.mark(&id.reference(path))?.is_some();
+        let is_sound = !self.is_swept(id)? && self.mark(&id.reference(path))?.is_some();
         if is_sound { Ok(()) } else { Err(is_being_removed(path)) }
     }
 

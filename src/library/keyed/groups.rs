@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::asking::LIST_KEYS;
 use super::keys::{self, Id};
-use super::{GRACE, KeyedLibrary};
+use super::{GRACE, KeyedLibrary, REQUEST_LIFE};
 use crate::error::{Error, Kind, Result};
 use crate::library::Swept;
 use crate::range::ByteRange;
@@ -84,6 +84,11 @@ impl KeyedLibrary {
         }
     }
 
+    /// Whether it is being removed, or was not long ago.
+    pub(super) fn is_swept(&self, id: Id) -> Result<bool> {
+        Ok(self.mark(&id.swept())?.is_some())
+    }
+
     pub(super) fn is_gone(&self, id: Id) -> Result<bool> {
         Ok(self.mark(&id.gone())?.is_some())
     }
@@ -131,28 +136,69 @@ impl KeyedLibrary {
         }
     }
 
-    /// Removes all that is left of a group.
-    pub(super) fn sweep(&self, id: Id) -> Result<Swept> {
+    /// Removes all that is left of a group; nothing if a file needs it after all, or may. Says so first, and leaves the word.
+    pub(super) fn sweep(&self, id: Id) -> Result<Option<Swept>> {
         let (mut swept, mut batch) = (Swept::default(), Vec::new());
+        let mut said = None;
+        let mut is_needed = !self.say_swept(id, &mut said)?;
+        if is_needed {
+            return Ok(None);
+        }
         self.asking.walk(&format!("{}_chunk_", id.chunk_prefix()), &mut |key| {
             swept.chunks += 1;
             swept.bytes += key.size_bytes.unwrap_or(0);
             batch.push(key.key);
             if batch.len() >= LIST_KEYS {
-                self.asking.delete(&std::mem::take(&mut batch))?;
+                is_needed = !self.say_swept(id, &mut said)?;
+                if !is_needed {
+                    self.asking.delete(&std::mem::take(&mut batch))?;
+                }
             }
-            Ok(true)
+            Ok(!is_needed)
         })?;
+        if is_needed || !self.say_swept(id, &mut said)? {
+            return Ok(None);
+        }
+        self.asking.delete(&batch)?;
         let mut refs = Vec::new();
         self.asking.walk(&id.refs(), &mut |key| {
             refs.push(key.key);
             Ok(refs.len() < LIST_KEYS)
         })?;
-        self.asking.delete(&batch)?;
         self.asking.delete(&refs)?;
-        // Last: as long as it is there, nobody takes the group for whole.
+        // Last: it leads there if this is broken off.
         self.asking.delete(&[id.gone()])?;
-        Ok(swept)
+        Ok(Some(swept))
+    }
+
+    /// Says that a group is being removed, unless it was `said` not long ago, and whether nobody needs it who could not know.
+    fn say_swept(&self, id: Id, said: &mut Option<SystemTime>) -> Result<bool> {
+        // By the clock: a machine that slept did not live all the while.
+        if said.is_some_and(|said| said.elapsed().is_ok_and(|since| since < REQUEST_LIFE / 2)) {
+            return Ok(true);
+        }
+        *said = Some(SystemTime::now());
+        self.asking.put_one(id.swept(), Mark::now("", None).value())?;
+        // However little grace there is: who refers to it now may have looked before.
+        Ok(!self.is_needed(id, GRACE)?)
+    }
+
+    /// Takes the word away that a group was removed, when nothing of that can be on its way any longer; and ends what was
+    /// broken off.
+    fn end_sweep(&self, id: Id) -> Result<Option<Swept>> {
+        let is_over = || Ok(self.mark(&id.swept())?.is_some_and(|swept| swept.is_older(REQUEST_LIFE)));
+        if !is_over()? {
+            return Ok(None);
+        }
+        let chunks = format!("{}_chunk_", id.chunk_prefix());
+        if !self.asking.list(&chunks, Bound::Unbounded, 1)?.is_empty() && !self.is_needed(id, GRACE)? {
+            return self.sweep(id);
+        }
+        // Somebody else may be at it again.
+        if is_over()? {
+            self.asking.delete(&[id.swept()])?;
+        }
+        Ok(None)
     }
 
     /// Now and then: removes some of the groups whose grace is over. What fails is done by somebody else.
@@ -168,6 +214,10 @@ impl KeyedLibrary {
             for key in self.asking.list(keys::GONE, Bound::Unbounded, SWEPT_IN_PASSING)? {
                 let Some(id) = key.key.strip_prefix(keys::GONE).and_then(Id::parse) else { continue };
                 self.sweep_if_over(id, GRACE)?;
+            }
+            for key in self.asking.list(keys::SWEPT, Bound::Unbounded, SWEPT_IN_PASSING)? {
+                let Some(id) = key.key.strip_prefix(keys::SWEPT).and_then(Id::parse) else { continue };
+                self.end_sweep(id)?;
             }
             Ok(())
         };
@@ -187,7 +237,7 @@ impl KeyedLibrary {
             self.asking.delete(&[id.gone()])?;
             return Ok(None);
         }
-        self.sweep(id).map(Some)
+        self.sweep(id)
     }
 
     /// Whether a file needs the group, or one that is on its way in may.
@@ -238,7 +288,7 @@ impl KeyedLibrary {
                 }
                 _ => {}
             }
-            let of_group = if is_dry_run { chunks } else { self.sweep(id)? };
+            let of_group = if is_dry_run { Some(chunks) } else { self.sweep(id)? }.unwrap_or_default();
             swept.chunks += of_group.chunks;
             swept.bytes += of_group.bytes;
             Ok(true)
@@ -292,11 +342,17 @@ impl KeyedLibrary {
         })
     }
 
-    /// Words about groups that are no more.
+    /// Words about groups that are no more, as far as they are over.
     fn collect_gone(&self, grace: Duration) -> Result<()> {
         self.asking.walk(keys::GONE, &mut |key| {
             if let Some(id) = key.key.strip_prefix(keys::GONE).and_then(Id::parse) {
                 self.sweep_if_over(id, grace)?;
+            }
+            Ok(true)
+        })?;
+        self.asking.walk(keys::SWEPT, &mut |key| {
+            if let Some(id) = key.key.strip_prefix(keys::SWEPT).and_then(Id::parse) {
+                self.end_sweep(id)?;
             }
             Ok(true)
         })

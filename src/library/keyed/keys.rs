@@ -7,6 +7,7 @@
 //! .reelfs/chunks/<id>_chunk_<n>      chunks of a group
 //! .reelfs/refs/<id>/<path's hash>    a file that needs the group: its path
 //! .reelfs/gone/<id>                  since when nobody needs the group
+//! .reelfs/swept/<id>                 since when the group is being removed, or was
 //! .reelfs/tags/<tag>/<path's hash>   a file with this tag: its path
 //! ```
 
@@ -29,6 +30,8 @@ pub(super) const CHUNKS: &str = ".reelfs/chunks/";
 pub(super) const REFS: &str = ".reelfs/refs/";
 /// All groups that nobody needs.
 pub(super) const GONE: &str = ".reelfs/gone/";
+/// All groups that are being removed, or were not long ago.
+pub(super) const SWEPT: &str = ".reelfs/swept/";
 /// The index of tags.
 pub(super) const TAGS: &str = ".reelfs/tags/";
 /// In front of a chunk's number.
@@ -105,6 +108,11 @@ impl Id {
     /// Says that nobody needs it.
     pub fn gone(self) -> String {
         format!("{GONE}{self}")
+    }
+
+    /// Says that it is being removed, or was: nobody takes it as long as a request that deletes a chunk of it may be on its way.
+    pub fn swept(self) -> String {
+        format!("{SWEPT}{self}")
     }
 }
 

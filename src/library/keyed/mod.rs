@@ -3,10 +3,13 @@
 //!
 //! A file that fits is one value, in a frame. Of a larger one, the base key holds a manifest; its chunks are a *group* with
 //! an id, which nobody ever writes to again. What keeps a group alive is a *reference*: written before its chunks, deleted
-//! after the last name that leads there. Nothing here locks: whoever gives a group up says so (`gone`) and then looks for
-//! references; whoever takes one writes the reference and then looks for `gone`. At least one sees the other, and gives way.
+//! after the last name that leads there. Nothing here locks: whoever removes a group says so (`swept`) and then looks for
+//! references; whoever takes one writes the reference and then looks for `swept`. At least one sees the other, and gives way.
+//! That word stays long after the last chunk went: equal content has the same id again, and a request that was sent to
+//! delete a chunk may arrive late.
 //!
-//! A replaced or removed group stays for a grace period, so that whoever is reading it comes to the end.
+//! A replaced or removed group stays for a grace period (`gone` says since when), so that whoever is reading it comes to the
+//! end. Until it is removed it can be taken again.
 
 mod asking;
 mod changes;
@@ -45,6 +48,8 @@ pub const WHOLE_BYTES_MAX: u64 = 20 << 20;
 pub const CHUNK_SIZE_BYTES: u64 = 5 << 20;
 /// A replaced or removed group is kept for so long: a reader may be in the middle of it.
 const GRACE: Duration = Duration::from_hours(1);
+/// No request lives as long: not one that is made again and again, nor one of a machine that slept for a while.
+const REQUEST_LIFE: Duration = Duration::from_hours(1);
 /// How a library is laid out; one of a later format is refused.
 const FORMAT: u32 = 1;
 /// A larger value under the key of the settings holds none.

@@ -59,7 +59,7 @@ fn purge_some(
             files.push(file);
         }
     }
-    // First: whoever takes one of these groups now, gives way.
+    // First: they lead there if this is broken off.
     let gone = Mark::now("", None).value();
     let groups = || files.iter().flat_map(|file| file.groups.iter().map(move |id| (file, *id)));
     asking.put(&groups().map(|(_, id)| (id.gone(), gone.clone())).collect::<Vec<_>>())?;
@@ -83,8 +83,7 @@ fn purge_some(
             if library.has_refs(*id)? {
                 // Another file has the same content.
                 asking.delete(&[id.gone()])?;
-            } else {
-                let group = library.sweep(*id)?;
+            } else if let Some(group) = library.sweep(*id)? {
                 swept.chunks += group.chunks;
                 swept.bytes += group.bytes;
             }

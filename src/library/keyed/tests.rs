@@ -69,9 +69,10 @@ fn names(library: &KeyedLibrary) -> Vec<String> {
     library.list(&query).unwrap().names.into_iter().map(|named| named.path).collect()
 }
 
-/// Our own keys beside the settings.
+/// Our own keys beside the settings, and words about what was removed, which stay for a while.
 fn own_keys(home: &Memory) -> BTreeSet<String> {
-    home.keys().into_iter().filter(|key| keys::is_ours(key) && key != keys::SETTINGS).collect()
+    let is_left = |key: &String| keys::is_ours(key) && key != keys::SETTINGS && !key.starts_with(keys::SWEPT);
+    home.keys().into_iter().filter(is_left).collect()
 }
 
 /// Everything our own keys say is needed by some name, and all that names need is there.

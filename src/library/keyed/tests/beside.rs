@@ -175,12 +175,40 @@ fn a_rename_that_gives_way_leaves_what_the_other_name_needs() {
     put(&library, "from", &film, &[]).unwrap();
     put(&library, "to", &film, &[]).unwrap();
     let id = library.load("from").unwrap().id.unwrap();
+    // Whoever gave it up was killed: that keeps nobody from anything.
     library.give_up(id).unwrap();
+    library.rename("from", "other").unwrap();
+    library.rename("other", "from").unwrap();
+    set(&home, &id.swept(), "{}");
     assert_eq!(library.rename("from", "to").unwrap_err().kind(), Kind::Busy);
     library.remove("from").unwrap();
     library.gc(NOW, false).unwrap();
     assert_eq!(read(&library, "to").unwrap(), film);
     assert_clean(&library, &home, "given way");
+}
+
+#[test]
+fn a_delete_that_arrives_late_takes_nothing_of_a_later_put() {
+    let film = bytes(1, 500);
+    for is_purged in [false, true] {
+        let home = Arc::new(Memory::default());
+        put(&library(&home), "film", &film, &["old"]).unwrap();
+        let id = library(&home).load("film").unwrap().id.unwrap();
+        let again = film.clone();
+        // Another one comes to the end, and the same film is put again.
+        let slow = beside(&home, Call::Delete, keys::chunk(&id.chunk_prefix(), 0), move |home| {
+            library(home).gc(NOW, false).unwrap();
+            put(&library(home), "film", &again, &["new"]).unwrap();
+        });
+        if is_purged {
+            slow.purge("old", &mut |_| true).unwrap();
+        } else {
+            library(&home).remove("film").unwrap();
+            slow.gc(NOW, false).unwrap();
+        }
+        assert_eq!(read(&slow, "film").unwrap(), film);
+        assert_clean(&slow, &home, "deleted late");
+    }
 }
 
 #[test]

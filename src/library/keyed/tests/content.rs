@@ -31,9 +31,15 @@ fn content_that_is_being_removed_is_not_relied_upon() {
     let library = library(&home);
     let film = bytes(3, 500);
     put(&library, "one", &film, &[]).unwrap();
+    let id = library.load("one").unwrap().id.unwrap();
     library.remove("one").unwrap();
     put(&library, "one", &film, &[]).unwrap();
-    assert_eq!(library.gc(NOW, false).unwrap().chunks, 8, "the old ones");
+    assert_eq!(library.load("one").unwrap().id, Some(id), "it waits, and can be taken again");
+    assert_eq!(library.gc(NOW, false).unwrap().chunks, 0);
+    library.remove("one").unwrap();
+    assert_eq!(library.gc(NOW, false).unwrap().chunks, 8);
+    put(&library, "one", &film, &[]).unwrap();
+    assert_ne!(library.load("one").unwrap().id, Some(id), "a request to delete them may be on its way");
     assert_eq!(read(&library, "one").unwrap(), film);
     assert_clean(&library, &home, "put again");
     // A collector that takes no grace ends a draft rather than leaving a name without bytes.
@@ -42,6 +48,31 @@ fn content_that_is_being_removed_is_not_relied_upon() {
     library.gc(NOW, false).unwrap();
     assert_eq!(writer.finish(Meta::now()).unwrap_err().kind(), Kind::Busy);
     assert_eq!(library.manifest("slow").unwrap_err().kind(), Kind::Missing);
+}
+
+#[test]
+fn the_word_that_a_group_was_removed_goes_when_its_time_is_over() {
+    let home = Arc::new(Memory::default());
+    let library = library(&home);
+    let film = bytes(3, 500);
+    put(&library, "one", &film, &[]).unwrap();
+    let id = library.load("one").unwrap().id.unwrap();
+    let chunk = keys::chunk(&id.chunk_prefix(), 2);
+    library.remove("one").unwrap();
+    library.gc(NOW, false).unwrap();
+    library.gc(NOW, false).unwrap();
+    assert!(library.is_swept(id).unwrap(), "however little grace there is");
+    let age = || home.put(&[(id.swept(), Bytes::from_static(b"{\"since\":1}"))]).unwrap();
+    // Of a sweep that was broken off.
+    age();
+    home.put(&[(chunk.clone(), Bytes::from_static(b"left over"))]).unwrap();
+    library.gc(GRACE, false).unwrap();
+    assert!(!home.keys().contains(&chunk) && library.is_swept(id).unwrap());
+    age();
+    library.gc(GRACE, false).unwrap();
+    assert_eq!(home.keys(), [keys::SETTINGS]);
+    put(&library, "one", &film, &[]).unwrap();
+    assert_eq!(library.load("one").unwrap().id, Some(id));
 }
 
 #[test]
