@@ -3,13 +3,15 @@
 
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use bytes::Bytes;
 use reelfs::config::S3Config;
 use reelfs::error::Kind;
 use reelfs::range::ByteRange;
-use reelfs::store::keyed::Keyed;
 use reelfs::store::keyed::address::Address;
+use reelfs::store::keyed::{Keyed, Seen, Swap};
 use tempfile::TempDir;
 use url::Url;
 
@@ -133,6 +135,58 @@ fn check(home: &dyn Keyed) {
     values(home);
     listings(home);
     many(home);
+    swaps(home);
+    a_value_is_there_or_not(home);
+}
+
+/// A value takes the place of the one that was looked at, and of no other.
+fn swaps(home: &dyn Keyed) {
+    let range = ByteRange::new(0, 3);
+    let seen = |bytes: &[u8]| Seen::of(range, bytes);
+    let swap = |key: &str, seen: Seen, value: Option<&'static [u8]>| Swap {
+        key: key.to_owned(),
+        seen,
+        value: value.map(Bytes::from_static),
+    };
+    put(home, &[("swap/a", b"one"), ("swap/b", b"one and more"), ("swap/c", b"other")]);
+    let swaps = |value: Option<&'static [u8]>| {
+        let all = ["a", "b", "c", "none"].map(|name| swap(&format!("swap/{name}"), seen(b"one"), value));
+        home.swap(&all).unwrap()
+    };
+    assert_eq!(swaps(Some(b"two")), [true, true, false, false]);
+    assert_eq!(["a", "b", "c"].map(|name| get(home, &format!("swap/{name}")).unwrap()), ["two", "two", "other"]);
+    // As after an answer that was lost.
+    assert_eq!(swaps(Some(b"two")), [true, true, false, false]);
+    assert_eq!(swaps(None), [false, false, false, true]);
+    assert!(home.swap(&[]).unwrap().is_empty());
+    assert_eq!(
+        home.swap(&[swap("swap/a", seen(b"two"), None), swap("swap/c", seen(b"oth"), None)]).unwrap(),
+        [true, true]
+    );
+    assert_eq!(list(home, "swap/", Bound::Unbounded, 10), ["swap/b"]);
+    assert_eq!(get(home, "swap/a").unwrap_err().kind(), Kind::Missing);
+    delete(home, &["swap/b"]);
+}
+
+/// A value that is written between two looks is never seen as an empty one.
+fn a_value_is_there_or_not(home: &dyn Keyed) {
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..100 {
+                put(home, &[("there", b"all of it")]);
+                delete(home, &["there"]);
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        while !is_over.load(Ordering::Relaxed) {
+            match get(home, "there") {
+                Ok(value) => assert_eq!(value, "all of it"),
+                // Some servers break off what is deleted under way.
+                Err(error) => assert!(error.kind() == Kind::Missing || error.may_pass(), "{error}"),
+            }
+        }
+    });
 }
 
 fn values(home: &dyn Keyed) {

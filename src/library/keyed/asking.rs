@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use crate::error::Result;
 use crate::range::ByteRange;
 use crate::retry::Retry;
-use crate::store::keyed::{Key, Keyed, Limits};
+use crate::store::keyed::{Key, Keyed, Limits, Swap};
 
 /// From the first try of one request to the last: a server that restarts is back by then.
 const RETRIES_LAST: Duration = Duration::from_mins(2);
@@ -71,6 +71,20 @@ impl Asking {
             self.again(|| self.home.delete(some))?;
         }
         Ok(())
+    }
+
+    /// Puts values in the place of others that are still what was seen; says of each whether it did.
+    pub fn swap(&self, swaps: &[Swap]) -> Result<Vec<bool>> {
+        let mut done = Vec::new();
+        for some in swaps.chunks(self.limits().batch_keys_max.max(1)) {
+            self.pace(some.len());
+            done.extend(self.again(|| self.home.swap(some))?);
+        }
+        Ok(done)
+    }
+
+    pub fn swap_one(&self, swap: Swap) -> Result<bool> {
+        Ok(self.swap(&[swap])?.iter().all(|is_done| *is_done))
     }
 
     pub fn list(&self, prefix: &str, from: Bound<&str>, limit: usize) -> Result<Vec<Key>> {

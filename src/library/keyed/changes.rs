@@ -3,13 +3,17 @@
 
 use bytes::Bytes;
 
-use super::groups::is_being_removed;
+use super::groups::{is_being_removed, tag_entries};
 use super::keys;
 use super::{KeyedLibrary, Loaded, read, value};
 use crate::error::{Error, Kind, Result};
 use crate::library::manifest::{CHUNK_BYTES_MAX, Kept};
-use crate::library::{Content, Library as _, Manifest, Meta, check_tags};
+use crate::library::{Content, Library as _, Meta, check_tags};
 use crate::range::ByteRange;
+use crate::store::keyed::Swap;
+
+/// A file that is put again each time its tags are set has somebody else at it.
+const CHANGES_MAX: u32 = 8;
 
 impl KeyedLibrary {
     /// Takes a name away; its group stays for the grace period. One that is damaged can be taken away, too.
@@ -47,8 +51,15 @@ impl KeyedLibrary {
         self.asking.delete(&keys)
     }
 
+    /// Takes entries of the index away, but for those of the file that has the name by now: whoever puts it looks for them
+    /// afterwards, so that at least one sees the other.
     pub(super) fn untag(&self, path: &str, tags: &[String]) -> Result<()> {
-        self.asking.delete(&tags.iter().map(|tag| keys::tag(tag, path)).collect::<Vec<_>>())
+        if tags.is_empty() {
+            return Ok(());
+        }
+        self.asking.delete(&tags.iter().map(|tag| keys::tag(tag, path)).collect::<Vec<_>>())?;
+        let Some(now) = self.load_any(path)? else { return Ok(()) };
+        self.index_again(tag_entries(&now.manifest.meta().tags, path, now.id))
     }
 
     /// Gives a file another name. There it is in one step; broken off, it may have both.
@@ -77,18 +88,12 @@ impl KeyedLibrary {
             }
         }
         let tags = &file.manifest.meta().tags;
-        self.commit(to, value.clone(), file.id, tags)?;
-        match self.whole(from) {
-            Ok(now) if now == value => {}
-            Err(error) if error.kind() == Kind::Missing => {}
-            Err(error) => return Err(error),
-            Ok(_) => {
-                let (from, to) = (from.escape_debug(), to.escape_debug());
-                let message = format!("{from}: replaced meanwhile; what it was is now {to}, and the new one stays");
-                return Err(Error::new(Kind::Changed, message));
-            }
+        self.commit(to, value, file.id, tags, None)?;
+        if !self.asking.swap_one(Swap { key: from.to_owned(), seen: file.seen, value: None })? {
+            let (from, to) = (from.escape_debug(), to.escape_debug());
+            let message = format!("{from}: replaced meanwhile; what it was is now {to}, and the new one stays");
+            return Err(Error::new(Kind::Changed, message));
         }
-        self.asking.delete(&[from.to_owned()])?;
         if let Some(id) = file.id {
             self.refer_no_longer(id, from)?;
         }
@@ -100,17 +105,29 @@ impl KeyedLibrary {
         keys::check(path, self.asking.limits())?;
         let tags = check_tags(tags.to_vec())?;
         tags.iter().try_for_each(|tag| keys::check_tag(tag, self.asking.limits()))?;
-        self.change_meta(path, |meta| Meta { tags, ..meta })
+        self.change_meta(path, |meta| Meta { tags: tags.clone(), ..meta })
     }
 
-    /// Changes what is known of a file beside its bytes.
-    pub(super) fn change_meta(&self, path: &str, change: impl FnOnce(Meta) -> Meta) -> Result<()> {
-        let manifest = self.manifest(path)?;
-        let meta = change(manifest.meta().clone());
-        if *manifest.meta() == meta {
+    /// Changes what is known of a file beside its bytes, whichever they are by then.
+    pub(super) fn change_meta(&self, path: &str, change: impl Fn(Meta) -> Meta) -> Result<()> {
+        let mut tries = 1;
+        loop {
+            match self.try_change_meta(path, &change) {
+                Err(error) if error.kind() == Kind::Changed && tries < CHANGES_MAX => tries += 1,
+                done => return done,
+            }
+        }
+    }
+
+    fn try_change_meta(&self, path: &str, change: &impl Fn(Meta) -> Meta) -> Result<()> {
+        let file = match self.load(path) {
+            Err(error) if error.kind() == Kind::Missing => return self.manifest(path).map(|_| ()),
+            file => file?,
+        };
+        let meta = change(file.manifest.meta().clone());
+        if *file.manifest.meta() == meta {
             return Ok(());
         }
-        let file = self.load(path)?;
         let value = match (file.id, file.manifest.kept()) {
             (Some(id), _) => {
                 let chunks = file.manifest.chunks();
@@ -125,9 +142,9 @@ impl KeyedLibrary {
                 );
                 return Err(Error::new(Kind::Unsupported, message));
             }
-            (None, _) => value::frame(&self.frame_bytes(path, &file.manifest)?, &meta)?,
+            (None, _) => value::frame(&self.frame_bytes(path, &file)?, &meta)?,
         };
-        self.commit(path, value, file.id, &meta.tags)
+        self.commit(path, value, file.id, &meta.tags, Some(file.seen))
     }
 
     /// A value, all of it.
@@ -141,15 +158,27 @@ impl KeyedLibrary {
         Ok(value)
     }
 
-    /// The bytes of a file that is one value: all of them, as they were put.
-    fn frame_bytes(&self, path: &str, manifest: &Manifest) -> Result<Bytes> {
+    /// The bytes of a file that is one value: all of them, as they were put. `Changed` if it is another one by now.
+    fn frame_bytes(&self, path: &str, file: &Loaded) -> Result<Bytes> {
+        let manifest = &file.manifest;
         if let Content::Inline(bytes) = manifest.content() {
             return Ok(bytes.clone());
         }
         let mut bytes = Vec::with_capacity(manifest.size_bytes().min(CHUNK_BYTES_MAX) as usize);
         for n in 0..manifest.chunks().len() {
-            bytes.extend_from_slice(&self.checked_chunk(path, manifest, n)?);
+            match self.checked_chunk(path, manifest, n) {
+                Err(error) if matches!(error.kind(), Kind::Missing | Kind::Corrupt) => {
+                    let is_same = self.load_any(path)?.is_some_and(|now| now.seen == file.seen);
+                    return Err(if is_same { error } else { is_replaced(path) });
+                }
+                chunk => bytes.extend_from_slice(&chunk?),
+            }
         }
         Ok(bytes.into())
     }
+}
+
+/// The error of whoever finds another file than the one that was looked at.
+pub(super) fn is_replaced(path: &str) -> Error {
+    Error::new(Kind::Changed, format!("{}: replaced meanwhile", path.escape_debug()))
 }

@@ -1,14 +1,14 @@
 //! Every chunk hashed, every group that nobody needs found; and good bytes put in the place of bad ones.
 //! Never here: what to make of a finding.
 //!
-//! Damaged chunks stay where they are: every read hashes what it returns, so nobody is shown them.
+//! What leads to a file, and is missing, is put back. Damaged chunks stay where they are: every read hashes what it returns, so nobody is shown them.
 
 use std::num::NonZeroUsize;
 
 use bytes::Bytes;
 use lru::LruCache;
 
-use super::groups::for_each_group;
+use super::groups::{Mark, for_each_group, tag_entries};
 use super::keys::{self, Id};
 use super::value::{self, HEAD_BYTES};
 use super::{GRACE, KeyedLibrary, Loaded, fits, place};
@@ -55,8 +55,8 @@ pub(super) fn verify(
 impl Check<'_> {
     /// Whether to go on.
     fn file(&mut self, path: &str, size_bytes: u64) -> Result<bool> {
-        let Loaded { manifest, id } = match self.library.load(path) {
-            Ok(loaded) => loaded,
+        let file = match self.library.load(path) {
+            Ok(file) => file,
             // Removed meanwhile.
             Err(error) if error.kind() == Kind::Missing => return Ok(true),
             Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
@@ -73,6 +73,8 @@ impl Check<'_> {
             }
             Err(error) => return Err(error),
         };
+        self.put_back(path, &file)?;
+        let Loaded { manifest, id, .. } = file;
         self.verified.files += 1;
         if let Content::Inline(bytes) = manifest.content() {
             // Hashed as it was read.
@@ -123,6 +125,28 @@ impl Check<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Puts back what leads to a file, where it is missing: no purge would find it, or a collector would take it for nobody's.
+    fn put_back(&mut self, path: &str, file: &Loaded) -> Result<()> {
+        let mut leads = tag_entries(&file.manifest.meta().tags, path, file.id);
+        leads.extend(file.id.map(|id| (id.reference(path), Mark::now(path, None).value())));
+        for (key, value) in leads {
+            if self.library.mark(&key)?.is_some() {
+                continue;
+            }
+            if self.library.load_any(path)?.is_none_or(|now| now.seen != file.seen) {
+                return Ok(());
+            }
+            log::warn!("{}: `{key}`, which leads there, was missing: put back", path.escape_debug());
+            if let Err(error) = self.library.asking.put_one(key.clone(), value) {
+                log::warn!("{error}");
+                let (what, path) = (Damage::Missing, Some(path.to_owned()));
+                let range = ByteRange::new(0, 0);
+                (self.found)(Finding { what, path, chunk: None, place: key, sha256: None, range });
+            }
+        }
+        Ok(())
     }
 
     /// Groups that no file needs, nor one that is on its way in.

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::changes::is_replaced;
 use super::groups::{is_being_removed, tag_entries};
 use super::keys::{self, Id};
-use super::{KeyedLibrary, fits, value};
+use super::{KeyedLibrary, fits, seen_of, value};
 use crate::error::{Error, Kind, Result};
 use crate::library::manifest::{CHUNKS_MAX, Kept};
 use crate::library::{Chunk, Content, Draft, Manifest, Meta, Proof, check_tags};
 use crate::range::ByteRange;
+use crate::store::keyed::{Seen, Swap};
 
 /// A long draft says this often that it is still under way: well within any grace.
 const REFRESH_EVERY: Duration = Duration::from_mins(5);
@@ -207,7 +209,7 @@ impl Draft for KeyedDraft<'_> {
         if let Some(id) = id.filter(|_| self.group.is_none()) {
             self.refer(id)?;
         }
-        self.library.commit(&self.path, value, id, &manifest.meta().tags)?;
+        self.library.commit(&self.path, value, id, &manifest.meta().tags, None)?;
         self.library.sweep_in_passing();
         Ok(match id {
             Some(id) => manifest.kept_in(Kept::Under { prefix: id.chunk_prefix().into() }),
@@ -222,8 +224,16 @@ fn kept(chunks: &[Chunk]) -> Vec<Chunk> {
 }
 
 impl KeyedLibrary {
-    /// Gives a value the name `path`, whose group (referred to by now) and tags are these; what was there goes.
-    pub(super) fn commit(&self, path: &str, value: Bytes, id: Option<Id>, tags: &[String]) -> Result<()> {
+    /// Gives a value the name `path`, whose group (referred to by now) and tags are these; what was there goes. `Changed`
+    /// where that must be what was `seen`, and is another one.
+    pub(super) fn commit(
+        &self,
+        path: &str,
+        value: Bytes,
+        id: Option<Id>,
+        tags: &[String],
+        seen: Option<Seen>,
+    ) -> Result<()> {
         let (bytes, bytes_max) = (value.len() as u64, self.asking.limits().value_bytes_max);
         if bytes > bytes_max {
             let message = format!("{}: a value of {bytes} bytes; this home takes {bytes_max}", path.escape_debug());
@@ -232,26 +242,48 @@ impl KeyedLibrary {
         let entries = tag_entries(tags, path, id);
         // Before the name: a file that has a tag is always found by it.
         self.asking.put(&entries)?;
-        if let Some(id) = id {
-            self.check_referred(id, path)?;
-        }
         let old = self.load_any(path)?;
-        self.asking.put_one(path.to_owned(), value)?;
+        // Of a group that this very name needs, somebody else would have given way.
+        let sound = match id {
+            Some(id) if old.as_ref().is_none_or(|old| old.id != Some(id)) => self.check_referred(id, path),
+            _ => Ok(()),
+        };
+        let written = seen_of(&value);
+        let is_there = match seen {
+            None => {
+                sound?;
+                self.asking.put_one(path.to_owned(), value)?;
+                true
+            }
+            Some(seen) => {
+                let swap = Swap { key: path.to_owned(), seen, value: Some(value) };
+                sound.is_ok() && self.asking.swap_one(swap)?
+            }
+        };
+        if !is_there {
+            self.untag(path, tags)?;
+            if let Some(id) = id {
+                self.refer_no_longer(id, path)?;
+            }
+            return Err(is_replaced(path));
+        }
         // Whoever took this name's file away meanwhile took these along, or sees the new one.
         if let Some(id) = id
             && self.mark(&id.reference(path))?.is_none()
         {
             self.refer(id, path)?;
-            // A collector that takes no grace: its bytes may be gone.
+            // And perhaps the group as well: no name without its bytes.
             if self.is_swept(id)? {
+                self.asking.swap_one(Swap { key: path.to_owned(), seen: written, value: None })?;
+                self.refer_no_longer(id, path)?;
                 return Err(is_being_removed(path));
             }
         }
         self.index_again(entries)?;
         let Some(old) = old else { return Ok(()) };
         self.remove_plain_chunks(path, Some(&old))?;
-        let stale: Vec<_> = old.manifest.meta().tags.iter().filter(|tag| !tags.contains(tag)).collect();
-        self.asking.delete(&stale.into_iter().map(|tag| keys::tag(tag, path)).collect::<Vec<_>>())?;
+        let stale: Vec<_> = old.manifest.meta().tags.iter().filter(|tag| !tags.contains(tag)).cloned().collect();
+        self.untag(path, &stale)?;
         match old.id {
             Some(old) if Some(old) != id => {
                 self.give_up(old)?;

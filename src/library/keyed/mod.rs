@@ -39,7 +39,7 @@ use super::{Chunk, Cut, Draft, Finding, Library, Manifest, Meta, Page, Proof, Qu
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
-use crate::store::keyed::Keyed;
+use crate::store::keyed::{Keyed, Seen};
 
 /// Files up to this many bytes are one value, unless said otherwise at `init`: one request rather than several, and most
 /// services take 25 MiB.
@@ -56,6 +56,10 @@ const FORMAT: u32 = 1;
 const SETTINGS_BYTES_MAX: u64 = 64 << 10;
 /// Room around the bytes of a file in one value.
 const FRAME_BYTES_MAX: u64 = HEAD_BYTES;
+/// What tells one value from another: a frame's head, which holds the hashes of the rest.
+const HEAD: ByteRange = ByteRange { start: 0, end: HEAD_BYTES };
+/// And all of a manifest, however large.
+const WHOLE: ByteRange = ByteRange { start: 0, end: MANIFEST_BYTES_MAX + 1 };
 /// Folders and bases that were looked at already.
 const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("not 0");
 
@@ -93,6 +97,8 @@ struct Loaded {
     manifest: Manifest,
     /// The group it needs.
     id: Option<Id>,
+    /// What of the value was read: all that tells it from another one.
+    seen: Seen,
 }
 
 impl KeyedLibrary {
@@ -140,9 +146,9 @@ impl KeyedLibrary {
 
     /// What is under a file's key. `Missing`; `Corrupt` if it is no file of a library, or a damaged one.
     fn load(&self, path: &str) -> Result<Loaded> {
-        let head = self.asking.get(path, ByteRange::new(0, HEAD_BYTES))?;
+        let head = self.asking.get(path, HEAD)?;
         if value::begins(path, &head)? == Begins::Json && head.len() as u64 >= HEAD_BYTES {
-            return read(path, &self.asking.get(path, ByteRange::new(0, MANIFEST_BYTES_MAX + 1))?);
+            return read(path, &self.asking.get(path, WHOLE)?);
         }
         read(path, &head)
     }
@@ -340,13 +346,20 @@ fn settings(asking: &Asking) -> Result<Option<Settings>> {
 fn read(path: &str, value: &Bytes) -> Result<Loaded> {
     if value::begins(path, value)? == Begins::Frame {
         let head = value.slice(..value.len().min(HEAD_BYTES as usize));
-        return Ok(Loaded { manifest: value::read_frame(path, &head)?, id: None });
+        return Ok(Loaded { manifest: value::read_frame(path, &head)?, id: None, seen: seen_of(value) });
     }
     if value.len() as u64 > MANIFEST_BYTES_MAX {
         return Err(Error::new(Kind::Corrupt, format!("{}: larger than any manifest is", path.escape_debug())));
     }
     let (manifest, id) = value::read_manifest(path, value)?;
-    Ok(Loaded { manifest, id })
+    Ok(Loaded { manifest, id, seen: seen_of(value) })
+}
+
+/// What tells a value from another one; `read` says what must be there of it.
+fn seen_of(value: &Bytes) -> Seen {
+    let is_manifest = value.first() == Some(&b'{');
+    let range = if is_manifest { WHOLE } else { HEAD };
+    Seen::of(range, &value[..value.len().min(range.end as usize)])
 }
 
 /// Under which key a chunk is.

@@ -9,6 +9,7 @@ use super::keys::{self, Id};
 use super::{KeyedLibrary, Loaded};
 use crate::error::{Kind, Result};
 use crate::library::{Swept, check_tags};
+use crate::store::keyed::Swap;
 
 /// Files that go at once. What is known of so many is held in memory, but for their chunks.
 const FILES_AT_ONCE: usize = 200;
@@ -69,16 +70,16 @@ fn purge_some(
         (file.entry.clone(), Mark { tags: file.tags.clone(), ..Mark::now(&file.path, id) }.value())
     });
     asking.put(&noted.collect::<Vec<_>>())?;
-    let files = still_tagged(library, tag, files)?;
+    let files = take_names(library, files)?;
     let groups = || files.iter().flat_map(|file| file.groups.iter().map(move |id| (file, *id)));
-    let there = || files.iter().filter(|file| file.file.is_some());
-    asking.delete(&there().map(|file| file.path.clone()).collect::<Vec<_>>())?;
     asking.delete(&groups().map(|(file, id)| id.reference(&file.path)).collect::<Vec<_>>())?;
     let other_tags = files
         .iter()
         .flat_map(|file| file.tags.iter().map(|tag| keys::tag(tag, &file.path)).filter(|entry| *entry != file.entry));
     asking.delete(&other_tags.collect::<Vec<_>>())?;
     for file in &files {
+        // Somebody may have put another file there meanwhile, whose references and tags' entries went.
+        put_back(library, file)?;
         for id in &file.groups {
             if library.has_refs(*id)? {
                 // Another file has the same content.
@@ -89,10 +90,7 @@ fn purge_some(
             }
         }
         asking.delete(std::slice::from_ref(&file.entry))?;
-        // Somebody may have put another file there meanwhile, whose tags' entries went.
-        if let Some(now) = library.load_any(&file.path)? {
-            library.index_again(tag_entries(&now.manifest.meta().tags, &file.path, now.id))?;
-        }
+        put_back(library, file)?;
         // One whose name went in a run that was broken off is done now.
         if file.file.is_some() || !file.groups.is_empty() {
             swept.files += 1;
@@ -108,24 +106,31 @@ fn purge_some(
     Ok(true)
 }
 
-/// Those whose name still leads to what it did. Of one that does not, what was given up is taken back where it is needed.
-fn still_tagged(library: &KeyedLibrary, tag: &str, files: Vec<Purged>) -> Result<Vec<Purged>> {
-    let mut still = Vec::new();
+/// Puts back what leads to a file, or is led to, that has the name by now.
+fn put_back(library: &KeyedLibrary, file: &Purged) -> Result<()> {
+    let Some(now) = library.load_any(&file.path)? else { return Ok(()) };
+    if let Some(id) = now.id.filter(|id| file.groups.contains(id)) {
+        library.refer(id, &file.path)?;
+    }
+    library.index_again(tag_entries(&now.manifest.meta().tags, &file.path, now.id))
+}
+
+/// Takes the names away that still lead to what they did, and returns those files. Of one that does not, what was given up is
+/// taken back where it is needed.
+fn take_names(library: &KeyedLibrary, files: Vec<Purged>) -> Result<Vec<Purged>> {
+    let swap = |file: &Purged| {
+        file.file.as_ref().map(|loaded| Swap { key: file.path.clone(), seen: loaded.seen, value: None })
+    };
+    let mut done = library.asking.swap(&files.iter().filter_map(swap).collect::<Vec<_>>())?.into_iter();
+    let mut taken = Vec::new();
     for file in files {
-        let is_same = match (&file.file, library.load(&file.path)) {
-            (Some(before), Ok(now)) => has(&now, tag) && now.id == before.id,
-            (None, _) => true,
-            (Some(_), Err(error)) if error.kind() == Kind::Missing => true,
-            (Some(_), Err(error)) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => false,
-            (Some(_), Err(error)) => return Err(error),
-        };
-        if is_same {
-            still.push(file);
+        if file.file.is_none() || done.next() == Some(true) {
+            taken.push(file);
         } else {
             file.groups.iter().try_for_each(|id| library.release(*id, &file.path))?;
         }
     }
-    Ok(still)
+    Ok(taken)
 }
 
 fn has(file: &Loaded, tag: &str) -> bool {

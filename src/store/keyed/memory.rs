@@ -7,7 +7,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{Key, Keyed, LIMITS, Limits, missing, within};
+use super::{Key, Keyed, LIMITS, Limits, Step, Swap, missing, within};
 use crate::error::Result;
 use crate::range::ByteRange;
 
@@ -47,6 +47,20 @@ impl Keyed for Memory {
             values.remove(key);
         }
         Ok(())
+    }
+
+    fn swap(&self, swaps: &[Swap]) -> Result<Vec<bool>> {
+        let mut values = self.0.lock();
+        let swap = |swap: &Swap| {
+            let step = swap.step(values.get(&swap.key).map(|value| within(value, swap.seen.range)));
+            match &swap.value {
+                _ if step != Step::Write => {}
+                Some(value) => drop(values.insert(swap.key.clone(), value.clone())),
+                None => drop(values.remove(&swap.key)),
+            }
+            step != Step::Leave
+        };
+        Ok(swaps.iter().map(swap).collect())
     }
 
     fn list(&self, prefix: &str, from: Bound<&str>, limit: usize) -> Result<Vec<Key>> {

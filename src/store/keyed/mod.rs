@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 
@@ -64,6 +65,56 @@ pub struct Key {
     pub size_bytes: Option<u64>,
 }
 
+/// What a value was when it was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// What was looked at.
+    pub range: ByteRange,
+    /// Of what of the value lies within it.
+    pub sha256: Digest,
+}
+
+/// A value that another one was made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Swap {
+    /// Of both.
+    pub key: String,
+    /// What is to be there still.
+    pub seen: Seen,
+    /// What comes in its place, if anything does.
+    pub value: Option<Bytes>,
+}
+
+/// What is to be done where a value is to take the place of another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// It is what was seen.
+    Write,
+    /// It was done by a request whose answer was lost.
+    Done,
+    /// It is something else by now.
+    Leave,
+}
+
+impl Seen {
+    /// Of the bytes that were read.
+    pub fn of(range: ByteRange, bytes: &[u8]) -> Self {
+        Self { range, sha256: Digest::of(bytes) }
+    }
+}
+
+impl Swap {
+    /// `now` is what of the value lies within the range that was looked at; none without a value.
+    fn step(&self, now: Option<&[u8]>) -> Step {
+        match (now, &self.value) {
+            (Some(now), _) if Digest::of(now) == self.seen.sha256 => Step::Write,
+            (Some(now), Some(value)) if within(value, self.seen.range) == now => Step::Done,
+            (None, None) => Step::Done,
+            _ => Step::Leave,
+        }
+    }
+}
+
 /// A home of values. Keys are UTF-8: safe names with a `/` between two. Every call may block, each for a bounded time;
 /// what fails once has failed, and who asks again is decided above.
 pub trait Keyed: Send + Sync {
@@ -82,6 +133,25 @@ pub trait Keyed: Send + Sync {
 
     /// Removes values; those that are not there are no error. At most `batch_keys_max`. As lasting as `put`.
     fn delete(&self, keys: &[String]) -> Result<()>;
+
+    /// Puts values in the place of others, or removes those, and says of each whether it is done: not where it is another one
+    /// by now. At most `batch_keys_max`. One step where the home has such a step; else each is looked at right before.
+    fn swap(&self, swaps: &[Swap]) -> Result<Vec<bool>> {
+        let swap = |swap: &Swap| {
+            let now = match self.get(&swap.key, swap.seen.range) {
+                Err(error) if error.kind() == Kind::Missing => None,
+                now => Some(now?),
+            };
+            match (swap.step(now.as_deref()), &swap.value) {
+                (Step::Leave, _) => return Ok(false),
+                (Step::Done, _) => {}
+                (Step::Write, Some(value)) => self.put(&[(swap.key.clone(), value.clone())])?,
+                (Step::Write, None) => self.delete(std::slice::from_ref(&swap.key))?,
+            }
+            Ok(true)
+        };
+        swaps.iter().map(swap).collect()
+    }
 
     /// Keys that begin with `prefix`, in the order of their bytes, from `from` on: at most `limit`, and fewer only where no
     /// more follow.

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use redb::{
-    Builder, ConcurrencyMode, Database, DatabaseError, ReadableDatabase, StorageError, TableDefinition, TableError,
-    TransactionError, WriteTransaction,
+    Builder, ConcurrencyMode, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table,
+    TableDefinition, TableError, TransactionError, WriteTransaction,
 };
 
-use super::{ANSWER_TIMEOUT, Key, Keyed, LIMITS, Limits, at_least, missing, within};
+use super::{ANSWER_TIMEOUT, Key, Keyed, LIMITS, Limits, Step, Swap, at_least, missing, within};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 
@@ -117,18 +117,7 @@ impl Keyed for RedbFile {
                 Err(TableError::TableDoesNotExist(_)) => return Ok(None),
                 table => table?,
             };
-            let Some(size) = sizes.get(key)?.map(|size| size.value()) else { return Ok(None) };
-            let end = range.end.min(size);
-            let (pieces, piece_bytes) = (transaction.open_table(PIECES)?, PIECE_BYTES as u64);
-            let mut bytes = BytesMut::with_capacity(end.saturating_sub(range.start) as usize);
-            for n in range.start / piece_bytes..end.div_ceil(piece_bytes) {
-                let start = n * piece_bytes;
-                let part = ByteRange { start: range.start.saturating_sub(start), end: end - start };
-                if let Some(piece) = pieces.get((key, n as u32))? {
-                    bytes.extend_from_slice(within(piece.value(), part));
-                }
-            }
-            Ok(Some(bytes.freeze()))
+            value_within(&transaction.open_table(PIECES)?, &sizes, key, range)
         })?;
         found.ok_or_else(|| missing(&self.described, key))
     }
@@ -136,32 +125,33 @@ impl Keyed for RedbFile {
     fn put(&self, entries: &[(String, Bytes)]) -> Result<()> {
         self.write(|transaction| {
             let (mut pieces, mut sizes) = (transaction.open_table(PIECES)?, transaction.open_table(SIZES)?);
-            for (key, value) in entries {
-                let before = sizes.insert(key.as_str(), value.len() as u64)?.map_or(0, |size| size.value());
-                let mut count = 0;
-                for piece in value.chunks(PIECE_BYTES) {
-                    pieces.insert((key.as_str(), count), piece)?;
-                    count += 1;
-                }
-                for n in count..piece_count(before) {
-                    pieces.remove((key.as_str(), n))?;
-                }
-            }
-            Ok(())
+            entries.iter().try_for_each(|(key, value)| insert(&mut pieces, &mut sizes, key, value))
         })
     }
 
     fn delete(&self, keys: &[String]) -> Result<()> {
         self.write(|transaction| {
             let (mut pieces, mut sizes) = (transaction.open_table(PIECES)?, transaction.open_table(SIZES)?);
-            for key in keys {
-                let size = sizes.remove(key.as_str())?.map_or(0, |size| size.value());
-                for n in 0..piece_count(size) {
-                    pieces.remove((key.as_str(), n))?;
+            keys.iter().try_for_each(|key| remove(&mut pieces, &mut sizes, key))
+        })
+    }
+
+    fn swap(&self, swaps: &[Swap]) -> Result<Vec<bool>> {
+        let mut done = Vec::new();
+        self.write(|transaction| {
+            let (mut pieces, mut sizes) = (transaction.open_table(PIECES)?, transaction.open_table(SIZES)?);
+            for swap in swaps {
+                let step = swap.step(value_within(&pieces, &sizes, &swap.key, swap.seen.range)?.as_deref());
+                match &swap.value {
+                    _ if step != Step::Write => {}
+                    Some(value) => insert(&mut pieces, &mut sizes, &swap.key, value)?,
+                    None => remove(&mut pieces, &mut sizes, &swap.key)?,
                 }
+                done.push(step != Step::Leave);
             }
             Ok(())
-        })
+        })?;
+        Ok(done)
     }
 
     fn list(&self, prefix: &str, from: Bound<&str>, limit: usize) -> Result<Vec<Key>> {
@@ -181,6 +171,56 @@ impl Keyed for RedbFile {
             Ok(keys)
         })
     }
+}
+
+/// What of a value lies within `range`; nothing without a value.
+fn value_within(
+    pieces: &impl ReadableTable<(&'static str, u32), &'static [u8]>,
+    sizes: &impl ReadableTable<&'static str, u64>,
+    key: &str,
+    range: ByteRange,
+) -> std::result::Result<Option<Bytes>, redb::Error> {
+    let Some(size) = sizes.get(key)?.map(|size| size.value()) else { return Ok(None) };
+    let (end, piece_bytes) = (range.end.min(size), PIECE_BYTES as u64);
+    let mut bytes = BytesMut::with_capacity(end.saturating_sub(range.start) as usize);
+    for n in range.start / piece_bytes..end.div_ceil(piece_bytes) {
+        let start = n * piece_bytes;
+        let part = ByteRange { start: range.start.saturating_sub(start), end: end - start };
+        if let Some(piece) = pieces.get((key, n as u32))? {
+            bytes.extend_from_slice(within(piece.value(), part));
+        }
+    }
+    Ok(Some(bytes.freeze()))
+}
+
+fn insert(
+    pieces: &mut Table<'_, (&'static str, u32), &'static [u8]>,
+    sizes: &mut Table<'_, &'static str, u64>,
+    key: &str,
+    value: &[u8],
+) -> std::result::Result<(), redb::Error> {
+    let before = sizes.insert(key, value.len() as u64)?.map_or(0, |size| size.value());
+    let mut count = 0;
+    for piece in value.chunks(PIECE_BYTES) {
+        pieces.insert((key, count), piece)?;
+        count += 1;
+    }
+    for n in count..piece_count(before) {
+        pieces.remove((key, n))?;
+    }
+    Ok(())
+}
+
+fn remove(
+    pieces: &mut Table<'_, (&'static str, u32), &'static [u8]>,
+    sizes: &mut Table<'_, &'static str, u64>,
+    key: &str,
+) -> std::result::Result<(), redb::Error> {
+    let size = sizes.remove(key)?.map_or(0, |size| size.value());
+    for n in 0..piece_count(size) {
+        pieces.remove((key, n))?;
+    }
+    Ok(())
 }
 
 fn piece_count(size_bytes: u64) -> u32 {

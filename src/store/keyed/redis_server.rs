@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use redis::{Client, Connection, ConnectionInfo, ErrorKind, RedisError, RedisResult, ServerErrorKind};
+use redis::{Client, Connection, ConnectionInfo, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind};
 
-use super::{ANSWER_TIMEOUT, Key, Keyed, Limits, at_least, missing, timeout};
+use super::{ANSWER_TIMEOUT, Key, Keyed, Limits, Step, Swap, at_least, missing, timeout};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 
@@ -19,6 +19,9 @@ const INDEX: &str = ".reelfs/index";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections kept for whoever comes next; more are closed after use.
 const IDLE_MAX: usize = 16;
+
+/// Others may write the same values between the look and the write this often.
+const SWAPS_MAX: u32 = 8;
 
 /// Over a network, two writes of a file gain from being under way together.
 const LIMITS: Limits = Limits { writes_at_once: 2, ..super::LIMITS };
@@ -81,6 +84,44 @@ impl RedisServer {
         format!("{}{key}", self.prefix)
     }
 
+    fn add_put(&self, pipe: &mut Pipeline, key: &str, value: &[u8]) {
+        pipe.cmd("SET").arg(self.key(key)).arg(value).ignore();
+        pipe.cmd("ZADD").arg(self.key(INDEX)).arg(0).arg(key).ignore();
+    }
+
+    fn add_delete(&self, pipe: &mut Pipeline, keys: &[String]) {
+        pipe.cmd("DEL").arg(keys.iter().map(|key| self.key(key)).collect::<Vec<_>>()).ignore();
+        pipe.cmd("ZREM").arg(self.key(INDEX)).arg(keys).ignore();
+    }
+
+    /// Nothing if one of the values changed between the look and the write: then none of them was touched.
+    fn try_swap(&self, connection: &mut Connection, swaps: &[Swap]) -> RedisResult<Option<Vec<bool>>> {
+        let mut look = redis::pipe();
+        look.cmd("WATCH").arg(swaps.iter().map(|swap| self.key(&swap.key)).collect::<Vec<_>>()).ignore();
+        for swap in swaps {
+            let (key, range) = (self.key(&swap.key), swap.seen.range);
+            look.cmd("GETRANGE").arg(&key).arg(range.start).arg(range.end.saturating_sub(1)).cmd("EXISTS").arg(&key);
+        }
+        let found: Vec<redis::Value> = look.query(connection)?;
+        let mut write = redis::pipe();
+        write.atomic();
+        let mut done = Vec::new();
+        for (swap, found) in swaps.iter().zip(found.chunks_exact(2)) {
+            let now: Vec<u8> = redis::from_redis_value_ref(&found[0])?;
+            let is_there: bool = redis::from_redis_value_ref(&found[1])?;
+            let step = swap.step(is_there.then_some(&now));
+            match &swap.value {
+                _ if step != Step::Write => {}
+                Some(value) => self.add_put(&mut write, &swap.key, value),
+                None => self.add_delete(&mut write, std::slice::from_ref(&swap.key)),
+            }
+            done.push(step != Step::Leave);
+        }
+        // Also where it is empty: it ends the watch.
+        write.cmd("PING").ignore();
+        Ok(write.query::<Option<()>>(connection)?.map(|()| done))
+    }
+
     fn failed(&self, error: &RedisError) -> Error {
         let kind = match error.kind() {
             _ if error.is_timeout() => Kind::TimedOut,
@@ -123,19 +164,21 @@ impl Keyed for RedisServer {
         let value: Vec<u8> = self.ask(0, |connection| {
             redis::cmd("GETRANGE").arg(&key_there).arg(range.start).arg(range.end - 1).query(connection)
         })?;
-        // No value, and none that reaches so far, look the same.
-        if value.is_empty() && !self.ask(0, |connection| redis::cmd("EXISTS").arg(&key_there).query(connection))? {
-            return Err(missing(&self.described, key));
+        if !value.is_empty() {
+            return Ok(value.into());
         }
-        Ok(value.into())
+        // No value, and none that reaches so far, look the same. Asked for together: one may be written in between.
+        let mut both = redis::pipe();
+        both.atomic().cmd("GETRANGE").arg(&key_there).arg(range.start).arg(range.end - 1).cmd("EXISTS").arg(&key_there);
+        let (value, is_there): (Vec<u8>, bool) = self.ask(0, |connection| both.query(connection))?;
+        if is_there { Ok(value.into()) } else { Err(missing(&self.described, key)) }
     }
 
     fn put(&self, entries: &[(String, Bytes)]) -> Result<()> {
         let mut pipe = redis::pipe();
         pipe.atomic();
         for (key, value) in entries {
-            pipe.cmd("SET").arg(self.key(key)).arg(&value[..]).ignore();
-            pipe.cmd("ZADD").arg(self.key(INDEX)).arg(0).arg(key).ignore();
+            self.add_put(&mut pipe, key, value);
         }
         let bytes = entries.iter().map(|(_, value)| value.len() as u64).sum();
         self.ask(bytes, |connection| pipe.query(connection))
@@ -145,12 +188,31 @@ impl Keyed for RedisServer {
         if keys.is_empty() {
             return Ok(());
         }
-        let there: Vec<_> = keys.iter().map(|key| self.key(key)).collect();
         let mut pipe = redis::pipe();
         pipe.atomic();
-        pipe.cmd("DEL").arg(there).ignore();
-        pipe.cmd("ZREM").arg(self.key(INDEX)).arg(keys).ignore();
+        self.add_delete(&mut pipe, keys);
         self.ask(0, |connection| pipe.query(connection))
+    }
+
+    fn swap(&self, swaps: &[Swap]) -> Result<Vec<bool>> {
+        if swaps.is_empty() {
+            return Ok(Vec::new());
+        }
+        let bytes = swaps.iter().filter_map(|swap| swap.value.as_ref()).map(|value| value.len() as u64).sum();
+        for _ in 0..SWAPS_MAX {
+            let swapped = self.ask(bytes, |connection| {
+                let swapped = self.try_swap(connection, swaps);
+                // What is watched on this connection would undo the next one's work.
+                if !matches!(swapped, Ok(Some(_))) {
+                    redis::cmd("UNWATCH").exec(connection)?;
+                }
+                swapped
+            })?;
+            if let Some(done) = swapped {
+                return Ok(done);
+            }
+        }
+        Err(Error::new(Kind::Busy, format!("{}: what is to be replaced changes all the time", self.described)))
     }
 
     fn list(&self, prefix: &str, from: Bound<&str>, limit: usize) -> Result<Vec<Key>> {

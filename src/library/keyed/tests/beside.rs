@@ -2,13 +2,14 @@
 //! Never here: changes that are broken off (see `kills`).
 
 use super::*;
-use crate::store::keyed::{Key, Limits};
+use crate::store::keyed::{Key, Limits, Swap};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
     Get,
     Put,
     Delete,
+    Swap,
 }
 
 type Then = Box<dyn FnOnce(&Arc<Memory>) + Send>;
@@ -54,6 +55,11 @@ impl Keyed for Beside {
     fn delete(&self, keys: &[String]) -> Result<()> {
         self.before(Call::Delete, keys.iter());
         self.home.delete(keys)
+    }
+
+    fn swap(&self, swaps: &[Swap]) -> Result<Vec<bool>> {
+        self.before(Call::Swap, swaps.iter().map(|swap| &swap.key));
+        self.home.swap(swaps)
     }
 
     fn list(&self, prefix: &str, from: Bound<&str>, limit: usize) -> Result<Vec<Key>> {
@@ -258,6 +264,76 @@ fn a_purge_leaves_what_loses_its_tag_or_comes_back() {
     assert_eq!(slow.purge("old", &mut |_| true).unwrap().files, 1);
     assert_eq!(read(&slow, "film").unwrap(), b"new");
     assert_clean(&slow, &home, "put again");
+}
+
+#[test]
+fn a_purge_takes_the_names_of_what_it_looked_at_only() {
+    let (home, film) = (Arc::new(Memory::default()), bytes(1, 500));
+    put(&library(&home), "small", b"old", &["old"]).unwrap();
+    put(&library(&home), "chunked", &film, &["old"]).unwrap();
+    put(&library(&home), "other", &bytes(2, 500), &["old"]).unwrap();
+    let slow = beside(&home, Call::Swap, "other", |home| {
+        put(&library(home), "small", b"put again", &[]).unwrap();
+        put(&library(home), "chunked", &bytes(1, 500), &["x"]).unwrap();
+    });
+    assert_eq!(slow.purge("old", &mut |_| true).unwrap().files, 1);
+    assert_eq!(names(&slow), ["chunked", "small"]);
+    assert_eq!((read(&slow, "small").unwrap(), read(&slow, "chunked").unwrap()), (b"put again".to_vec(), film));
+    slow.gc(NOW, false).unwrap();
+    assert_clean(&slow, &home, "put again");
+}
+
+#[test]
+fn a_file_that_is_put_meanwhile_is_found_by_its_tags() {
+    let (home, old, new) = (Arc::new(Memory::default()), bytes(1, 500), bytes(2, 300));
+    let changes: [fn(&KeyedLibrary) -> Result<()>; 4] = [
+        |library| library.remove("film"),
+        |library| library.rename("film", "moved"),
+        |library| library.set_tags("film", &["x".to_owned()]),
+        |library| put(library, "film", b"other tags", &["x"]).map(|_| ()),
+    ];
+    for change in changes {
+        put(&library(&home), "film", &old, &["a"]).unwrap();
+        let between = new.clone();
+        let slow = beside(&home, Call::Delete, keys::tag("a", "film"), move |home| {
+            put(&library(home), "film", &between, &["a"]).unwrap();
+        });
+        change(&slow).unwrap();
+        assert_eq!(read(&slow, "film").unwrap(), new);
+        slow.gc(NOW, false).unwrap();
+        assert_clean(&slow, &home, "found");
+        assert!(slow.purge("a", &mut |_| true).unwrap().files > 0);
+        for path in names(&slow) {
+            slow.remove(&path).unwrap();
+        }
+        slow.gc(NOW, false).unwrap();
+    }
+}
+
+#[test]
+fn what_changes_a_file_never_brings_an_older_one_back() {
+    let (old, new) = (bytes(1, 500), bytes(2, 300));
+    let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(7);
+    for (old, new) in [(&old[..], &new[..]), (b"small", &new), (&old, b"small"), (b"small", b"and other")] {
+        // Right before it is written, and a while before.
+        for at in [(Call::Swap, "film".to_owned()), (Call::Put, keys::tag("x", "film"))] {
+            let home = Arc::new(Memory::default());
+            put(&library(&home), "film", old, &["a"]).unwrap();
+            let between = new.to_vec();
+            let slow = beside(&home, at.0, at.1, move |home| {
+                put(&library(home), "film", &between, &["b"]).unwrap();
+            });
+            slow.set_tags("film", &["x".to_owned()]).unwrap();
+            slow.set_modified("film", modified).unwrap();
+            let meta = slow.manifest("film").unwrap().into_meta();
+            assert_eq!(
+                (read(&slow, "film").unwrap(), &meta.tags[..], meta.modified),
+                (new.to_vec(), &["x".to_owned()][..], modified)
+            );
+            slow.gc(NOW, false).unwrap();
+            assert_clean(&slow, &home, "the newer one stays");
+        }
+    }
 }
 
 #[test]

@@ -76,6 +76,18 @@ fn the_word_that_a_group_was_removed_goes_when_its_time_is_over() {
 }
 
 #[test]
+fn what_leads_to_a_file_is_put_back() {
+    let home = Arc::new(Memory::default());
+    let library = library(&home);
+    put(&library, "film", &bytes(1, 500), &["a", "b"]).unwrap();
+    put(&library, "small", b"small", &["a"]).unwrap();
+    let id = library.load("film").unwrap().id.unwrap();
+    home.delete(&[id.reference("film"), keys::tag("b", "film"), keys::tag("a", "small")]).unwrap();
+    assert_eq!(findings(&library), []);
+    assert_clean(&library, &home, "put back");
+}
+
+#[test]
 fn a_reader_of_a_replaced_file_comes_to_its_end() {
     let home = Arc::new(Memory::default());
     let library = library(&home);
