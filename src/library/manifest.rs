@@ -161,8 +161,13 @@ impl Manifest {
         first..last.max(first)
     }
 
+    /// Whether the bytes can be told from any others: of a manifest that another program wrote only their number is known.
+    pub fn is_proved(&self) -> bool {
+        self.chunks().iter().all(|chunk| chunk.proof != Proof::Size)
+    }
+
     /// What tells two states of the file's bytes apart: equal exactly if size, cut and hashes are. Where hashes are
-    /// missing, the time of the last change tells.
+    /// missing (see [`Manifest::is_proved`]), it tells nothing but sizes.
     pub fn content_id(&self) -> Digest {
         let mut hasher = Hasher::new();
         let of_inline;
@@ -178,10 +183,7 @@ impl Manifest {
             match &chunk.proof {
                 Proof::Sha256(digest) => hasher.update(digest.as_bytes()),
                 Proof::Zeros => hasher.update(b"zeros"),
-                Proof::Size => {
-                    let since = self.meta.modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                    hasher.update(&since.as_nanos().to_le_bytes());
-                }
+                Proof::Size => hasher.update(b"size"),
             }
         }
         hasher.update(&self.size_bytes.to_le_bytes());

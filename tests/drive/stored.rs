@@ -17,6 +17,7 @@ use reelfs::demo::generate;
 use reelfs::range::ByteRange;
 use reelfs::store::keyed::Keyed;
 use reelfs::store::keyed::address::Address;
+use rustix::process::Signal;
 use tempfile::TempDir;
 use url::Url;
 
@@ -39,6 +40,7 @@ pub fn tests() -> Vec<Test> {
         Test::new("stored::in_a_folder", &[FUSE], || works(&Store::folder())),
         Test::new("stored::on_redis", REDIS, || works(&Store::redis())),
         Test::new("stored::in_a_bucket", S3, || works(&Store::bucket())),
+        Test::new("stored::files_of_another_program", &[FUSE], files_of_another_program),
         Test::new("stored::purged_on_redis", REDIS, || purged(&Store::redis())),
         Test::new("stored::purged_in_a_bucket", S3, || purged(&Store::bucket())),
         Test::new("stored::two_mounts_of_a_bucket_that_changes", S3, two_mounts_of_a_bucket_that_changes),
@@ -181,6 +183,40 @@ fn works(store: &Store) {
     store.done(&["gc", "--grace", "0", &store.url]);
     store.done(&["purge", &store.url, "--tag", "new"]);
     assert_eq!(store.keys(), [".reelfs/library.json"]);
+}
+
+/// Without hashes nothing tells files of the same sizes apart, and each is shown as it is nevertheless.
+fn files_of_another_program() {
+    let store = Store::folder();
+    store.init();
+    let home = store.home();
+    let put = |name: &str, seed| {
+        let bytes = Bytes::from(film(seed, 2000));
+        let manifest = r#"{"totalSize":2000,"chunkCount":2,"actualChunkSizes":[1000,1000]}"#;
+        let chunk = |n: usize| (format!("{name}_chunk_{n}"), bytes.slice(n * 1000..(n + 1) * 1000));
+        home.put(&[chunk(0), chunk(1), (name.to_owned(), manifest.into())]).unwrap();
+    };
+    put("a", 1);
+    put("b", 2);
+    let mount = Mount::new(&store.url, &[]);
+    assert!(fs::read(mount.file("a")).unwrap() == film(1, 2000));
+    assert!(fs::read(mount.file("b")).unwrap() == film(2, 2000));
+    put("a", 3);
+    let begun = Instant::now();
+    while fs::read(mount.file("a")).unwrap() != film(3, 2000) {
+        assert!(begun.elapsed() < Duration::from_secs(30), "still the old one");
+        mount.send(Signal::HUP);
+        thread::sleep(Duration::from_millis(300));
+    }
+    mount.end();
+    // The next run has the cache of this one.
+    let place = Place::new();
+    for seed in [4, 5] {
+        put("b", seed);
+        let mount = Mount::on(&place, &store.url, &[]);
+        assert!(fs::read(mount.file("b")).unwrap() == film(seed, 2000));
+        mount.end();
+    }
 }
 
 /// A flipped bit is never shown, and named, and mended from a library on this machine.

@@ -136,8 +136,7 @@ fn is_same(one: &Manifest, other: &Manifest) -> bool {
     let ends = |manifest: &Manifest| manifest.chunks().iter().map(|chunk| chunk.range.end).collect::<Vec<_>>();
     let is_same_content = one.content_id() == other.content_id()
         || (one.size_bytes() == other.size_bytes() && a.modified == b.modified && ends(one) != ends(other));
-    let is_proved = |manifest: &Manifest| manifest.chunks().iter().all(|chunk| chunk.proof != Proof::Size);
-    is_same_content && is_proved(one) && is_proved(other) && a.tags == b.tags && a.content_type == b.content_type
+    is_same_content && one.is_proved() && other.is_proved() && a.tags == b.tags && a.content_type == b.content_type
 }
 
 /// Whether the chunks can be taken over as they are: the other home would cut the file just so.

@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Kind, Result};
 use crate::library::{Library, Manifest, Proof};
-use crate::origin::Patience;
+use crate::origin::{Patience, Version};
 
 /// Checked chunks that are kept: those that ten connections are in, read one behind the other.
 const HELD_BYTES_MAX: usize = 64 << 20;
@@ -33,7 +33,7 @@ pub(super) struct Chunks {
     ended: Condvar,
 }
 
-/// By their hashes: chunks of two files may be the same.
+/// By their hashes: chunks of two files may be the same. Those without a hash by whose they are.
 struct State {
     held: LruCache<Digest, Bytes>,
     held_bytes: usize,
@@ -50,8 +50,14 @@ impl Chunks {
 
     /// Chunk `n`, which is not a hole: its bytes hash to what the manifest says. A flight goes on when its asker's patience
     /// is over: whoever asks next finds it on its way, or there.
-    pub fn get(self: &Arc<Self>, path: &str, manifest: &Arc<Manifest>, n: usize, patience: &Patience) -> Result<Bytes> {
-        let key = key(manifest, n);
+    pub fn get(
+        self: &Arc<Self>,
+        (path, version): (&str, &Version),
+        manifest: &Arc<Manifest>,
+        n: usize,
+        patience: &Patience,
+    ) -> Result<Bytes> {
+        let key = key((path, version), manifest, n);
         let since = Instant::now();
         let mut own: Option<Arc<Flight>> = None;
         let mut state = self.state.lock();
@@ -124,13 +130,16 @@ impl Chunks {
     }
 }
 
-/// What tells a chunk's bytes from all others: their hash, or else the file's version and the number.
-fn key(manifest: &Manifest, n: usize) -> Digest {
+/// What tells a chunk's bytes from all others: their hash, or else the file, its version and the number.
+fn key((path, version): (&str, &Version), manifest: &Manifest, n: usize) -> Digest {
     if let Proof::Sha256(digest) = manifest.chunks()[n].proof {
         return digest;
     }
     let mut hasher = Hasher::new();
-    hasher.update(manifest.content_id().as_bytes());
+    for part in [path, version.as_str()] {
+        hasher.update(&part.len().to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
     hasher.update(&n.to_le_bytes());
     hasher.finish()
 }

@@ -3,14 +3,15 @@
 //! Never here: which home it has, and retries (they stand above).
 //!
 //! A version is a file's content. Whoever opened one reads it to its end though the file be replaced meanwhile, as long as
-//! the library keeps the old chunks.
+//! the library keeps the old chunks. Where another program wrote the manifest nothing tells contents of the same sizes
+//! apart, and a version counts for a moment: what was read of it is given to nobody who comes later.
 
 mod chunks;
 
 use std::cmp::min;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use lru::LruCache;
@@ -33,6 +34,8 @@ const WRITE_RETRIES: u32 = 5;
 static ZEROS: [u8; PIECE_BYTES as usize] = [0; PIECE_BYTES as usize];
 /// Files whose manifest is known: those that are open, and those a player looked at.
 const MANIFESTS_MAX: NonZeroUsize = NonZeroUsize::new(512).expect("not 0");
+/// As long a file without hashes is taken for the one it was: from looking its name up to opening it.
+const UNPROVED_FOR: Duration = Duration::from_secs(1);
 /// Chunks that are named by all of them together: 56 bytes each. Of the last file, however many it has.
 const MANIFEST_CHUNKS_MAX: usize = 1 << 20;
 
@@ -53,6 +56,8 @@ struct Opened {
     root: Root,
     /// By path and version. Held for a look only.
     manifests: Mutex<Manifests>,
+    /// Of files without hashes, by path: the version they have, and since when. Held for a look only.
+    unproved: Mutex<LruCache<String, (Version, Instant)>>,
     chunks: Arc<Chunks>,
 }
 
@@ -111,7 +116,8 @@ impl Opened {
         };
         let manifests = Manifests { by_version: LruCache::new(MANIFESTS_MAX), chunk_count: 0 };
         let chunks = Chunks::new(Arc::clone(&library));
-        Ok(Self { library, to_write, root, manifests: Mutex::new(manifests), chunks: Arc::new(chunks) })
+        let unproved = Mutex::new(LruCache::new(MANIFESTS_MAX));
+        Ok(Self { library, to_write, root, manifests: Mutex::new(manifests), unproved, chunks: Arc::new(chunks) })
     }
 
     /// The library's own path of a path.
@@ -136,10 +142,29 @@ impl Opened {
             }
             manifest => Arc::new(manifest?),
         };
-        let version = Version::from_stored(format!("sha256:{}", manifest.content_id()));
+        let version = if manifest.is_proved() {
+            Version::from_stored(format!("sha256:{}", manifest.content_id()))
+        } else {
+            self.unproved_version(&path, &manifest)
+        };
         self.manifests.lock().put((path, version.clone()), Arc::clone(&manifest));
         let modified = Some(manifest.meta().modified).filter(|modified| *modified != SystemTime::UNIX_EPOCH);
         Ok((Stat { size_bytes: manifest.size_bytes(), modified, version }, manifest))
+    }
+
+    /// The version of a file without hashes: another one after a moment, also in the next run.
+    fn unproved_version(&self, path: &str, manifest: &Manifest) -> Version {
+        let mut unproved = self.unproved.lock();
+        let sizes = format!("sizes:{} ", manifest.content_id());
+        if let Some((version, since)) = unproved.get(path)
+            && since.elapsed() < UNPROVED_FOR
+            && version.as_str().starts_with(&sizes)
+        {
+            return version.clone();
+        }
+        let version = Version::from_stored(format!("{sizes}seen:{:032x}", fastrand::u128(..)));
+        unproved.put(path.to_owned(), (version.clone(), Instant::now()));
+        version
     }
 
     /// What the file was in this version. `Changed` where only a later one is known.
@@ -212,7 +237,8 @@ impl Origin for Kept {
         let path = opened.path(path)?;
         let manifest = opened.manifest(path.clone(), &expected.version)?;
         let chunks = Arc::clone(&opened.chunks);
-        Ok(Box::new(KeptBody { chunks, path, manifest, left: range, patience: patience.clone() }))
+        let version = expected.version.clone();
+        Ok(Box::new(KeptBody { chunks, path, version, manifest, left: range, patience: patience.clone() }))
     }
 
     fn describe(&self) -> &str {
@@ -224,6 +250,7 @@ impl Origin for Kept {
 struct KeptBody {
     chunks: Arc<Chunks>,
     path: String,
+    version: Version,
     manifest: Arc<Manifest>,
     left: ByteRange,
     patience: Patience,
@@ -245,7 +272,7 @@ impl Body for KeptBody {
                 if chunk.proof == Proof::Zeros {
                     Bytes::from_static(&ZEROS[..(end - start) as usize])
                 } else {
-                    let bytes = self.chunks.get(&self.path, &self.manifest, n, &self.patience)?;
+                    let bytes = self.chunks.get((&self.path, &self.version), &self.manifest, n, &self.patience)?;
                     bytes.slice((start - chunk.range.start) as usize..(end - chunk.range.start) as usize)
                 }
             }

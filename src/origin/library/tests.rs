@@ -75,6 +75,19 @@ impl House {
         writer.finish(Meta::now()).unwrap();
     }
 
+    /// As another program puts a file: without hashes.
+    fn put_plain(&self, path: &str, chunks: [&[u8]; 2]) {
+        let sizes = chunks.map(<[u8]>::len);
+        let manifest = format!(
+            r#"{{"totalSize":{},"chunkCount":2,"actualChunkSizes":[{},{}]}}"#,
+            sizes[0] + sizes[1],
+            sizes[0],
+            sizes[1]
+        );
+        let chunk = |n: usize| (format!("{path}_chunk_{n}"), Bytes::copy_from_slice(chunks[n]));
+        self.home.put(&[chunk(0), chunk(1), (path.to_owned(), manifest.into())]).unwrap();
+    }
+
     /// What of the library is at `path`, as a source.
     fn origin(&self, path: &str) -> Kept {
         let address = Address::new(Url::parse("redb:///test").unwrap()).unwrap();
@@ -231,4 +244,32 @@ fn a_chunk_has_one_flight_however_many_ask_and_it_outlives_them() {
         }
     });
     assert_eq!(house.home.chunks_asked.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn files_without_hashes_are_never_taken_for_others_of_the_same_sizes() {
+    let house = House::new();
+    house.put_plain("a", [b"one a", b"two a"]);
+    house.put_plain("b", [b"one b", b"two b"]);
+    let origin = house.origin("");
+    let whole = ByteRange::new(0, 10);
+    let stats = ["a", "b"].map(|name| origin.stat(name, &patience()).unwrap());
+    assert_eq!(read(&origin, "a", &stats[0], whole).unwrap(), b"one atwo a");
+    assert_eq!(read(&origin, "b", &stats[1], whole).unwrap(), b"one btwo b");
+    assert_eq!(origin.stat("b", &patience()).unwrap().version, stats[1].version, "for a moment");
+    house.put_plain("a", [b"ONE A", b"TWO A"]);
+    let begun = Instant::now();
+    let new = loop {
+        let stat = origin.stat("a", &patience()).unwrap();
+        if stat.version != stats[0].version {
+            break stat;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "for a moment only");
+        thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(read(&origin, "a", &new, whole).unwrap(), b"ONE ATWO A");
+    assert_eq!(read(&origin, "a", &stats[0], whole).unwrap(), b"one atwo a", "what was read of it");
+    let next_run = house.origin("");
+    assert_ne!(next_run.stat("a", &patience()).unwrap().version, new.version);
+    assert_eq!(read(&next_run, "a", &new, whole).unwrap_err().kind(), Kind::Changed);
 }
