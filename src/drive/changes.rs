@@ -3,16 +3,18 @@
 //!
 //! An inode number is one version, so one that is written is no other's: whoever else looks its name up gets another
 //! number, for the old version, until the new one is put. A number that is open for reading is never written under: the
-//! writer is told that it has changed, and the kernel looks the name up again, and gets a new one.
+//! writer is told that it has changed, and the kernel looks the name up again, and gets a new one. All writers of a name
+//! share one staged file, whichever number each of them has.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::names::changed;
-use super::writes::{Begun, COPY_BYTES_MAX, Open, Staged, Staging, Then, When, Writes};
+use super::writes::{Begun, COPY_BYTES_MAX, Open, Staged, Staging, Then, There, When, Writes};
 use super::{Attributes, Drive, Node, NodeKind};
 use crate::error::{Error, Kind, Result};
 use crate::library::check_path;
+use crate::origin::ListedKind;
 use crate::refusal::{Outcome, Refusal};
 use crate::store::{NAME_BYTES_MAX, join};
 
@@ -57,7 +59,7 @@ impl Drive {
     }
 
     pub(super) fn is_being_written(&self, path: &str) -> bool {
-        self.writes.as_ref().is_some_and(|writes| !writes.names.staged_at(path).is_empty())
+        self.writes.as_ref().is_some_and(|writes| writes.names.at(path).is_some())
     }
 
     /// One lookup of a name that was made here and not put yet.
@@ -86,18 +88,31 @@ impl Drive {
         }
     }
 
-    /// Makes a file, and opens it to be written. Nobody else opens it before it was put.
-    pub fn create(&self, parent: u64, name: &str, is_exclusive: bool) -> Outcome<(Attributes, u64)> {
-        let (writes, path) = self.child(parent, name)?;
-        if writes.names.new_at(&path).is_some() {
-            // Not exclusive: the kernel looks it up again, and opens it.
-            return Err(if is_exclusive { Refusal::Exists } else { changed(&path).into() });
-        }
-        let ino = self.inodes.reserve(&path);
-        let open = writes.stage_new(ino, &path).inspect_err(|_| self.inodes.forget(ino, 1))?;
-        let handle = writes.handle(open);
-        let attributes = self.staged_attributes(ino).ok_or_else(|| changed(&path))?;
-        Ok((attributes, handle))
+    /// Makes a file, and opens it to be written. Nobody else opens it before it was put. Whether one is there the library is
+    /// asked: what was listed may be old.
+    pub fn create(self: &Arc<Self>, parent: u64, name: &str, is_exclusive: bool, reply: Then<(Attributes, u64)>) {
+        self.change_one(self.child(parent, name), reply, move |drive, writes, path| {
+            let there = writes.home.there(path).inspect_err(|error| log::warn!("{path}: not made: {error}"))?;
+            let staged = writes.names.at(path);
+            match there {
+                There::Nothing => {}
+                There::File => drive.file_is_there(path),
+                There::Folder => drop(drive.is_there(path, ListedKind::Folder)),
+            }
+            let is_new = staged.as_ref().is_some_and(|staged| staged.is_new());
+            if is_new || there != There::Nothing || writes.made.is_there(path) {
+                // Not exclusive: the kernel looks it up again, and opens it.
+                return Err(if is_exclusive { Refusal::Exists } else { changed(path).into() });
+            }
+            // Somebody else took its name away.
+            if let Some(staged) = staged {
+                staged.rename(None);
+            }
+            let ino = drive.inodes.reserve(path);
+            let open = writes.stage_new(ino, path).inspect_err(|_| drive.inodes.forget(ino, 1))?;
+            let attributes = drive.staged_attributes(ino).ok_or_else(|| changed(path))?;
+            Ok((attributes, writes.handle(open)))
+        });
     }
 
     /// Opens a file to be written: from nothing on if it `is_truncated`, else with what it holds, which is fetched first.
@@ -108,20 +123,31 @@ impl Drive {
             Err(refusal) => return reply(Err(refusal)),
         };
         let (open, filling) = match writes.stage(ino, &node.path) {
-            Ok(Staging::There(open)) => (open, None),
+            Ok(Staging::There { open, is_known: true }) => return self.join_writers(open, is_truncated, reply),
+            Ok(Staging::There { open, is_known: false }) => (open, None),
             Ok(Staging::New(open, busy)) => (open, Some(busy)),
+            Ok(Staging::Blocked(blocked)) => {
+                let drive = Arc::clone(self);
+                return blocked.then(move || drive.open_to_write(ino, is_truncated, reply));
+            }
             Err(error) => return reply(Err(error.into())),
         };
-        let Some(busy) = filling else { return self.join_writers(open, is_truncated, reply) };
+        // One whose name was taken away meanwhile would get it back.
+        let is_gone = is_truncated && filling.is_some() && self.inodes.number(&node.path) != Some(ino);
         self.inodes.supersede(&node);
-        if self.files.any(|file| file.node.ino == ino) {
-            open.staged.fail(&changed(&node.path));
+        if is_gone || self.files.any(|file| file.node.ino == ino) {
+            if filling.is_some() {
+                open.staged.fail(&changed(&node.path));
+            }
+            writes.names.leave(ino);
             writes.names.forget_closed(&open.staged);
             return reply(Err(changed(&node.path).into()));
         }
         self.kernel.name_changed(&node.path);
+        let Some(busy) = filling else { return self.join_writers(open, is_truncated, reply) };
         if is_truncated {
             open.staged.emptied();
+            drop(busy);
             return reply(Ok(writes.handle(open)));
         }
         let (drive, staged) = (Arc::clone(self), Arc::clone(&open.staged));
@@ -144,15 +170,24 @@ impl Drive {
     fn join_writers(self: &Arc<Self>, open: Open, is_truncated: bool, reply: Then<u64>) {
         let (drive, staged) = (Arc::clone(self), Arc::clone(&open.staged));
         let filled = move || {
-            let opened = move |open| drive.writes().map(|writes| writes.handle(open));
-            match open.staged.failure() {
-                Some(error) => reply(Err(error.into())),
-                None if is_truncated => {
-                    let staged = Arc::clone(&open.staged);
-                    Self::truncate(&staged, 0, Box::new(move |cut| reply(cut.and_then(|()| opened(open)))));
-                }
-                None => reply(opened(open)),
+            if let Some(error) = open.staged.failure() {
+                return reply(Err(error.into()));
             }
+            let handle = |drive: &Self, open| drive.writes().map(|writes| writes.handle(open));
+            if !is_truncated {
+                return reply(handle(&drive, open));
+            }
+            let (staged, empty) = (Arc::clone(&open.staged), Changes { size_bytes: Some(0), modified: None });
+            let cut = move |cut: Outcome<()>| match cut {
+                Ok(()) => reply(handle(&drive, open)),
+                Err(refusal) => {
+                    let staged = Arc::clone(&open.staged);
+                    drop(open);
+                    drive.forget_closed(&staged);
+                    reply(Err(refusal));
+                }
+            };
+            Self::set(&staged, empty, Box::new(cut));
         };
         if let Some(now) = staged.when_filled(filled) {
             now();
@@ -175,12 +210,12 @@ impl Drive {
             return Err(Error::new(Kind::Unsupported, message));
         }
         writes.home.fetch(&node.path, &manifest, staged.file())?;
-        staged.filled(size_bytes, manifest.meta().modified);
+        staged.filled(manifest.content_id(), size_bytes, manifest.meta().modified);
         Ok(())
     }
 
-    /// Writes to an open file.
-    pub fn write(self: &Arc<Self>, handle: u64, offset: u64, bytes: &[u8], reply: Then<usize>) {
+    /// Writes to an open file; at its end where no offset is given, whatever the kernel takes for that.
+    pub fn write(self: &Arc<Self>, handle: u64, offset: Option<u64>, bytes: &[u8], reply: Then<usize>) {
         let Some(staged) = self.staged(handle) else { return reply(Err(not_open())) };
         if let Some(written) = staged.write(offset, bytes) {
             return reply(written.map(|()| bytes.len()).map_err(Refusal::from));
@@ -191,12 +226,12 @@ impl Drive {
         }
     }
 
-    fn truncate(staged: &Arc<Staged>, size_bytes: u64, reply: Then<()>) {
-        if let Some(set) = staged.set_len(size_bytes) {
+    fn set(staged: &Arc<Staged>, changes: Changes, reply: Then<()>) {
+        if let Some(set) = staged.set(changes.size_bytes, changes.modified) {
             return reply(set.map_err(Refusal::from));
         }
         let same = Arc::clone(staged);
-        if let Some(now) = staged.when_idle(move || Self::truncate(&same, size_bytes, reply)) {
+        if let Some(now) = staged.when_idle(move || Self::set(&same, changes, reply)) {
             now();
         }
     }
@@ -218,7 +253,7 @@ impl Drive {
             (None, Changes { modified: Some(modified), .. }) => match self.node(ino) {
                 Ok(node) if node.kind == NodeKind::File => {
                     let path = node.path.to_string();
-                    self.change(Ok((writes, path)), Box::new(done), move |drive, writes, path| {
+                    self.change_one(Ok((writes, path)), Box::new(done), move |drive, writes, path| {
                         writes.home.set_modified(path, modified)?;
                         node.set_modified(modified);
                         drive.stats.expire(path);
@@ -228,26 +263,8 @@ impl Drive {
                 // Those of folders are told by nobody.
                 _ => done(Ok(())),
             },
-            (None, _) => done(Ok(())),
-            (Some(staged), Changes { size_bytes: Some(size_bytes), modified }) => {
-                let same = Arc::clone(&staged);
-                Self::truncate(
-                    &staged,
-                    size_bytes,
-                    Box::new(move |cut| {
-                        if let Some(modified) = modified {
-                            same.set_modified(modified);
-                        }
-                        done(cut);
-                    }),
-                );
-            }
-            (Some(staged), Changes { modified, .. }) => {
-                if let Some(modified) = modified {
-                    staged.set_modified(modified);
-                }
-                done(Ok(()));
-            }
+            (None, _) | (Some(_), Changes { size_bytes: None, modified: None }) => done(Ok(())),
+            (Some(staged), changes) => Self::set(&staged, changes, Box::new(done)),
         }
     }
 
@@ -278,7 +295,7 @@ impl Drive {
             Err(refusal) => return reply(Err(refusal)),
         };
         let drive = Arc::clone(self);
-        let (put, busy) = match staged.begin_put(when) {
+        let (mut put, busy) = match staged.begin_put(when) {
             Begun::Put(put, busy) => (put, busy),
             Begun::Nothing => {
                 self.forget_closed(&staged);
@@ -294,8 +311,8 @@ impl Drive {
         };
         let queued = writes.puts.run(move || {
             let Some(writes) = &drive.writes else { return };
-            let done = writes.home.put(&put.path, staged.file(), put.modified);
-            staged.ended_put(done.is_ok());
+            let done = writes.home.put(&put.path, staged.file(), put.modified, &mut put.replaces);
+            staged.ended_put(done.is_ok(), put.replaces);
             match &done {
                 Ok(()) => drive.file_is_there(&put.path),
                 Err(error) => log::warn!("{}: not put: {error}", put.path),

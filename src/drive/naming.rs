@@ -9,7 +9,7 @@ use super::inodes::folder_of;
 use super::listing::Listing;
 use super::writes::{Then, There, Writes};
 use super::{Attributes, Drive};
-use crate::error::Kind;
+use crate::error::{Error, Kind};
 use crate::origin::{Listed, ListedKind};
 use crate::refusal::{Outcome, Refusal};
 
@@ -28,7 +28,7 @@ impl Drive {
 
     /// Removes a folder that holds nothing.
     pub fn remove_folder(self: &Arc<Self>, parent: u64, name: &str, reply: Then<()>) {
-        self.change(self.child(parent, name), reply, |drive, writes, path| {
+        self.change_one(self.child(parent, name), reply, |drive, writes, path| {
             if writes.made.has_below(path) || writes.names.is_any_below(path) {
                 return Err(Refusal::NotEmpty);
             }
@@ -46,22 +46,9 @@ impl Drive {
 
     /// Takes a file's name away. Who has it open to be written goes on without a name.
     pub fn unlink(self: &Arc<Self>, parent: u64, name: &str, reply: Then<()>) {
-        match self.child(parent, name) {
-            Ok((_, path)) => self.unlink_path(path, reply),
-            Err(refusal) => reply(Err(refusal)),
-        }
-    }
-
-    fn unlink_path(self: &Arc<Self>, path: String, reply: Then<()>) {
-        if let Some(put) = self.writes.as_ref().and_then(|writes| writes.names.busy_at(&path)) {
-            let drive = Arc::clone(self);
-            if let Some(now) = put.when_idle(move || drive.unlink_path(path, reply)) {
-                now();
-            }
-            return;
-        }
-        self.change(self.writes().map(|writes| (writes, path)), reply, |drive, writes, path| {
-            let is_new = writes.names.new_at(path).is_some();
+        self.change_one(self.child(parent, name), reply, |drive, writes, path| {
+            let staged = writes.names.at(path);
+            let is_new = staged.as_ref().is_some_and(|staged| staged.is_new());
             writes.made.keep(folder_of(path));
             match writes.home.remove(path) {
                 Err(error) if error.kind() == Kind::Missing && is_new => {}
@@ -73,7 +60,9 @@ impl Drive {
                     removed?;
                 }
             }
-            writes.names.staged_at(path).iter().for_each(|staged| staged.set_path(None));
+            if let Some(staged) = staged {
+                staged.rename(None);
+            }
             Ok(())
         });
     }
@@ -87,46 +76,31 @@ impl Drive {
         may_replace: bool,
         reply: Then<()>,
     ) {
-        let paths = self.child(parent, name).and_then(|(_, from)| Ok((from, self.child(new_parent, new_name)?.1)));
-        match paths {
-            Ok((from, to)) => self.rename_path(from, to, may_replace, reply),
-            Err(refusal) => reply(Err(refusal)),
-        }
-    }
-
-    fn rename_path(self: &Arc<Self>, from: String, to: String, may_replace: bool, reply: Then<()>) {
-        let busy = |path: &str| self.writes.as_ref().and_then(|writes| writes.names.busy_at(path));
-        if let Some(put) = busy(&from).or_else(|| busy(&to)) {
-            let drive = Arc::clone(self);
-            if let Some(now) = put.when_idle(move || drive.rename_path(from, to, may_replace, reply)) {
-                now();
-            }
-            return;
-        }
-        self.change(self.writes().map(|writes| (writes, from)), reply, move |drive, writes, from| {
+        let paths = self.child(parent, name).and_then(|(_, from)| Ok([from, self.child(new_parent, new_name)?.1]));
+        self.change(paths, reply, move |drive, writes, [from, to]| {
             let is_new = writes.names.new_at(from).is_some();
             let there = writes.home.there(from)?;
             if there == There::Folder {
                 return Err(Refusal::OtherPlace);
             }
-            if !may_replace && (writes.made.is_there(&to) || writes.home.there(&to)? != There::Nothing) {
+            let is_there = || {
+                let is_known = writes.made.is_there(to) || writes.names.at(to).is_some();
+                Ok::<_, Error>(is_known || writes.home.there(to)? != There::Nothing)
+            };
+            if !may_replace && is_there()? {
                 return Err(Refusal::Exists);
             }
             if there == There::Nothing && !is_new {
-                return drive.rename_made(writes, from, &to);
+                return drive.rename_made(writes, from, to);
             }
             writes.made.keep(folder_of(from));
             if there == There::File {
-                writes
-                    .home
-                    .rename(from, &to)
-                    .inspect_err(|error| log::warn!("{from}: not renamed to {to}: {error}"))?;
-                drive.inodes.rename(from, &to);
+                writes.home.rename(from, to).inspect_err(|error| log::warn!("{from}: not renamed to {to}: {error}"))?;
+                drive.inodes.rename(from, to);
                 drive.is_gone(from);
-                drive.is_there(&to, ListedKind::File { size_bytes: None });
+                drive.is_there(to, ListedKind::File { size_bytes: None });
             }
-            writes.names.staged_at(&to).iter().for_each(|staged| staged.set_path(None));
-            writes.names.staged_at(from).iter().for_each(|staged| staged.set_path(Some(&to)));
+            writes.names.rename(from, to);
             Ok(())
         });
     }
@@ -135,10 +109,11 @@ impl Drive {
         if !writes.made.is_there(from) {
             return Err(Refusal::Missing);
         }
-        if writes.made.has_below(to) || writes.home.there(to)? != There::Nothing {
+        if writes.made.has_below(to) || writes.names.is_any_below(to) || writes.home.there(to)? != There::Nothing {
             return Err(Refusal::NotEmpty);
         }
         writes.made.rename(from, to);
+        writes.names.rename(from, to);
         writes.made.keep(folder_of(from));
         self.inodes.rename(from, to);
         self.is_gone(from);
@@ -148,25 +123,42 @@ impl Drive {
         Ok(())
     }
 
-    /// Does what may have to wait for the library, on a thread that may.
-    pub(super) fn change<T: Send + 'static>(
+    /// Does what may have to wait for the library, on a thread that may. Nobody else changes these names meanwhile, and nothing
+    /// is put below them.
+    pub(super) fn change<T: Send + 'static, const N: usize>(
         self: &Arc<Self>,
-        what: Outcome<(&Writes, String)>,
+        paths: Outcome<[String; N]>,
         reply: Then<T>,
-        change: impl FnOnce(&Self, &Writes, &str) -> Outcome<T> + Send + 'static,
+        change: impl FnOnce(&Self, &Writes, &[String; N]) -> Outcome<T> + Send + 'static,
     ) {
-        let (writes, path) = match what {
+        let (writes, paths) = match self.writes().and_then(|writes| Ok((writes, paths?))) {
             Ok(what) => what,
             Err(refusal) => return reply(Err(refusal)),
         };
         let drive = Arc::clone(self);
+        let hold = match writes.names.hold(&paths) {
+            Ok(hold) => hold,
+            Err(blocked) => return blocked.then(move || drive.change(Ok(paths), reply, change)),
+        };
         let queued = writes.changes.run(move || {
-            let changed = drive.writes().and_then(|writes| change(&drive, writes, &path));
+            let changed = drive.writes().and_then(|writes| change(&drive, writes, &paths));
+            drop(hold);
             reply(changed);
         });
         if let Err(error) = queued {
             log::warn!("{error}");
         }
+    }
+
+    /// The same with one name.
+    pub(super) fn change_one<T: Send + 'static>(
+        self: &Arc<Self>,
+        what: Outcome<(&Writes, String)>,
+        reply: Then<T>,
+        change: impl FnOnce(&Self, &Writes, &str) -> Outcome<T> + Send + 'static,
+    ) {
+        let path = what.map(|(_, path)| [path]);
+        self.change(path, reply, move |drive, writes, [path]| change(drive, writes, path));
     }
 
     /// A file was put: whoever looks gets the new one.
@@ -176,7 +168,7 @@ impl Drive {
     }
 
     /// A name is there, as a library lists it.
-    fn is_there(&self, path: &str, kind: ListedKind) -> Listed {
+    pub(super) fn is_there(&self, path: &str, kind: ListedKind) -> Listed {
         let name = path.rsplit('/').next().unwrap_or_default();
         let listed = Listed { name: name.into(), kind, modified: None };
         let added = listed.clone();

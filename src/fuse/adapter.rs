@@ -214,16 +214,18 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let Some(name) = name.to_str() else { return reply.error(Errno::EILSEQ) };
-        match self.drive.create(parent.0, name, flags & libc::O_EXCL != 0) {
+        let drive = Arc::clone(&self.drive);
+        let answer = move |created: Outcome<(Attributes, u64)>| match created {
             Ok((attributes, handle)) => reply.created(
-                &ttl(&self.drive, &attributes),
+                &ttl(&drive, &attributes),
                 &file_attr(&attributes),
                 GENERATION,
                 FileHandle(handle),
                 FopenFlags::FOPEN_DIRECT_IO,
             ),
             Err(refusal) => reply.error(refused(&refusal)),
-        }
+        };
+        self.drive.create(parent.0, name, flags & libc::O_EXCL != 0, Box::new(answer));
     }
 
     fn write(
@@ -234,10 +236,12 @@ impl Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        // Where it ends the kernel may know from before somebody else appended.
+        let offset = Some(offset).filter(|_| flags.0 & libc::O_APPEND == 0);
         self.drive.write(fh.0, offset, data, Box::new(|written| kernel::reply_written(written, reply)));
     }
 

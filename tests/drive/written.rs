@@ -97,7 +97,7 @@ pub fn done(arguments: &[&str]) {
 }
 
 /// A program must succeed, and say nothing.
-fn run(program: &str, arguments: &[&Path]) {
+pub fn run(program: &str, arguments: &[&Path]) {
     let output = Command::new(program).args(arguments).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{program} {arguments:?}: {output:?}");
 }
@@ -284,15 +284,21 @@ fn failed() {
     fs::write(mount.file("film"), film(1, 100_000)).unwrap();
     let mut over = File::create(mount.file("film")).unwrap();
     over.write_all(&film(2, 100_000)).unwrap();
+    let mut new = File::create(mount.file("new")).unwrap();
+    new.write_all(b"new").unwrap();
     drop(store.server.take());
     // A sync tells, and so does `close`, which `cp` listens to.
     assert_eq!(errno(over.sync_all()), Some(Errno::IO));
     let source = store.folder.path().join("film");
     fs::write(&source, film(3, 100)).unwrap();
-    let copied = Command::new("cp").args([&source, &mount.file("new")]).output().unwrap();
+    let copied = Command::new("cp").args([&source, &mount.file("another")]).output().unwrap();
     assert!(!copied.status.success(), "{copied:?}");
+    drop(new);
     let log = mount.place.log();
-    assert!(log.contains("film: not put") && log.contains("new: not put"), "{log}");
+    assert!(
+        log.contains("film: not put") && log.contains("new: not put") && log.contains("another: not made"),
+        "{log}"
+    );
     drop(over);
     mount.end();
 }

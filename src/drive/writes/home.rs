@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::staged::Replaces;
 use crate::error::{Error, Kind, Result};
 use crate::library::writer::{self, Writer};
 use crate::library::{Content, Library, Manifest, Meta, Proof, Query};
@@ -38,27 +39,33 @@ impl Home {
         self.kept.to_write(path)
     }
 
-    /// Puts `file`, all of it, under the name `path`. What was there keeps its tags.
-    pub fn put(&self, path: &str, file: &File, modified: SystemTime) -> Result<()> {
+    /// Puts `file`, all of it, under the name `path`. What was there keeps its tags; `Changed` if it is not what `replaces` may
+    /// take the place of. A library can't do both in one step: who puts at the same moment is not seen.
+    pub fn put(&self, path: &str, file: &File, modified: SystemTime, replaces: &mut Replaces) -> Result<()> {
         let (library, path) = self.at(path)?;
         let before = match library.manifest(&path) {
-            Ok(manifest) => Some(manifest.meta().clone()),
+            Ok(manifest) => Some(manifest),
             // What is there and damaged is put anew.
             Err(error) if matches!(error.kind(), Kind::Missing | Kind::Corrupt) => None,
             Err(error) => return Err(error),
         };
-        let meta = Meta { modified, ..before.unwrap_or_else(Meta::now) };
-        let cut = library.cut();
-        let mut expected = None;
-        if library.wants_expected()
-            && let Content::Chunks(chunks) = writer::chunks_of(&mut FromStart::of(file), cut, &mut |_| Ok(()))?
-        {
-            expected = Some(chunks);
+        if !replaces.allows(before.as_ref().map(Manifest::content_id)) {
+            let message = format!("{}: somebody else has put it meanwhile, and that stays", path.escape_debug());
+            return Err(Error::new(Kind::Changed, message));
         }
-        let mut writer = Writer::new(library.draft(&path, expected.as_deref())?, cut);
+        let meta = Meta { modified, ..before.map_or_else(Meta::now, Manifest::into_meta) };
+        let cut = library.cut();
+        let content = writer::chunks_of(&mut FromStart::of(file), cut, &mut |_| Ok(()))?;
+        let manifest = Manifest::new(content, meta.clone())?;
+        let content_id = manifest.content_id();
+        let expected = Some(manifest.chunks()).filter(|chunks| library.wants_expected() && !chunks.is_empty());
+        replaces.tries(content_id);
+        let mut writer = Writer::new(library.draft(&path, expected)?, cut);
         writer.write_all_of(&mut FromStart::of(file), &mut |_| Ok(()))?;
         writer.finish(meta)?;
-        library.flush()
+        library.flush()?;
+        *replaces = Replaces::Only(vec![content_id]);
+        Ok(())
     }
 
     /// What the file at `path` is now.
@@ -114,8 +121,10 @@ impl Home {
         match library.manifest(&path) {
             Ok(_) => Ok(There::File),
             Err(error) if error.kind() == Kind::Corrupt => Ok(There::File),
-            Err(error) if matches!(error.kind(), Kind::Missing | Kind::Unsupported) => {
-                Ok(if is_folder(path)? { There::Folder } else { There::Nothing })
+            Err(error) if error.kind() == Kind::Missing => Ok(There::Nothing),
+            // Or a file of a later format.
+            Err(error) if error.kind() == Kind::Unsupported => {
+                Ok(if is_folder(path)? { There::Folder } else { There::File })
             }
             Err(error) => Err(error),
         }

@@ -93,13 +93,13 @@ impl Writes {
         tempfile::tempfile_in(&self.folder).map_err(|error| Error::io(self.folder.display(), &error))
     }
 
-    /// What is staged under `ino`, opened once more; if nothing is, a file for `path` whose content is to be fetched.
+    /// What is staged under `ino` or at `path`, opened once more; if nothing is, a file whose content is to be fetched.
     pub fn stage(&self, ino: u64, path: &str) -> Result<Staging> {
         let fresh = Staged::to_fill(ino, path, self.file()?, Arc::clone(&self.dir));
-        Ok(self.names.open(ino, fresh))
+        Ok(self.names.open(ino, path, fresh))
     }
 
-    /// A file for `path`, where no library has one, known by `ino` from now on, and opened.
+    /// A file for `path`, which is held and where no library has one, known by `ino` from now on, and opened.
     pub fn stage_new(&self, ino: u64, path: &str) -> Result<Open> {
         let staged = Staged::new(ino, path, self.file()?, Arc::clone(&self.dir));
         Ok(self.names.open_new(Arc::new(staged)))

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
+use crate::digest::Digest;
 use crate::drive::inodes::is_at_or_below;
 use crate::error::{Error, Kind, Result};
 use crate::library::manifest::FILE_BYTES_MAX;
@@ -20,6 +21,9 @@ use crate::sys;
 const FREE_BYTES_MIN: u64 = 64 << 20;
 /// Requests waiting for the end of a put: a program has one each, unless it writes from many threads.
 const WAITING_MAX: usize = 256;
+
+/// Contents whose puts have failed, one after the other: each may be there all the same.
+const TRIED_MAX: usize = 8;
 
 /// A staged file.
 pub(in crate::drive) struct Staged {
@@ -35,6 +39,7 @@ pub(in crate::drive) struct Staged {
 }
 
 struct Name {
+    replaces: Replaces,
     // None once its name was taken away, or given to another.
     path: Option<Box<str>>,
     // No library has had it.
@@ -58,8 +63,6 @@ struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Changes {
     None,
-    /// Cut off when it was opened, and nothing since: a shell does that for `>`, closes one of two handles, and writes then.
-    Emptied,
     Some,
     /// They were to be put, and could not be.
     Failed,
@@ -80,6 +83,38 @@ pub(in crate::drive) enum When {
 pub(in crate::drive) struct Put {
     pub path: Box<str>,
     pub modified: SystemTime,
+    pub replaces: Replaces,
+}
+
+/// What a put may take the place of, by content: if anything else is there, somebody else has put it meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::drive) enum Replaces {
+    /// Nobody asked for what was there.
+    Anything,
+    /// What was fetched, or put from here; nothing of a file that is new.
+    Only(Vec<Digest>),
+}
+
+impl Replaces {
+    /// Whether it may take the place of `there`; what is gone is nobody's.
+    pub fn allows(&self, there: Option<Digest>) -> bool {
+        match (self, there) {
+            (Self::Anything, _) | (_, None) => true,
+            (Self::Only(contents), Some(there)) => contents.contains(&there),
+        }
+    }
+
+    /// This is being put: it may be there, too, though the put fails.
+    pub fn tries(&mut self, content: Digest) {
+        if let Self::Only(contents) = self
+            && !contents.contains(&content)
+        {
+            if contents.len() >= TRIED_MAX {
+                contents.remove(0);
+            }
+            contents.push(content);
+        }
+    }
 }
 
 /// Whether a put could begin.
@@ -94,8 +129,8 @@ pub(in crate::drive) enum Begun {
 impl Changes {
     fn are_put(self, when: When) -> bool {
         match (self, when) {
-            (Self::None, _) | (Self::Emptied, When::Flush) | (Self::Failed, When::Release) => false,
-            (Self::Emptied | Self::Some | Self::Failed, _) => true,
+            (Self::None, _) | (Self::Failed, When::Release) => false,
+            (Self::Some | Self::Failed, _) => true,
         }
     }
 }
@@ -122,7 +157,8 @@ impl Drop for Busy {
 impl Staged {
     /// One that no library has.
     pub fn new(ino: u64, path: &str, file: File, dir: Arc<File>) -> Self {
-        let name = Name { path: Some(path.into()), is_new: true, opens: 0, failure: None };
+        let replaces = Replaces::Only(Vec::new());
+        let name = Name { replaces, path: Some(path.into()), is_new: true, opens: 0, failure: None };
         let state = State {
             is_filled: true,
             size_bytes: 0,
@@ -164,18 +200,26 @@ impl Staged {
         self.name.lock().path.as_deref().is_some_and(|path| is_at_or_below(path, folder))
     }
 
-    pub fn is_busy(&self) -> bool {
-        self.state.lock().is_busy
-    }
-
     pub fn size_and_time(&self) -> (u64, SystemTime) {
         let state = self.state.lock();
         (state.size_bytes, state.modified)
     }
 
-    /// It has another name, or none, from now on.
-    pub fn set_path(&self, path: Option<&str>) {
-        self.name.lock().path = path.map(Into::into);
+    /// It has another name, or none, from now on. Whoever gives it one wants it there, whatever was.
+    pub fn rename(&self, path: Option<&str>) {
+        let mut name = self.name.lock();
+        name.path = path.map(Into::into);
+        if name.is_new {
+            name.replaces = Replaces::Anything;
+        }
+    }
+
+    /// What it is at or below has another name from now on.
+    pub fn rename_below(&self, from: &str, to: &str) {
+        let path = self.name.lock().path.clone().filter(|path| is_at_or_below(path, from));
+        if let Some(path) = path {
+            self.rename(Some(&format!("{to}{}", &path[from.len()..])));
+        }
     }
 
     pub fn opened(&self) {
@@ -193,16 +237,24 @@ impl Staged {
         self.name.lock().opens > 0
     }
 
+    /// Holds all changes until the guard is dropped. `None`: somebody else does.
+    pub fn hold(self: &Arc<Self>) -> Option<Busy> {
+        let was_busy = std::mem::replace(&mut self.state.lock().is_busy, true);
+        (!was_busy).then(|| Busy(Arc::clone(self)))
+    }
+
     /// The content was fetched.
-    pub fn filled(&self, size_bytes: u64, modified: SystemTime) {
+    pub fn filled(&self, content: Digest, size_bytes: u64, modified: SystemTime) {
         let mut state = self.state.lock();
         (state.is_filled, state.size_bytes, state.modified) = (true, size_bytes, modified);
+        self.name.lock().replaces = Replaces::Only(vec![content]);
     }
 
     /// Nobody wants the old content.
     pub fn emptied(&self) {
         let mut state = self.state.lock();
-        (state.is_filled, state.changes) = (true, Changes::Emptied);
+        (state.is_filled, state.changes) = (true, Changes::Some);
+        self.name.lock().replaces = Replaces::Anything;
     }
 
     /// The content could not be fetched: from now on it is void.
@@ -243,22 +295,29 @@ impl Staged {
         if state.is_busy {
             return Begun::Busy;
         }
-        let path = self.name.lock().path.clone();
-        let Some(path) = path.filter(|_| state.changes.are_put(when)) else { return Begun::Nothing };
+        let name = self.name.lock();
+        let path = name.path.clone().filter(|_| state.changes.are_put(when));
+        let Some(path) = path else { return Begun::Nothing };
         state.is_busy = true;
-        Begun::Put(Put { path, modified: state.modified }, Busy(Arc::clone(self)))
+        Begun::Put(Put { path, modified: state.modified, replaces: name.replaces.clone() }, Busy(Arc::clone(self)))
     }
 
-    /// The put has ended.
-    pub fn ended_put(&self, is_done: bool) {
+    /// The put has ended; the next one may take the place of that.
+    pub fn ended_put(&self, is_done: bool, replaces: Replaces) {
         self.state.lock().changes = if is_done { Changes::None } else { Changes::Failed };
-        self.name.lock().is_new &= !is_done;
+        let mut name = self.name.lock();
+        name.is_new &= !is_done;
+        name.replaces = replaces;
     }
 
-    /// Writes. `None`: somebody holds changes.
-    pub fn write(&self, offset: u64, bytes: &[u8]) -> Option<Result<()>> {
+    /// Writes; at its end where no offset is given. `None`: somebody holds changes.
+    pub fn write(&self, offset: Option<u64>, bytes: &[u8]) -> Option<Result<()>> {
         let mut state = self.state.lock();
-        if state.is_busy { None } else { Some(self.write_now(&mut state, offset, bytes)) }
+        if state.is_busy {
+            return None;
+        }
+        let offset = offset.unwrap_or(state.size_bytes);
+        Some(self.write_now(&mut state, offset, bytes))
     }
 
     fn write_now(&self, state: &mut State, offset: u64, bytes: &[u8]) -> Result<()> {
@@ -281,26 +340,27 @@ impl Staged {
         Err(Error::new(Kind::Full, "no room beside the cache for a file until it is put"))
     }
 
-    /// Cuts it off, or makes it longer, by zeros. `None`: somebody holds changes.
-    pub fn set_len(&self, size_bytes: u64) -> Option<Result<()>> {
+    /// Cuts it off, or makes it longer, by zeros; and sets the time it will have. `None`: somebody holds changes.
+    pub fn set(&self, size_bytes: Option<u64>, modified: Option<SystemTime>) -> Option<Result<()>> {
         let mut state = self.state.lock();
-        if state.is_busy {
-            return None;
+        if state.is_busy { None } else { Some(self.set_now(&mut state, size_bytes, modified)) }
+    }
+
+    fn set_now(&self, state: &mut State, size_bytes: Option<u64>, modified: Option<SystemTime>) -> Result<()> {
+        if let Some(error) = self.failure() {
+            return Err(error);
         }
-        let set = self.check_room(size_bytes, 0).and_then(|()| {
+        if let Some(size_bytes) = size_bytes {
+            self.check_room(size_bytes, 0)?;
             self.file.set_len(size_bytes).map_err(|error| Error::io("staging a file", &error))?;
             state.size_bytes = size_bytes;
             state.changed();
-            Ok(())
-        });
-        Some(set)
-    }
-
-    /// Sets the time it will have.
-    pub fn set_modified(&self, modified: SystemTime) {
-        let mut state = self.state.lock();
-        state.changed();
-        state.modified = modified;
+        }
+        if let Some(modified) = modified {
+            state.changed();
+            state.modified = modified;
+        }
+        Ok(())
     }
 
     /// Up to `len` bytes from `offset` on; fewer at the end.
@@ -339,10 +399,9 @@ mod tests {
 
     #[test]
     fn what_was_changed_is_put_when_it_is_closed_and_once() {
-        use Changes::{Emptied, Failed, None, Some};
+        use Changes::{Failed, None, Some};
         let put = |changes: Changes| [When::Flush, When::Sync, When::Release].map(|when| changes.are_put(when));
         assert_eq!(put(None), [false, false, false]);
-        assert_eq!(put(Emptied), [false, true, true], "more may come");
         assert_eq!(put(Some), [true, true, true]);
         assert_eq!(put(Failed), [true, true, false], "whoever closed it was told");
     }
@@ -353,21 +412,36 @@ mod tests {
         let dir = Arc::new(File::open(folder.path()).unwrap());
         let file = tempfile::tempfile_in(folder.path()).unwrap();
         let staged = Arc::new(Staged::new(7, "a", file, dir));
-        assert!(staged.write(3, b"abc").unwrap().is_ok());
+        assert!(staged.write(Some(3), b"abc").unwrap().is_ok());
         assert_eq!((staged.size_and_time().0, staged.read(2, 9).unwrap()), (6, b"\0abc".to_vec()));
         let Begun::Put(put, busy) = staged.begin_put(When::Flush) else { panic!("it was changed") };
         assert_eq!(&*put.path, "a");
-        assert!(staged.write(0, b"x").is_none() && staged.set_len(0).is_none());
+        assert!(staged.write(Some(0), b"x").is_none() && staged.set(Some(0), None).is_none());
         assert!(matches!(staged.begin_put(When::Flush), Begun::Busy));
         let (sender, waited) = crossbeam_channel::bounded(1);
         assert!(staged.when_idle(move || sender.send(()).unwrap()).is_none());
-        staged.ended_put(true);
+        assert!(staged.set(None, Some(SystemTime::UNIX_EPOCH)).is_none(), "it would be taken for put");
+        staged.ended_put(true, Replaces::Only(vec![]));
         assert!(waited.try_recv().is_err());
         drop(busy);
         waited.try_recv().unwrap();
         assert!(matches!(staged.begin_put(When::Flush), Begun::Nothing) && !staged.is_new());
-        staged.set_len(1).unwrap().unwrap();
-        staged.set_path(None);
+        staged.set(Some(1), None).unwrap().unwrap();
+        staged.write(None, b"end").unwrap().unwrap();
+        assert_eq!(staged.read(0, 9).unwrap(), b"\0end");
+        staged.rename(None);
         assert!(matches!(staged.begin_put(When::Release), Begun::Nothing), "it has no name");
+    }
+
+    #[test]
+    fn what_somebody_else_has_put_is_not_replaced() {
+        let [one, two] = [b"one", b"two"].map(|bytes| Digest::of(bytes));
+        assert!([None, Some(one)].into_iter().all(|there| Replaces::Anything.allows(there)));
+        let mut replaces = Replaces::Only(vec![]);
+        assert!(replaces.allows(None) && !replaces.allows(Some(one)));
+        replaces.tries(one);
+        assert!(replaces.allows(Some(one)) && !replaces.allows(Some(two)), "a put that failed may be there");
+        (0..20u8).for_each(|n| replaces.tries(Digest::of(&[n])));
+        assert_eq!(replaces, Replaces::Only((12..20u8).map(|n| Digest::of(&[n])).collect()));
     }
 }
