@@ -67,9 +67,11 @@ pub fn open_reader(path: &Path, tuning: Tuning) -> Result<Connection> {
 
 /// What is wrong with a database of that size, where all of it can be looked at in a moment.
 pub fn damage(connection: &Connection, size_bytes: u64) -> Result<Option<String>> {
-    if size_bytes > QUICK_CHECK_BYTES_MAX {
-        return Ok(None);
-    }
+    if size_bytes > QUICK_CHECK_BYTES_MAX { Ok(None) } else { damage_anywhere(connection) }
+}
+
+/// What is wrong with a database, if anything is: every page of it is read.
+pub fn damage_anywhere(connection: &Connection) -> Result<Option<String>> {
     let verdict: String = connection.pragma_query_value(None, "quick_check", |row| row.get(0))?;
     Ok((verdict != "ok").then_some(verdict))
 }

@@ -64,7 +64,7 @@ impl Local {
     /// Makes a new catalog of what can be read of a damaged one, as far as the blobs are there.
     pub fn salvage(dir: &Path) -> Result<Salvaged> {
         let blobs = Blobs::open(dir)?;
-        catalog::salvage(dir, &|digest, size_bytes| blobs.pin(digest, size_bytes).is_ok_and(|pinned| pinned.is_some()))
+        catalog::salvage(dir, &|digest, size_bytes| blobs.pin(digest, size_bytes).map(|pinned| pinned.is_some()))
     }
 
     /// Opens it for reading, beside whoever writes to it.

@@ -1,10 +1,13 @@
-//! A damaged catalog: what can still be read of it goes into a new one, and what is lost is told. The old one stays beside it.
+//! A damaged catalog: what can still be read of it goes into a new one, and what is lost is told. The old one stays beside
+//! it, under a name of its own: a salvage that was begun with half of the disks there can be made again from it.
 //! Never here: blobs; whether one is there is asked.
 //!
 //! Tables are read in the order of their keys. Where a page can't be read, the next rows are looked for farther on, in steps
 //! that double: about as many as the page held are lost beside it.
 
+use std::cell::Cell;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use rusqlite::types::Value;
@@ -24,6 +27,8 @@ const LOST_NAMED_MAX: usize = 10_000;
 const STEP: usize = 500;
 /// A step that finds nothing any more: no table has as many rows.
 const JUMP_MAX: i64 = 1 << 40;
+/// Damaged catalogs kept beside a library, at most: nobody salvages so often without a look.
+const ASIDE_MAX: u32 = 1_000;
 /// Where files are put whose names are lost.
 const FOUND_FOLDER: &str = "lost+found";
 
@@ -46,6 +51,41 @@ pub struct Salvaged {
     pub holes: u64,
 }
 
+/// Why a salvage ended before its time.
+enum Stop {
+    /// The new catalog can't be written.
+    New(rusqlite::Error),
+    Other(Error),
+}
+
+impl From<rusqlite::Error> for Stop {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::New(error)
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// Looks for the blobs that files name, and counts.
+struct Blobs<'a> {
+    is_there: &'a dyn Fn(Digest, u64) -> Result<bool>,
+    named: Cell<u64>,
+    found: Cell<u64>,
+}
+
+impl Blobs<'_> {
+    fn is_there(&self, digest: Digest, size_bytes: u64) -> Result<bool> {
+        let is_there = (self.is_there)(digest, size_bytes)?;
+        self.named.set(self.named.get() + 1);
+        self.found.set(self.found.get() + u64::from(is_there));
+        Ok(is_there)
+    }
+}
+
 impl Salvaged {
     fn lose(&mut self, name: String) {
         self.lost_count += 1;
@@ -55,53 +95,113 @@ impl Salvaged {
     }
 }
 
-/// Makes a new catalog of what can be read of the one in `dir`. `has_blob` says whether there is one of that size.
-/// `Corrupt` if nothing can be read at all; the old catalog is where it was, then.
-pub fn salvage(dir: &Path, has_blob: &dyn Fn(Digest, u64) -> bool) -> Result<Salvaged> {
+/// Makes a new catalog of what can be read of the one in `dir`. `has_blob` says whether there is one of that size; where it
+/// can't tell, nothing is done. `Corrupt` if nothing can be read at all, `Missing` if files name blobs and none is there,
+/// `Invalid` if the catalog is sound: the old one is where it was, then.
+pub fn salvage(dir: &Path, has_blob: &dyn Fn(Digest, u64) -> Result<bool>) -> Result<Salvaged> {
     schema::check_is_there(dir)?;
     let _lock = take_lock(dir)?;
     let path = schema::path(dir);
-    let io = |error: std::io::Error| Error::io(path.display(), &error);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let old = Connection::open_with_flags(&path, flags).map_err(|error| failed(&path, &error))?;
-    let cut = schema::cut(&old, &path)
-        .unwrap_or(Cut { inline_bytes_max: INLINE_BYTES_MAX, chunk_size_bytes: CHUNK_SIZE_BYTES });
+    let cut = schema::cut(&old, &path);
+    if cut.is_ok() && schema::check(&old, &path).is_ok() && is_sound(&old) {
+        let message = format!("the catalog {} is sound: there is nothing to salvage", path.display());
+        return Err(Error::new(Kind::Invalid, message));
+    }
+    let cut = cut.unwrap_or(Cut { inline_bytes_max: INLINE_BYTES_MAX, chunk_size_bytes: CHUNK_SIZE_BYTES });
     let new_path = path.with_extension("sqlite.new");
     for name in ["sqlite.new", "sqlite.new-wal", "sqlite.new-shm"] {
         let _ = fs::remove_file(path.with_extension(name));
     }
-    write_tables(&new_path, cut).map_err(|error| failed(&new_path, &error))?;
-    let mut new = Connection::open(&new_path).map_err(|error| failed(&new_path, &error))?;
-    let salvaged = fill(&old, &mut new, has_blob).map_err(|error| failed(&new_path, &error))?;
-    // All of it in the one file that gets another name; says so if it can't.
-    new.pragma_update(None, "journal_mode", "delete").map_err(|error| failed(&new_path, &error))?;
-    new.close().map_err(|(_, error)| failed(&new_path, &error))?;
+    let blobs = Blobs { is_there: has_blob, named: Cell::new(0), found: Cell::new(0) };
+    let salvaged = write_new(&old, &new_path, cut, &blobs).map_err(|stop| match stop {
+        Stop::New(error) => failed(&new_path, &error),
+        Stop::Other(error) => error,
+    });
     drop(old);
-    if salvaged.files == 0 && salvaged.holes > 0 && salvaged.lost_count == 0 {
+    let salvaged = salvaged.and_then(|salvaged| {
+        check_worth(&salvaged, &blobs, dir)?;
+        replace(dir, &new_path)?;
+        Ok(salvaged)
+    });
+    if salvaged.is_err() {
         let _ = fs::remove_file(&new_path);
+    }
+    salvaged
+}
+
+/// Whether tables and indexes are whole, and say the same.
+fn is_sound(old: &Connection) -> bool {
+    old.pragma_query_value(None, "integrity_check", |row| row.get::<_, String>(0)).is_ok_and(|verdict| verdict == "ok")
+}
+
+/// Refuses a new catalog that would be worse than the damaged one.
+fn check_worth(salvaged: &Salvaged, blobs: &Blobs<'_>, dir: &Path) -> Result<()> {
+    let (shown, named) = (dir.display(), blobs.named.get());
+    if salvaged.files == 0 && salvaged.holes > 0 && salvaged.lost_count == 0 {
         let message =
-            format!("nothing of the catalog {} can be read; the blobs beside it are left as they are", path.display());
+            format!("nothing of the catalog in {shown} can be read; the blobs beside it are left as they are");
         return Err(Error::new(Kind::Corrupt, message));
     }
-    File::open(&new_path).and_then(|file| file.sync_all()).map_err(io)?;
+    if named > 0 && blobs.found.get() == 0 {
+        let message = format!(
+            "{shown}: files need {named} blobs, and none of them is in `blobs`: is its disk there? Nothing was changed"
+        );
+        return Err(Error::new(Kind::Missing, message));
+    }
+    Ok(())
+}
+
+/// Gives the new catalog, which is whole, its name. The old one gets one that nothing had before.
+fn replace(dir: &Path, new_path: &Path) -> Result<()> {
+    let path = schema::path(dir);
+    let io = |error: std::io::Error| Error::io(path.display(), &error);
+    File::open(new_path).and_then(|file| file.sync_all()).map_err(io)?;
+    let aside = free_name(dir)?;
     // The old one's journal goes with it: what stood in it was read.
     for end in ["", "-wal", "-shm"] {
-        let (from, to) = (dir.join(format!("catalog.sqlite{end}")), dir.join(format!("catalog.sqlite.damaged{end}")));
+        let (from, to) = (dir.join(format!("catalog.sqlite{end}")), dir.join(format!("{aside}{end}")));
         match fs::rename(&from, &to) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(error)),
             _ => {}
         }
     }
-    fs::rename(&new_path, &path).and_then(|()| File::open(dir)?.sync_all()).map_err(io)?;
+    fs::rename(new_path, &path).and_then(|()| File::open(dir)?.sync_all()).map_err(io)
+}
+
+/// A name for the damaged catalog that nothing has yet, in any of its parts.
+fn free_name(dir: &Path) -> Result<String> {
+    (0..ASIDE_MAX)
+        .map(|n| if n == 0 { "catalog.sqlite.damaged".to_owned() } else { format!("catalog.sqlite.damaged.{n}") })
+        .find(|name| ["", "-wal", "-shm"].iter().all(|end| !is_name_taken(&dir.join(format!("{name}{end}")))))
+        .ok_or_else(|| {
+            let message = format!("{}: {ASIDE_MAX} damaged catalogs are there already", dir.display());
+            Error::new(Kind::Full, message)
+        })
+}
+
+/// Also by what can't be looked at.
+fn is_name_taken(path: &Path) -> bool {
+    !matches!(fs::symlink_metadata(path), Err(error) if error.kind() == ErrorKind::NotFound)
+}
+
+fn write_new(old: &Connection, new_path: &Path, cut: Cut, blobs: &Blobs<'_>) -> std::result::Result<Salvaged, Stop> {
+    write_tables(new_path, cut)?;
+    let mut new = Connection::open(new_path)?;
+    let salvaged = fill(old, &mut new, blobs)?;
+    // All of it in the one file that gets another name; says so if it can't.
+    new.pragma_update(None, "journal_mode", "delete")?;
+    new.close().map_err(|(_, error)| error)?;
     Ok(salvaged)
 }
 
-fn fill(old: &Connection, new: &mut Connection, has_blob: &dyn Fn(Digest, u64) -> bool) -> rusqlite::Result<Salvaged> {
+fn fill(old: &Connection, new: &mut Connection, blobs: &Blobs<'_>) -> std::result::Result<Salvaged, Stop> {
     let mut salvaged = Salvaged::default();
     let new = new.transaction()?;
     salvaged.holes += each_row(old, "nodes", "node_id", NODES, &mut |row| insert(&new, "nodes", NODES, row))?;
     salvaged.holes += each_row(old, "names", "name_id", NAMES, &mut |row| insert(&new, "names", NAMES, row))?;
-    copy_parts(old, &new, has_blob, &mut salvaged)?;
+    copy_parts(old, &new, blobs, &mut salvaged)?;
     mend_names(&new, &mut salvaged)?;
     salvaged.files = new.query_row("SELECT count(*) FROM nodes WHERE kind = 8", [], |row| row.get(0).map(loaded))?;
     new.commit()?;
@@ -169,9 +269,9 @@ fn insert(new: &Connection, table: &str, columns: &str, row: Vec<Value>) -> rusq
 fn copy_parts(
     old: &Connection,
     new: &Connection,
-    has_blob: &dyn Fn(Digest, u64) -> bool,
+    blobs: &Blobs<'_>,
     salvaged: &mut Salvaged,
-) -> rusqlite::Result<()> {
+) -> std::result::Result<(), Stop> {
     let mut files = new.prepare("SELECT node_id, kind, size_bytes, inline, inline_sha256 FROM nodes")?;
     let mut rows = files.query([])?;
     let mut lost = Vec::new();
@@ -184,9 +284,12 @@ fn copy_parts(
                 insert(new, table, columns, row)?;
             }
         }
-        let is_whole = match (kind, row.get_ref(3)?.as_blob_or_null()?) {
-            (8, Some(bytes)) => row.get_ref(4)?.as_blob_or_null()? == Some(Digest::of(bytes).as_bytes().as_slice()),
-            (8, None) => copy_chunks(old, new, (node_id, size_bytes), has_blob)?,
+        let is_whole = match (kind, row.get_ref(3)?.as_blob_or_null().map_err(rusqlite::Error::from)?) {
+            (8, Some(bytes)) => {
+                let sha256 = row.get_ref(4)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
+                sha256 == Some(Digest::of(bytes).as_bytes().as_slice())
+            }
+            (8, None) => copy_chunks(old, new, (node_id, size_bytes), blobs)?,
             _ => true,
         };
         if !is_whole {
@@ -214,8 +317,8 @@ fn copy_chunks(
     old: &Connection,
     new: &Connection,
     (node_id, size_bytes): (i64, i64),
-    has_blob: &dyn Fn(Digest, u64) -> bool,
-) -> rusqlite::Result<bool> {
+    blobs: &Blobs<'_>,
+) -> std::result::Result<bool, Stop> {
     let columns = "node_id, start_byte, end_byte, sha256";
     let sql = format!("SELECT {columns} FROM file_chunks WHERE node_id = ?1 ORDER BY start_byte");
     let Ok(chunks) = parts(old, &sql, node_id) else { return Ok(false) };
@@ -224,9 +327,10 @@ fn copy_chunks(
         let [_, Value::Integer(start), Value::Integer(next), sha256] = chunk.as_slice() else { return Ok(false) };
         let is_there = match sha256 {
             Value::Null => true,
-            Value::Blob(sha256) => {
-                Digest::from_stored(sha256).is_some_and(|digest| has_blob(digest, loaded(next - start)))
-            }
+            Value::Blob(sha256) => match Digest::from_stored(sha256) {
+                Some(digest) => blobs.is_there(digest, loaded(next.saturating_sub(*start)))?,
+                None => false,
+            },
             _ => false,
         };
         if *start != end || next <= start || !is_there {
@@ -297,82 +401,4 @@ fn found_folder(new: &Connection) -> rusqlite::Result<i64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::FileExt;
-
-    use super::*;
-    use crate::library::local::Local;
-    use crate::library::suite::{CUT, bytes, get, put};
-    use crate::library::{Library as _, Query};
-
-    const FILES: u64 = 2_000;
-
-    fn filled(dir: &Path) {
-        Local::create(dir, CUT).unwrap();
-        let local = Local::open(dir).unwrap();
-        for n in 0..FILES {
-            put(&local, &format!("folder {}/{n}.txt", n % 7), format!("file {n}").as_bytes(), &["tag"]);
-        }
-        for n in 0..20 {
-            put(&local, &format!("films/{n}.mkv"), &bytes(20_000, n), &[]);
-        }
-        local.flush().unwrap();
-    }
-
-    fn all(local: &Local) -> Vec<String> {
-        let (mut all, mut query) = (Vec::new(), Query { is_recursive: true, limit: 1000, ..Query::default() });
-        loop {
-            let page = local.list(&query).unwrap();
-            all.extend(page.names.into_iter().map(|named| named.path));
-            query.cursor = page.cursor;
-            if query.cursor.is_none() {
-                return all;
-            }
-        }
-    }
-
-    #[test]
-    fn what_can_be_read_is_there_again_and_the_rest_is_told() {
-        let seed = fastrand::u64(..);
-        println!("seed {seed}");
-        let mut rng = fastrand::Rng::with_seed(seed);
-        for round in 0..6 {
-            let temp = tempfile::tempdir().unwrap();
-            filled(temp.path());
-            let path = schema::path(temp.path());
-            let file = File::options().write(true).open(&path).unwrap();
-            let pages = file.metadata().unwrap().len() / 4096;
-            // Not the first: without it nothing is a database.
-            for _ in 0..round {
-                file.write_all_at(&[0xa5; 4096], rng.u64(10..pages) * 4096).unwrap();
-            }
-            let salvaged = Local::salvage(temp.path()).unwrap();
-            let local = Local::open(temp.path()).unwrap();
-            let names = all(&local);
-            assert!(names.iter().all(|path| get(&local, path).is_ok()), "{names:?}");
-            assert_eq!(salvaged.files, names.len() as u64);
-            assert!(names.len() as u64 + salvaged.lost_count + 700 * round >= FILES + 20, "{salvaged:?}");
-            for path in names.iter().filter(|path| path.starts_with("films/")) {
-                let n = path["films/".len()..path.len() - ".mkv".len()].parse().unwrap();
-                assert_eq!(get(&local, path).unwrap(), bytes(20_000, n));
-            }
-            if round == 0 {
-                assert_eq!((names.len() as u64, salvaged.lost_count, salvaged.holes), (FILES + 20, 0, 0));
-            }
-            assert!(temp.path().join("catalog.sqlite.damaged").exists());
-            put(&local, "new", b"goes on", &[]);
-        }
-    }
-
-    #[test]
-    fn nothing_to_be_read_is_told() {
-        let temp = tempfile::tempdir().unwrap();
-        filled(temp.path());
-        let path = schema::path(temp.path());
-        fs::write(&path, vec![7; 100_000]).unwrap();
-        let _ = fs::remove_file(path.with_extension("sqlite-wal"));
-        assert_eq!(Local::open(temp.path()).err().unwrap().kind(), Kind::Corrupt);
-        assert_eq!(Local::salvage(temp.path()).unwrap_err().kind(), Kind::Corrupt);
-        assert!(path.exists());
-    }
-}
+mod tests;

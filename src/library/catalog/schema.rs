@@ -174,10 +174,18 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Looks at all of a database that is small.
 pub(super) fn quick_check(connection: &Connection, path: &Path, size_bytes: u64) -> Result<()> {
-    let Some(damage) = sqlite::damage(connection, size_bytes).map_err(|error| failed(path, &error))? else {
-        return Ok(());
-    };
+    sound(sqlite::damage(connection, size_bytes), path)
+}
+
+/// Looks at all of it, however large it is.
+pub(super) fn check_all(connection: &Connection, path: &Path) -> Result<()> {
+    sound(sqlite::damage_anywhere(connection), path)
+}
+
+fn sound(damage: rusqlite::Result<Option<String>>, path: &Path) -> Result<()> {
+    let Some(damage) = damage.map_err(|error| failed(path, &error))? else { return Ok(()) };
     Err(Error::new(
         Kind::Corrupt,
         format!(
