@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use reelfs::error::Kind;
 use reelfs::library::local::Local;
 use reelfs::library::writer::Writer;
 use reelfs::library::{Content, Cut, Damage, Finding, Library, Meta};
@@ -38,12 +40,17 @@ const STEPS_MAX: u32 = 5_000;
 const AGAIN_EVERY: u32 = 10;
 /// Small chunks: a few of them are enough.
 const CUT: Cut = Cut { inline_bytes_max: 64 << 10, chunk_size_bytes: 64 << 10 };
+/// What a salvage asks the system for that changes which files there are.
+const SALVAGE_STEPS: [&str; 5] = ["link", "linkat", "rename", "unlink", "fsync"];
+/// In the head of a database: whose it is.
+const APPLICATION_AT: u64 = 68;
 /// Bytes of a disk that is soon full.
 const SMALL_DISK: &str = "24m";
 
 pub fn tests() -> Vec<Test> {
     vec![
         Test::new("puts::killed_at_every_step", &[Need::Program("strace")], killed_at_every_step),
+        Test::new("puts::a_salvage_killed_at_every_step", &[Need::Program("strace")], a_salvage_killed_at_every_step),
         Test::new("puts::on_a_full_disk", &[Need::Root], on_a_full_disk),
         Test::alone("puts::memory_is_bounded", &[], memory_is_bounded),
     ]
@@ -174,6 +181,37 @@ fn killed_at_every_step() {
                     assert_eq!(get(&Local::open(&library).unwrap(), to).as_ref(), Some(after));
                 }
             }
+        }
+    }
+    println!("killed at {kills} steps");
+    assert!(kills > 0);
+}
+
+/// There is a catalog at every moment: the damaged one, of which the next salvage makes a new one, or the new one.
+fn a_salvage_killed_at_every_step() {
+    let bench = Bench::new();
+    let library = bench.library();
+    let (_, film) = bench.file("film.mkv", 250_000, 1);
+    let mut kills = 0;
+    for kind in SALVAGE_STEPS {
+        for step in 1..STEPS_MAX {
+            fs::remove_dir_all(&library).unwrap();
+            Local::create(&library, CUT).unwrap();
+            put(&Local::open(&library).unwrap(), "film.mkv", &film);
+            let catalog = fs::File::options().write(true).open(library.join("catalog.sqlite")).unwrap();
+            catalog.write_all_at(b"none", APPLICATION_AT).unwrap();
+            let typed = ["verify", "-q", "--salvage", library.to_str().unwrap()];
+            let is_killed = bench.is_killed_at((kind, step), &typed);
+            assert!(Local::is_at(&library), "{kind} {step}: no library is left");
+            if let Err(error) = Local::open(&library) {
+                assert!(is_killed && error.kind() == Kind::Corrupt, "{kind} {step}: {error}");
+                assert!(bench.run(&typed).status.success(), "{kind} {step}: it can be made again");
+            }
+            assert_eq!(get(&Local::open(&library).unwrap(), "film.mkv").as_ref(), Some(&film), "{kind} {step}");
+            if !is_killed {
+                break;
+            }
+            kills += 1;
         }
     }
     println!("killed at {kills} steps");

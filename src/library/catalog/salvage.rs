@@ -102,6 +102,9 @@ pub fn salvage(dir: &Path, has_blob: &dyn Fn(Digest, u64) -> Result<bool>) -> Re
     schema::check_is_there(dir)?;
     let _lock = take_lock(dir)?;
     let path = schema::path(dir);
+    if let Err(error) = write_back(&path) {
+        log::debug!("{}: its journal stays beside it: {error}", path.display());
+    }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let old = Connection::open_with_flags(&path, flags).map_err(|error| failed(&path, &error))?;
     let cut = schema::cut(&old, &path);
@@ -153,21 +156,52 @@ fn check_worth(salvaged: &Salvaged, blobs: &Blobs<'_>, dir: &Path) -> Result<()>
     Ok(())
 }
 
-/// Gives the new catalog, which is whole, its name. The old one gets one that nothing had before.
+/// Brings what a writer had committed from the journal into the catalog, as every writer does when it ends: it is whole
+/// without its journal then.
+fn write_back(path: &Path) -> rusqlite::Result<()> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let old = Connection::open_with_flags(path, flags)?;
+    old.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
+/// Gives the new catalog, which is whole, its name. The old one has had another one by then, that nothing had before: a
+/// kill at any point leaves one of them in its place.
 fn replace(dir: &Path, new_path: &Path) -> Result<()> {
     let path = schema::path(dir);
     let io = |error: std::io::Error| Error::io(path.display(), &error);
+    let sync_dir = || File::open(dir).and_then(|dir| dir.sync_all()).map_err(io);
     File::open(new_path).and_then(|file| file.sync_all()).map_err(io)?;
     let aside = free_name(dir)?;
-    // The old one's journal goes with it: what stood in it was read.
-    for end in ["", "-wal", "-shm"] {
-        let (from, to) = (dir.join(format!("catalog.sqlite{end}")), dir.join(format!("{aside}{end}")));
-        match fs::rename(&from, &to) {
+    let journals =
+        ["-wal", "-shm"].map(|end| (dir.join(format!("catalog.sqlite{end}")), dir.join(format!("{aside}{end}"))));
+    name_too(&path, &dir.join(&aside)).map_err(io)?;
+    let [(wal, wal_aside), _] = &journals;
+    // It was not written back.
+    if fs::metadata(wal).is_ok_and(|metadata| metadata.len() > 0) {
+        name_too(wal, wal_aside).map_err(io)?;
+    }
+    sync_dir()?;
+    // The new one would take them for its own.
+    for (journal, _) in &journals {
+        match fs::remove_file(journal) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(error)),
             _ => {}
         }
     }
-    fs::rename(new_path, &path).and_then(|()| File::open(dir)?.sync_all()).map_err(io)
+    sync_dir()?;
+    fs::rename(new_path, &path).map_err(io)?;
+    sync_dir()
+}
+
+/// Gives a file one more name; where a filesystem has one for each file only, a copy has it.
+fn name_too(from: &Path, to: &Path) -> std::io::Result<()> {
+    match fs::hard_link(from, to) {
+        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) => {
+            fs::copy(from, to)?;
+            File::open(to)?.sync_all()
+        }
+        linked => linked,
+    }
 }
 
 /// A name for the damaged catalog that nothing has yet, in any of its parts.
