@@ -61,10 +61,12 @@ impl Local {
         Ok(local)
     }
 
-    /// Makes a new catalog of what can be read of a damaged one, as far as the blobs are there.
-    pub fn salvage(dir: &Path) -> Result<Salvaged> {
+    /// Makes a new catalog of what can be read of a damaged one, as far as the blobs are there; nothing is changed if `go_on`
+    /// says no.
+    pub fn salvage(dir: &Path, go_on: &dyn Fn() -> bool) -> Result<Salvaged> {
         let blobs = Blobs::open(dir)?;
-        catalog::salvage(dir, &|digest, size_bytes| blobs.pin(digest, size_bytes).map(|pinned| pinned.is_some()))
+        let has_blob = |digest, size_bytes| blobs.pin(digest, size_bytes).map(|pinned| pinned.is_some());
+        catalog::salvage(dir, &has_blob, go_on)
     }
 
     /// Opens it for reading, beside whoever writes to it.

@@ -70,15 +70,15 @@ pub fn open(text: &str, config: &PlacesConfig, access: Access) -> Result<Opened>
     Ok(Opened { library: Box::new(library), path, is_folder: text.ends_with('/') })
 }
 
-/// Makes a new catalog of what can be read of a damaged one. `Unsupported` of a library in a store: it has none.
-pub fn salvage(text: &str) -> Result<Salvaged> {
+/// Makes a new catalog of what can be read of a damaged one, unless `go_on` says no. `Unsupported` of a library in a store: it has none.
+pub fn salvage(text: &str, go_on: &dyn Fn() -> bool) -> Result<Salvaged> {
     if keyed(text)?.is_some() {
         return Err(Error::new(
             Kind::Unsupported,
             format!("{} has no catalog: each file there says what it is made of", shown(text)),
         ));
     }
-    Local::salvage(&absolute(local(text)?)?)
+    Local::salvage(&absolute(local(text)?)?, go_on)
 }
 
 /// A place as it may be shown: as it was written, but without credentials.

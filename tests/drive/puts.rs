@@ -41,7 +41,7 @@ const AGAIN_EVERY: u32 = 10;
 /// Small chunks: a few of them are enough.
 const CUT: Cut = Cut { inline_bytes_max: 64 << 10, chunk_size_bytes: 64 << 10 };
 /// What a salvage asks the system for that changes which files there are.
-const SALVAGE_STEPS: [&str; 5] = ["link", "linkat", "rename", "unlink", "fsync"];
+const SALVAGE_STEPS: [&str; 4] = ["link", "linkat", "rename", "unlink"];
 /// In the head of a database: whose it is.
 const APPLICATION_AT: u64 = 68;
 /// Bytes of a disk that is soon full.

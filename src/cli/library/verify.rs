@@ -38,7 +38,7 @@ pub struct VerifyArgs {
 pub fn run(args: VerifyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCode> {
     let interrupted = Interrupted::listen()?;
     if args.salvage {
-        told_salvaged(&place::salvage(&args.library)?, out)?;
+        told_salvaged(&place::salvage(&args.library, &|| !interrupted.is_set())?, out)?;
     }
     let places = args.options.places()?;
     // One that somebody writes to, a mount for example, is looked at beside it; then nothing is put aside.

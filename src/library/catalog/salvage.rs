@@ -2,8 +2,9 @@
 //! it, under a name of its own: a salvage that was begun with half of the disks there can be made again from it.
 //! Never here: blobs; whether one is there is asked.
 //!
-//! Tables are read in the order of their keys. Where a page can't be read, the next rows are looked for farther on, in steps
-//! that double: about as many as the page held are lost beside it.
+//! Tables are read in the order of their keys, row by row. Where a page can't be read, the next rows are looked for farther
+//! on, in steps that double: about as many as the page held are lost beside it. It is never looked for before where it was
+//! looked for last, whatever the keys say: so it ends.
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -23,8 +24,6 @@ use crate::sqlite::loaded;
 
 /// Files named as lost; more are counted only.
 const LOST_NAMED_MAX: usize = 10_000;
-/// Rows read at once.
-const STEP: usize = 500;
 /// A step that finds nothing any more: no table has as many rows.
 const JUMP_MAX: i64 = 1 << 40;
 /// Damaged catalogs kept beside a library, at most: nobody salvages so often without a look.
@@ -57,6 +56,8 @@ enum Stop {
     New(rusqlite::Error),
     Other(Error),
 }
+
+type Attempt<T> = std::result::Result<T, Stop>;
 
 impl From<rusqlite::Error> for Stop {
     fn from(error: rusqlite::Error) -> Self {
@@ -97,8 +98,12 @@ impl Salvaged {
 
 /// Makes a new catalog of what can be read of the one in `dir`. `has_blob` says whether there is one of that size; where it
 /// can't tell, nothing is done. `Corrupt` if nothing can be read at all, `Missing` if files name blobs and none is there,
-/// `Invalid` if the catalog is sound: the old one is where it was, then.
-pub fn salvage(dir: &Path, has_blob: &dyn Fn(Digest, u64) -> Result<bool>) -> Result<Salvaged> {
+/// `Invalid` if the catalog is sound, `Cancelled` if `go_on` says no: the old one is where it was, then.
+pub fn salvage(
+    dir: &Path,
+    has_blob: &dyn Fn(Digest, u64) -> Result<bool>,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Salvaged> {
     schema::check_is_there(dir)?;
     let _lock = take_lock(dir)?;
     let path = schema::path(dir);
@@ -118,7 +123,11 @@ pub fn salvage(dir: &Path, has_blob: &dyn Fn(Digest, u64) -> Result<bool>) -> Re
         let _ = fs::remove_file(path.with_extension(name));
     }
     let blobs = Blobs { is_there: has_blob, named: Cell::new(0), found: Cell::new(0) };
-    let salvaged = write_new(&old, &new_path, cut, &blobs).map_err(|stop| match stop {
+    let go_on = || {
+        let cancelled = || Error::new(Kind::Cancelled, "broken off: nothing was changed");
+        if go_on() { Ok(()) } else { Err(Stop::Other(cancelled())) }
+    };
+    let salvaged = write_new(&old, &new_path, cut, &blobs, &go_on).map_err(|stop| match stop {
         Stop::New(error) => failed(&new_path, &error),
         Stop::Other(error) => error,
     });
@@ -220,22 +229,37 @@ fn is_name_taken(path: &Path) -> bool {
     !matches!(fs::symlink_metadata(path), Err(error) if error.kind() == ErrorKind::NotFound)
 }
 
-fn write_new(old: &Connection, new_path: &Path, cut: Cut, blobs: &Blobs<'_>) -> std::result::Result<Salvaged, Stop> {
+fn write_new(
+    old: &Connection,
+    new_path: &Path,
+    cut: Cut,
+    blobs: &Blobs<'_>,
+    go_on: &dyn Fn() -> Attempt<()>,
+) -> Attempt<Salvaged> {
     write_tables(new_path, cut)?;
     let mut new = Connection::open(new_path)?;
-    let salvaged = fill(old, &mut new, blobs)?;
+    let salvaged = fill(old, &mut new, blobs, go_on)?;
     // All of it in the one file that gets another name; says so if it can't.
     new.pragma_update(None, "journal_mode", "delete")?;
     new.close().map_err(|(_, error)| error)?;
     Ok(salvaged)
 }
 
-fn fill(old: &Connection, new: &mut Connection, blobs: &Blobs<'_>) -> std::result::Result<Salvaged, Stop> {
+fn fill(
+    old: &Connection,
+    new: &mut Connection,
+    blobs: &Blobs<'_>,
+    go_on: &dyn Fn() -> Attempt<()>,
+) -> Attempt<Salvaged> {
     let mut salvaged = Salvaged::default();
     let new = new.transaction()?;
-    salvaged.holes += each_row(old, "nodes", "node_id", NODES, &mut |row| insert(&new, "nodes", NODES, row))?;
-    salvaged.holes += each_row(old, "names", "name_id", NAMES, &mut |row| insert(&new, "names", NAMES, row))?;
-    copy_parts(old, &new, blobs, &mut salvaged)?;
+    for (table, key, columns) in [("nodes", "node_id", NODES), ("names", "name_id", NAMES)] {
+        salvaged.holes += each_row(old, table, key, columns, &mut |row| {
+            go_on()?;
+            Ok(insert(&new, table, columns, row)?)
+        })?;
+    }
+    copy_parts(old, &new, blobs, go_on, &mut salvaged)?;
     mend_names(&new, &mut salvaged)?;
     salvaged.files = new.query_row("SELECT count(*) FROM nodes WHERE kind = 8", [], |row| row.get(0).map(loaded))?;
     new.commit()?;
@@ -248,46 +272,49 @@ fn each_row(
     table: &str,
     key: &str,
     columns: &str,
-    each: &mut dyn FnMut(Vec<Value>) -> rusqlite::Result<()>,
-) -> rusqlite::Result<u64> {
-    let sql = format!("SELECT {columns} FROM {table} NOT INDEXED WHERE {key} > ?1 ORDER BY {key} LIMIT {STEP}");
+    each: &mut dyn FnMut(Vec<Value>) -> Attempt<()>,
+) -> Attempt<u64> {
+    let sql = format!("SELECT {columns} FROM {table} NOT INDEXED WHERE {key} > ?1 ORDER BY {key}");
     let (mut after, mut jump, mut holes) = (-1_i64, 1_i64, 0);
     while jump < JUMP_MAX {
-        let (rows, is_sound) = rows_after(old, &sql, after);
-        if rows.is_empty() && is_sound {
+        let mut last = after;
+        let is_read = rows_after(old, &sql, after, &mut |row| {
+            if let Some(Value::Integer(at)) = row.first() {
+                last = *at;
+            }
+            each(row)
+        })?;
+        if is_read {
             break;
         }
-        if rows.is_empty() {
-            holes += u64::from(jump == 1);
-            after = after.saturating_add(jump);
-            jump *= 2;
+        if last > after {
+            (after, jump) = (last, 1);
             continue;
         }
-        jump = 1;
-        for row in rows {
-            if let Some(Value::Integer(at)) = row.first() {
-                after = *at;
-            }
-            each(row)?;
-        }
+        holes += u64::from(jump == 1);
+        after = after.saturating_add(jump);
+        jump *= 2;
     }
     Ok(holes)
 }
 
-/// The rows up to the first that can't be read, and whether there was none such.
-fn rows_after(old: &Connection, sql: &str, after: i64) -> (Vec<Vec<Value>>, bool) {
-    let mut all = Vec::new();
-    let mut read = || -> rusqlite::Result<()> {
-        let mut query = old.prepare_cached(sql)?;
-        let count = query.column_count();
-        let mut rows = query.query([after])?;
-        while let Some(row) = rows.next()? {
-            all.push((0..count).map(|column| row.get(column)).collect::<rusqlite::Result<_>>()?);
-        }
-        Ok(())
-    };
-    let is_sound = read().is_ok();
-    (all, is_sound)
+/// Hands on the rows up to the first that can't be read, one at a time; returns whether there was none such.
+fn rows_after(
+    old: &Connection,
+    sql: &str,
+    after: i64,
+    each: &mut dyn FnMut(Vec<Value>) -> Attempt<()>,
+) -> Attempt<bool> {
+    let Ok(mut query) = old.prepare_cached(sql) else { return Ok(false) };
+    let count = query.column_count();
+    let Ok(mut rows) = query.query([after]) else { return Ok(false) };
+    loop {
+        let Ok(row) = rows.next() else { return Ok(false) };
+        let Some(row) = row else { return Ok(true) };
+        let values: rusqlite::Result<_> = (0..count).map(|column| row.get(column)).collect();
+        let Ok(values) = values else { return Ok(false) };
+        each(values)?;
+    }
 }
 
 /// A row that contradicts one that is there is left out.
@@ -304,12 +331,14 @@ fn copy_parts(
     old: &Connection,
     new: &Connection,
     blobs: &Blobs<'_>,
+    go_on: &dyn Fn() -> Attempt<()>,
     salvaged: &mut Salvaged,
-) -> std::result::Result<(), Stop> {
+) -> Attempt<()> {
     let mut files = new.prepare("SELECT node_id, kind, size_bytes, inline, inline_sha256 FROM nodes")?;
     let mut rows = files.query([])?;
     let mut lost = Vec::new();
     while let Some(row) = rows.next()? {
+        go_on()?;
         let (node_id, kind, size_bytes): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
         for (table, columns) in [("tags", "tag, node_id"), ("xattrs", "node_id, name, value")] {
             // What can't be read of these is not worth the file.
@@ -352,7 +381,7 @@ fn copy_chunks(
     new: &Connection,
     (node_id, size_bytes): (i64, i64),
     blobs: &Blobs<'_>,
-) -> std::result::Result<bool, Stop> {
+) -> Attempt<bool> {
     let columns = "node_id, start_byte, end_byte, sha256";
     let sql = format!("SELECT {columns} FROM file_chunks WHERE node_id = ?1 ORDER BY start_byte");
     let Ok(chunks) = parts(old, &sql, node_id) else { return Ok(false) };

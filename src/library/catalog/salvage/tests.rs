@@ -49,12 +49,11 @@ fn what_can_be_read_is_there_again_and_the_rest_is_told() {
             file.write_all_at(&[0xa5; 4096], rng.u64(10..pages) * 4096).unwrap();
         }
         if round == 0 {
-            let sound = Local::salvage(temp.path()).unwrap_err();
+            let sound = Local::salvage(temp.path(), &|| true).unwrap_err();
             assert!(sound.kind() == Kind::Invalid && sound.to_string().contains("is sound"), "{sound}");
-            // An index that says something else than its table is damage, too.
-            damage(temp.path(), "PRAGMA writable_schema = ON; DELETE FROM sqlite_schema WHERE name = 'tags_by_node'");
+            damage_names(temp.path());
         }
-        let salvaged = Local::salvage(temp.path()).unwrap();
+        let salvaged = Local::salvage(temp.path(), &|| true).unwrap();
         let local = Local::open(temp.path()).unwrap();
         let names = all(&local);
         assert!(names.iter().all(|path| get(&local, path).is_ok()), "{names:?}");
@@ -96,7 +95,7 @@ fn no_damaged_catalog_takes_the_place_of_another() {
     for time in 0..3 {
         damage_names(temp.path());
         let damaged = fs::read(schema::path(temp.path())).unwrap();
-        Local::salvage(temp.path()).unwrap();
+        Local::salvage(temp.path(), &|| true).unwrap();
         let aside =
             if time == 0 { "catalog.sqlite.damaged".to_owned() } else { format!("catalog.sqlite.damaged.{time}") };
         assert!(fs::read(temp.path().join(&aside)).unwrap() == damaged, "{aside}");
@@ -114,16 +113,60 @@ fn blobs_that_are_out_of_reach_are_not_lost() {
     fs::rename(&blobs, &away).unwrap();
     // Its disk is not there, or answers with something else than "there is none".
     fs::create_dir(&blobs).unwrap();
-    assert_eq!(Local::salvage(temp.path()).unwrap_err().kind(), Kind::Missing);
+    assert_eq!(Local::salvage(temp.path(), &|| true).unwrap_err().kind(), Kind::Missing);
     fs::remove_dir(&blobs).unwrap();
     std::os::unix::fs::symlink("blobs", &blobs).unwrap();
-    let looping = Local::salvage(temp.path()).unwrap_err();
+    let looping = Local::salvage(temp.path(), &|| true).unwrap_err();
     assert!(looping.to_string().contains("symbolic links"), "{looping}");
     assert!(fs::read(schema::path(temp.path())).unwrap() == damaged, "it is left as it was");
     assert!(saved(temp.path()).is_empty(), "and nothing beside it");
     fs::remove_file(&blobs).unwrap();
     fs::rename(&away, &blobs).unwrap();
-    assert_eq!(Local::salvage(temp.path()).unwrap().files, FILES + 20);
+    assert_eq!(Local::salvage(temp.path(), &|| true).unwrap().files, FILES + 20);
+}
+
+/// One bit: the last name says it comes before all others. Looking for what comes after it must not lead back.
+#[test]
+fn keys_that_go_back_do_not_lead_in_circles() {
+    let temp = tempfile::tempdir().unwrap();
+    Local::create(temp.path(), CUT).unwrap();
+    let local = Local::open(temp.path()).unwrap();
+    for n in 0..5 {
+        put(&local, &format!("{n}.txt"), b"text", &[]);
+    }
+    drop(local);
+    let path = schema::path(temp.path());
+    let root: u64 = Connection::open(&path)
+        .unwrap()
+        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'names'", [], |row| row.get(0).map(loaded))
+        .unwrap();
+    let mut database = fs::read(&path).unwrap();
+    let page = &mut database[(root as usize - 1) * 4096..][..4096];
+    // A leaf's head: kind, three numbers, how many cells; then where each cell is. A cell: its length, its key.
+    let last = 8 + 2 * (usize::from(page[4]) - 1);
+    let key = usize::from(u16::from_be_bytes([page[last], page[last + 1]])) + 1;
+    assert_eq!((page[0], page[key]), (13, 5));
+    page[key] = 1;
+    fs::write(&path, database).unwrap();
+    let (done, is_done) = std::sync::mpsc::channel();
+    let dir = temp.path().to_owned();
+    std::thread::spawn(move || done.send(Local::salvage(&dir, &|| true)));
+    let salvaged = is_done.recv_timeout(std::time::Duration::from_secs(60)).expect("an end").unwrap();
+    assert_eq!(salvaged.files, 5, "{salvaged:?}");
+}
+
+#[test]
+fn one_that_is_broken_off_changes_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    filled(temp.path());
+    damage_names(temp.path());
+    for rows in [0_u64, 1000, 3000] {
+        let left = Cell::new(rows);
+        let broken_off = Local::salvage(temp.path(), &|| left.replace(left.get().saturating_sub(1)) > 0).unwrap_err();
+        assert_eq!(broken_off.kind(), Kind::Cancelled);
+        assert!(saved(temp.path()).is_empty());
+    }
+    assert_eq!(Local::salvage(temp.path(), &|| true).unwrap().files, FILES + 20);
 }
 
 #[test]
@@ -134,6 +177,6 @@ fn nothing_to_be_read_is_told() {
     fs::write(&path, vec![7; 100_000]).unwrap();
     let _ = fs::remove_file(path.with_extension("sqlite-wal"));
     assert_eq!(Local::open(temp.path()).err().unwrap().kind(), Kind::Corrupt);
-    assert_eq!(Local::salvage(temp.path()).unwrap_err().kind(), Kind::Corrupt);
+    assert_eq!(Local::salvage(temp.path(), &|| true).unwrap_err().kind(), Kind::Corrupt);
     assert!(path.exists());
 }
