@@ -53,7 +53,14 @@ fn what_can_be_read_is_there_again_and_the_rest_is_told() {
             assert!(sound.kind() == Kind::Invalid && sound.to_string().contains("is sound"), "{sound}");
             damage_names(temp.path());
         }
-        let salvaged = Local::salvage(temp.path(), &|| true).unwrap();
+        let salvaged = match Local::salvage(temp.path(), &|| true) {
+            // It hit pages that hold nothing.
+            Err(error) if error.kind() == Kind::Invalid => {
+                assert_eq!(all(&Local::open(temp.path()).unwrap()).len() as u64, FILES + 20);
+                continue;
+            }
+            salvaged => salvaged.unwrap(),
+        };
         let local = Local::open(temp.path()).unwrap();
         let names = all(&local);
         assert!(names.iter().all(|path| get(&local, path).is_ok()), "{names:?}");
