@@ -1,6 +1,8 @@
 //! The home of a library on this machine: a catalog that says which files there are, and blobs that hold their bytes.
 //! Never here: the catalog's tables, and what a mount makes of the two.
 
+mod check;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -12,12 +14,11 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::blobs::{Blobs, Pinned, Scratch};
 use super::catalog::{self, Catalog, Placed, Salvaged};
 use super::{
-    Chunk, Content, Cut, Damage, Draft, Finding, Library, Manifest, Meta, Page, Proof, Query, Swept, Verified,
-    check_path, check_tags,
+    Chunk, Content, Cut, Draft, Finding, Library, Manifest, Meta, Page, Proof, Query, Swept, Verified, check_path,
+    check_tags,
 };
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
-use crate::range::ByteRange;
 use crate::sys;
 
 /// Chunks cut while the disk is busy with earlier ones: what a draft holds in memory beside the writer.
@@ -28,8 +29,6 @@ const BATCH_CHUNKS: usize = 64;
 const REPLACED_GRACE: Duration = Duration::from_mins(10);
 /// Rows looked at in one step by `verify`, `gc` and `purge`.
 const STEP: usize = 1_000;
-/// Files named for one damaged blob: equal chunks may be in many.
-const USES_NAMED_MAX: usize = 100;
 /// Permission bits of files that are put.
 const FILE_MODE: u32 = 0o644;
 
@@ -105,15 +104,9 @@ impl Local {
         }
     }
 
-    /// One finding for each place a blob is used in.
-    fn found(&self, what: Damage, blob: Digest, found: &mut dyn FnMut(Finding)) -> Result<()> {
-        let place = self.blobs.path(blob).display().to_string();
-        for used in self.catalog.read(|view| view.uses(&blob, USES_NAMED_MAX))? {
-            let path = self.catalog.read(|view| view.path_of(used.node_id))?;
-            let (chunk, place) = (Some(used.number), place.clone());
-            found(Finding { what, path, chunk, place, sha256: Some(blob), range: used.range });
-        }
-        Ok(())
+    /// As a finding in it is told.
+    fn catalog_place(&self) -> String {
+        self.catalog.dir().join("catalog.sqlite").display().to_string()
     }
 
     /// Blobs that no file names and that nobody wrote within `grace`; `each` says whether it took one.
@@ -229,56 +222,11 @@ impl Library for Local {
     }
 
     fn verify(&self, go_on: &mut dyn FnMut(Verified) -> bool, found: &mut dyn FnMut(Finding)) -> Result<Verified> {
-        let mut verified = Verified::default();
-        let mut after = None;
-        loop {
-            let blobs = self.catalog.read(|view| view.blobs(after.as_ref(), STEP))?;
-            let Some((last, _)) = blobs.last() else { break };
-            after = Some(*last);
-            for (blob, size_bytes) in blobs {
-                match self.blobs.check(blob, size_bytes) {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == Kind::Missing => self.found(Damage::Missing, blob, found)?,
-                    Err(error) if error.kind() == Kind::Corrupt => {
-                        self.found(Damage::Damaged, blob, found)?;
-                        if self.catalog.is_writer() {
-                            self.blobs.quarantine(blob)?;
-                        }
-                    }
-                    Err(error) => return Err(error),
-                }
-                verified.chunks += 1;
-                verified.bytes += size_bytes;
-                if !go_on(verified) {
-                    return Ok(verified);
-                }
-            }
-        }
-        self.verify_inline(&mut verified, go_on, found)?;
-        self.orphans(Duration::ZERO, &mut |blob, size_bytes| {
-            let (place, range) = (self.blobs.path(blob).display().to_string(), ByteRange::at(0, size_bytes));
-            found(Finding { what: Damage::Orphaned, path: None, chunk: None, place, sha256: Some(blob), range });
-            Ok(true)
-        })?;
-        Ok(verified)
+        check::verify(self, go_on, found)
     }
 
     fn repair(&self, finding: &Finding, bytes: &[u8]) -> Result<()> {
-        let digest = Digest::of(bytes);
-        if finding.sha256 != Some(digest) {
-            return Err(Error::new(Kind::Corrupt, format!("{}: these are not its bytes either", finding.place)));
-        }
-        let Some(_) = finding.chunk else {
-            let path = finding.path.as_deref().unwrap_or_default();
-            self.catalog.change(|change| change.set_inline(change.file(path)?.node_id, bytes))?;
-            return self.flush();
-        };
-        let size_bytes = bytes.len() as u64;
-        match self.blobs.check(digest, size_bytes) {
-            Err(error) if error.kind() == Kind::Corrupt => self.blobs.quarantine(digest)?,
-            _ => {}
-        }
-        self.blobs.keep(vec![(written(&self.blobs, bytes)?, digest, size_bytes)]).map(drop)
+        check::repair(self, finding, bytes)
     }
 
     fn gc(&self, grace: Duration, is_dry_run: bool) -> Result<Swept> {
@@ -291,37 +239,6 @@ impl Library for Local {
         })?;
         let (chunks, bytes) = (swept.chunks + orphans.chunks, swept.bytes + orphans.bytes);
         Ok(Swept { files: 0, chunks, bytes })
-    }
-}
-
-impl Local {
-    /// Files that are kept in the catalog; the hash beside them tells whether they are what was put.
-    fn verify_inline(
-        &self,
-        verified: &mut Verified,
-        go_on: &mut dyn FnMut(Verified) -> bool,
-        found: &mut dyn FnMut(Finding),
-    ) -> Result<()> {
-        let mut after = 0;
-        loop {
-            let nodes = self.catalog.read(|view| view.inline_nodes(after, STEP))?;
-            let Some(last) = nodes.last() else { return Ok(()) };
-            after = last.node_id;
-            for node in nodes {
-                if !node.is_sound {
-                    let path = self.catalog.read(|view| view.path_of(node.node_id))?;
-                    let place = self.catalog.dir().join("catalog.sqlite").display().to_string();
-                    let range = ByteRange::at(0, node.size_bytes);
-                    let sha256 = node.sha256;
-                    found(Finding { what: Damage::Damaged, path, chunk: None, place, sha256, range });
-                }
-                verified.files += 1;
-                verified.bytes += node.size_bytes;
-                if !go_on(*verified) {
-                    return Ok(());
-                }
-            }
-        }
     }
 }
 

@@ -149,10 +149,11 @@ impl Blobs {
         self.readers.read_at(digest, size_bytes, offset, bytes, &self.path(digest))
     }
 
-    /// Whether the bytes on the disk, read again, hash to their name: nothing that was found out earlier counts.
-    pub fn check(&self, digest: Digest, size_bytes: u64) -> Result<()> {
+    /// Hashes the bytes on the disk, read again: nothing that was found out earlier counts. `Corrupt` if they do not hash to
+    /// their name, else how many there are.
+    pub fn check(&self, digest: Digest) -> Result<u64> {
         self.readers.forget(digest);
-        reading::check(digest, size_bytes, &self.path(digest))
+        reading::check(digest, &self.path(digest))
     }
 
     /// Removes a blob, unless somebody holds on to it or `is_needed`. Nobody can take hold of it in between. Whether it went.

@@ -62,7 +62,10 @@ impl Readers {
     /// Hashes a blob unless this process has done so before.
     pub fn check_once(&self, digest: Digest, size_bytes: u64, path: &Path) -> Result<()> {
         if !self.is_trusted(digest) {
-            check(digest, size_bytes, path)?;
+            let length = check(digest, path)?;
+            if length != size_bytes {
+                return Err(wrong_length(path, length, size_bytes));
+            }
             self.trusted.lock().put(digest, ());
         }
         Ok(())
@@ -93,7 +96,7 @@ impl Readers {
 fn read_whole(file: &File, digest: Digest, size_bytes: u64, path: &Path) -> Result<Vec<u8>> {
     let length = file.metadata().map_err(|error| failed(path, &error))?.len();
     if length != size_bytes {
-        return Err(corrupt(path, &format!("is {length} bytes long, not {size_bytes}")));
+        return Err(wrong_length(path, length, size_bytes));
     }
     let mut whole = vec![0; size_bytes as usize];
     file.read_exact_at(&mut whole, 0).map_err(|error| failed(path, &error))?;
@@ -103,8 +106,8 @@ fn read_whole(file: &File, digest: Digest, size_bytes: u64, path: &Path) -> Resu
     Ok(whole)
 }
 
-/// Hashes what the disk has, piece by piece.
-pub(super) fn check(digest: Digest, size_bytes: u64, path: &Path) -> Result<()> {
+/// Hashes what the disk has, piece by piece; returns how many bytes there are.
+pub(super) fn check(digest: Digest, path: &Path) -> Result<u64> {
     let mut file = File::open(path).map_err(|error| Error::io(path.display(), &error))?;
     // As far as advice can make it: not what memory still holds of it.
     let _ = crate::sys::drop_page_cache(&file);
@@ -117,13 +120,14 @@ pub(super) fn check(digest: Digest, size_bytes: u64, path: &Path) -> Result<()> 
         hasher.update(&piece[..count]);
         length += count as u64;
     }
-    if length != size_bytes {
-        return Err(corrupt(path, &format!("is {length} bytes long, not {size_bytes}")));
-    }
     if hasher.finish() != digest {
         return Err(corrupt(path, "its bytes are not those that were put"));
     }
-    Ok(())
+    Ok(length)
+}
+
+fn wrong_length(path: &Path, length: u64, size_bytes: u64) -> Error {
+    corrupt(path, &format!("is {length} bytes long, not {size_bytes}"))
 }
 
 /// One that ends early was cut after it was opened.

@@ -9,12 +9,14 @@ use super::nodes::expect_one;
 use super::{Catalog, Change, View, nanos};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
-use crate::library::manifest::{CHUNK_BYTES_MAX, FILE_BYTES_MAX};
+use crate::library::manifest::{CHUNK_BYTES_MAX, CHUNKS_MAX, FILE_BYTES_MAX};
 use crate::range::{ByteRange, RangeSet};
 use crate::sqlite::{loaded, stored, time};
 
 /// Loose blobs removed while nobody else can change anything: each costs the deletion of a file.
 const SWEEP_BATCH: usize = 16;
+/// Chunks of a file looked at together.
+const CHUNKS_PAGE: usize = 1_000;
 
 /// Backwards from the end of the range; whoever steps through it stops at the first row that starts at or before the
 /// range.
@@ -40,6 +42,17 @@ pub struct NamedChunk {
     pub number: usize,
     /// Its bytes in the file.
     pub range: ByteRange,
+}
+
+/// A blob that files name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UsedBlob {
+    /// Its name.
+    pub digest: Digest,
+    /// Bytes of the shortest chunk that it is said to hold: as many as it has, unless the catalog is wrong.
+    pub size_bytes_min: u64,
+    /// And of the longest.
+    pub size_bytes_max: u64,
 }
 
 /// A blob no file needs.
@@ -112,18 +125,43 @@ impl View<'_> {
         rows.ok_or_else(|| self.damaged(&format!("a chunk of node {node_id} is none")))
     }
 
-    /// Up to `limit` of all blobs that files name, each once with its size, from the one after `after` on, in the order of
-    /// their digests.
-    pub fn blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<(Digest, u64)>> {
-        let rows: Vec<Option<(Digest, u64)>> = self.run(|connection| {
+    /// `Corrupt` unless the chunks of a file that is not inline lie gapless from byte 0 to its end.
+    pub fn check_chunks(&self, node_id: u64) -> Result<()> {
+        let Some(node) = self.node(node_id)?.filter(|node| !node.is_inline) else { return Ok(()) };
+        let (mut from, mut end, mut count) = (0, 0, 0);
+        loop {
+            let chunks = self.chunks(node_id, from, CHUNKS_PAGE)?;
+            for chunk in &chunks {
+                if chunk.range.start != end {
+                    let what = if chunk.range.start < end { "overlap" } else { "leave a gap" };
+                    return Err(self.damaged(&format!("the chunks of node {node_id} {what} at {}", chunk.range)));
+                }
+                end = chunk.range.end;
+            }
+            count += chunks.len();
+            match chunks.last() {
+                Some(last) if chunks.len() == CHUNKS_PAGE => from = last.range.start + 1,
+                _ => break,
+            }
+        }
+        if end == node.size_bytes && count <= CHUNKS_MAX {
+            return Ok(());
+        }
+        Err(self.damaged(&format!("node {node_id} has {} bytes, its {count} chunks {end}", node.size_bytes)))
+    }
+
+    /// Up to `limit` of all blobs that files name, each once, from the one after `after` on, in the order of their digests.
+    pub fn blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<UsedBlob>> {
+        let rows: Vec<Option<UsedBlob>> = self.run(|connection| {
             let after: &[u8] = after.map_or(&[], |digest| digest.as_bytes());
             connection
                 .prepare_cached(
-                    "SELECT sha256, max(end_byte - start_byte) FROM file_chunks
+                    "SELECT sha256, min(end_byte - start_byte), max(end_byte - start_byte) FROM file_chunks
                      WHERE sha256 > ?1 GROUP BY sha256 ORDER BY sha256 LIMIT ?2",
                 )?
                 .query_map(params![after, stored(limit as u64)], |row| {
-                    Ok(digest(row, 0)?.zip(row.get(1).map(loaded).map(Some)?))
+                    let (size_bytes_min, size_bytes_max) = (loaded(row.get(1)?), loaded(row.get(2)?));
+                    Ok(digest(row, 0)?.map(|digest| UsedBlob { digest, size_bytes_min, size_bytes_max }))
                 })?
                 .collect()
         })?;
@@ -131,16 +169,16 @@ impl View<'_> {
         sound.ok_or_else(|| self.damaged("a chunk's blob has no name"))
     }
 
-    /// Up to `limit` of the chunks that a blob holds.
-    pub fn uses(&self, blob: &Digest, limit: usize) -> Result<Vec<NamedChunk>> {
+    /// Up to `limit` of the chunks that a blob holds; if that is given, of those that do not have so many bytes.
+    pub fn uses(&self, blob: &Digest, unlike_bytes: Option<u64>, limit: usize) -> Result<Vec<NamedChunk>> {
         self.run(|connection| {
             connection
                 .prepare_cached(
                     "SELECT c.node_id, c.start_byte, c.end_byte,
                             (SELECT count(*) FROM file_chunks b WHERE b.node_id = c.node_id AND b.start_byte < c.start_byte)
-                     FROM file_chunks c WHERE c.sha256 = ?1 LIMIT ?2",
+                     FROM file_chunks c WHERE c.sha256 = ?1 AND (?2 IS NULL OR c.end_byte - c.start_byte <> ?2) LIMIT ?3",
                 )?
-                .query_map(params![blob.as_bytes(), stored(limit as u64)], |row| {
+                .query_map(params![blob.as_bytes(), unlike_bytes.map(stored), stored(limit as u64)], |row| {
                     let range = ByteRange::new(loaded(row.get(1)?), loaded(row.get(2)?));
                     let number = loaded(row.get(3)?) as usize;
                     Ok(NamedChunk { node_id: loaded(row.get(0)?), number, range })

@@ -36,10 +36,10 @@ use crate::error::{Error, Kind, Result};
 use crate::lock::{self, Lock};
 use crate::sqlite::{self, Readers, Tuning};
 
-pub use chunks::{ChunkRow, LooseBlob, NamedChunk};
+pub use chunks::{ChunkRow, LooseBlob, NamedChunk, UsedBlob};
 pub use files::Placed;
 pub use names::{Entry, NAMES_PAGE};
-pub use nodes::{InlineNode, Node, NodeKind};
+pub use nodes::{FileNode, InlineState, Node, NodeKind};
 pub use salvage::{Salvaged, salvage};
 pub use schema::{create, is_at};
 
@@ -194,6 +194,11 @@ impl Catalog {
             }
             answer
         })
+    }
+
+    /// Looks at every page of the database, however large it is. `Corrupt` if one is damaged.
+    pub fn check(&self) -> Result<()> {
+        self.read(|view| schema::check_all(view.connection, view.path))
     }
 
     /// Changes something: all of it, or if `change` fails nothing. It is durable after the next [`Catalog::flush`].

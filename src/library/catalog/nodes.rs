@@ -91,16 +91,23 @@ impl Node {
     }
 }
 
-/// A file that is kept in its node, as it was found to be.
+/// A file, as whoever looks for damage goes from one to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InlineNode {
-    /// Whose.
+pub struct FileNode {
+    /// Which.
     pub node_id: u64,
-    /// As many as there are.
+    /// As many as it is said to have.
     pub size_bytes: u64,
+    /// If it is kept in its node, what became of that.
+    pub inline: Option<InlineState>,
+}
+
+/// The bytes of a file that is kept in its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InlineState {
     /// What they should hash to.
     pub sha256: Option<Digest>,
-    /// Whether they do.
+    /// Whether they do, and are as many as the file has.
     pub is_sound: bool,
 }
 
@@ -159,19 +166,22 @@ impl View<'_> {
         Err(self.damaged(&format!("the bytes of `{}` are not those that were put", path.escape_debug())))
     }
 
-    /// Up to `limit` files that are kept in their nodes, from the one after `after` on, each read and hashed.
-    pub fn inline_nodes(&self, after: u64, limit: usize) -> Result<Vec<InlineNode>> {
+    /// Up to `limit` files, from the one after `after` on; those that are kept in their nodes are read and hashed.
+    pub fn files(&self, after: u64, limit: usize) -> Result<Vec<FileNode>> {
         self.run(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT node_id, inline, inline_sha256 FROM nodes
-                     WHERE node_id > ?1 AND inline IS NOT NULL AND kind = 8 ORDER BY node_id LIMIT ?2",
+                    "SELECT node_id, size_bytes, inline_sha256, inline FROM nodes
+                     WHERE node_id > ?1 AND kind = 8 ORDER BY node_id LIMIT ?2",
                 )?
                 .query_map([stored(after), stored(limit as u64)], |row| {
-                    let bytes = row.get_ref(1)?.as_blob()?;
+                    let size_bytes = loaded(row.get(1)?);
                     let sha256 = row.get_ref(2)?.as_blob_or_null()?.and_then(Digest::from_stored);
-                    let is_sound = sha256 == Some(Digest::of(bytes));
-                    Ok(InlineNode { node_id: loaded(row.get(0)?), size_bytes: bytes.len() as u64, sha256, is_sound })
+                    let inline = row.get_ref(3)?.as_blob_or_null()?.map(|bytes| {
+                        let is_sound = size_bytes == bytes.len() as u64 && sha256 == Some(Digest::of(bytes));
+                        InlineState { sha256, is_sound }
+                    });
+                    Ok(FileNode { node_id: loaded(row.get(0)?), size_bytes, inline })
                 })?
                 .collect()
         })

@@ -212,13 +212,14 @@ fn a_blob_is_loose_exactly_while_no_file_needs_it() {
     let now = SystemTime::now();
     catalog.change(|change| change.remove_path("a", now)).unwrap();
     assert!(loose(&catalog).is_empty());
-    assert_eq!(catalog.read(|view| view.uses(&Digest::of(&[1]), 9)).unwrap()[0].node_id, b);
+    assert_eq!(catalog.read(|view| view.uses(&Digest::of(&[1]), None, 9)).unwrap()[0].node_id, b);
     catalog.change(|change| change.remove_path("b", now)).unwrap();
     assert_eq!(loose(&catalog), [Digest::of(&[1])]);
     assert!(catalog.read(|view| view.tagged("t", 0, 9)).unwrap().is_empty());
     put(&catalog, "c", &chunked(&shared), &[]);
     assert!(loose(&catalog).is_empty());
-    assert_eq!(catalog.read(|view| view.blobs(None, 9)).unwrap(), [(Digest::of(&[1]), 4096)]);
+    let used = UsedBlob { digest: Digest::of(&[1]), size_bytes_min: 4096, size_bytes_max: 4096 };
+    assert_eq!(catalog.read(|view| view.blobs(None, 9)).unwrap(), [used]);
     put(&catalog, "c", &inline("small now"), &[]);
     let sweep = |remove: bool| {
         let later = SystemTime::now();

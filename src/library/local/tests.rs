@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::library::Damage;
 use crate::library::suite::{self, CUT, bytes, get, put};
 
 fn local() -> (tempfile::TempDir, Local) {
@@ -109,6 +110,90 @@ fn one_bit_is_never_shown_always_named_and_repaired() {
         assert_eq!(get(&local, wrong[0]).unwrap(), get(&other, wrong[0]).unwrap());
     }
     drop(other_temp);
+}
+
+fn findings(local: &Local) -> Vec<Finding> {
+    let mut all = Vec::new();
+    local.verify(&mut |_| true, &mut |finding| all.push(finding)).unwrap();
+    all
+}
+
+fn sql(dir: &Path, sql: &str) {
+    rusqlite::Connection::open(dir.join("catalog.sqlite")).unwrap().execute_batch(sql).unwrap();
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_never_clean() {
+    for wrong in [
+        "DELETE FROM file_chunks WHERE start_byte = 8192",
+        "DELETE FROM file_chunks WHERE start_byte = 0",
+        "DELETE FROM file_chunks",
+        "DELETE FROM file_chunks WHERE end_byte = 20000",
+        "UPDATE nodes SET size_bytes = 20001 WHERE size_bytes = 20000",
+        "UPDATE file_chunks SET end_byte = 8000 WHERE end_byte = 8192",
+        "UPDATE file_chunks SET start_byte = 8000, end_byte = 12096 WHERE start_byte = 8192",
+        "UPDATE file_chunks SET end_byte = 1, start_byte = 9000 WHERE start_byte = 8192",
+        "UPDATE nodes SET size_bytes = 5 WHERE inline IS NOT NULL AND kind = 8",
+    ] {
+        let (temp, local) = local();
+        put(&local, "film", &bytes(20_000, 1), &[]);
+        put(&local, "small", b"inline", &[]);
+        drop(local);
+        sql(temp.path(), wrong);
+        let local = Local::open(temp.path()).unwrap();
+        let unreadable: Vec<_> = ["film", "small"].into_iter().filter(|path| get(&local, path).is_err()).collect();
+        assert_eq!(unreadable.len(), 1, "{wrong}");
+        let found = findings(&local);
+        let is_told = |finding: &Finding| {
+            finding.what == Damage::Damaged && finding.chunk.is_none() && finding.path.as_deref() == Some(unreadable[0])
+        };
+        assert!(found.iter().any(is_told), "{wrong}: {found:?}");
+        assert_eq!(blob_files(temp.path()).len(), 5, "and nothing is taken away");
+    }
+}
+
+#[test]
+fn a_large_catalog_is_looked_at_page_by_page_too() {
+    let (temp, local) = local();
+    put(&local, "film", &bytes(20_000, 1), &[]);
+    drop(local);
+    sql(temp.path(), "INSERT INTO xattrs VALUES (2, 'large', zeroblob(70 << 20))");
+    let path = temp.path().join("catalog.sqlite");
+    let root: u64 = rusqlite::Connection::open(&path)
+        .unwrap()
+        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'tags_by_node'", [], |row| {
+            row.get(0).map(crate::sqlite::loaded)
+        })
+        .unwrap();
+    let database = fs::File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&database, &[0xa5; 4096], (root - 1) * 4096).unwrap();
+    let local = Local::open(temp.path()).unwrap();
+    let error = local.verify(&mut |_| true, &mut |_| {}).unwrap_err();
+    assert!(error.kind() == Kind::Corrupt && error.to_string().contains("--salvage"), "{error}");
+}
+
+#[test]
+fn a_blob_is_not_put_aside_for_what_a_row_says_of_it() {
+    let (temp, local) = local();
+    let shared = bytes(8192, 1);
+    put(&local, "one", &shared, &[]);
+    put(&local, "two", &[&shared, b"and more".as_slice()].concat(), &[]);
+    drop(local);
+    let of_one = "node_id = (SELECT node_id FROM nodes WHERE size_bytes = 8192)";
+    // Both rows together leave no gap.
+    sql(temp.path(), &format!("UPDATE file_chunks SET end_byte = 4097 WHERE end_byte = 4096 AND {of_one}"));
+    sql(temp.path(), &format!("UPDATE file_chunks SET start_byte = 4097 WHERE start_byte = 4096 AND {of_one}"));
+    let local = Local::open(temp.path()).unwrap();
+    let mut found = findings(&local);
+    found.sort_by_key(|finding| finding.chunk);
+    let told: Vec<_> = found.iter().map(|finding| (finding.path.as_deref(), finding.chunk)).collect();
+    assert_eq!(told, [(Some("one"), Some(0)), (Some("one"), Some(1))], "{found:?}");
+    assert_eq!(get(&local, "two").unwrap()[..8192], shared);
+    let refused = local.repair(&found[0], &shared[..4096]).unwrap_err();
+    assert!(refused.kind() == Kind::Corrupt && refused.to_string().contains("put the file again"), "{refused}");
+    assert_eq!(get(&local, "two").unwrap()[..8192], shared);
+    put(&local, "one", &shared, &[]);
+    assert_eq!((get(&local, "one").unwrap(), findings(&local)), (shared, Vec::new()));
 }
 
 #[test]
