@@ -298,11 +298,14 @@ impl Draft for LocalDraft<'_> {
     fn commit(mut self: Box<Self>, content: Content, meta: Meta) -> Result<Manifest> {
         let pinned = self.keeping.take().map(Keeping::end).transpose()?;
         self.local.blobs.sync_names(&self.known)?;
-        let placed = Placed { content: &content, meta: &meta, owner: sys::invoking_user(), mode: FILE_MODE };
+        // What would be refused as a manifest must not take the place of what is there.
+        let manifest = Manifest::new(content, meta)?;
+        let (content, meta) = (manifest.content(), manifest.meta());
+        let placed = Placed { content, meta, owner: sys::invoking_user(), mode: FILE_MODE };
         self.local.catalog.change(|change| change.place(&self.path, &placed, SystemTime::now()))?;
         // Named now: no sweep takes them any more.
         drop(pinned);
-        Manifest::new(content, meta)
+        Ok(manifest)
     }
 }
 

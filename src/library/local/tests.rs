@@ -197,6 +197,17 @@ fn a_blob_is_not_put_aside_for_what_a_row_says_of_it() {
 }
 
 #[test]
+fn what_is_no_manifest_replaces_nothing() {
+    let (_temp, local) = local();
+    put(&local, "film", &bytes(9000, 1), &[]);
+    let hole = |start, end| Chunk { range: crate::range::ByteRange::new(start, end), proof: Proof::Zeros };
+    let draft = local.draft("film", None).unwrap();
+    let refused = draft.commit(Content::Chunks(vec![hole(0, 4096), hole(8192, 9000)]), Meta::now()).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Corrupt);
+    assert_eq!(get(&local, "film").unwrap(), bytes(9000, 1));
+}
+
+#[test]
 fn one_writer_and_any_number_of_lookers() {
     let (temp, local) = local();
     put(&local, "film", &bytes(9000, 1), &[]);
