@@ -305,6 +305,39 @@ fn a_cache_is_listed_verified_and_forgotten_unless_it_is_held() {
     assert!(Path::new(&dir).join("index.sqlite").exists());
 }
 
+/// A library with a film of several chunks in it, put from `films/long.mkv`.
+fn library(place: &Place) {
+    let film: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(place.path("films/long.mkv"), film).unwrap();
+    assert!(place.run(&["init", "@library", "--chunk-size", "64KiB"]).status.success());
+    assert!(place.run(&["put", "@films/long.mkv", "@library"]).status.success());
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_file_that_lost_a_blob_is_not_there_already() {
+    let place = Place::new();
+    library(&place);
+    assert!(place.run(&["init", "@other", "--chunk-size", "64KiB"]).status.success());
+    assert!(place.run(&["copy", "@library", "@other"]).status.success());
+    let film = fs::read(place.path("films/long.mkv")).unwrap();
+    for (library, again) in
+        [("library", ["put", "@films/long.mkv", "@library"]), ("other", ["copy", "@library", "@other"])]
+    {
+        assert!(said(&place.run(&again)).contains("1 file there already"), "{again:?}");
+        let folders = fs::read_dir(place.path(&format!("{library}/blobs"))).unwrap();
+        let mut blobs = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
+        fs::remove_file(blobs.next().unwrap().unwrap().path()).unwrap();
+        let said = said(&place.run(&again));
+        assert!(said.starts_with("1 file"), "{said}");
+        let got = place.run(&["get", &format!("@{library}/long.mkv"), "-"]);
+        assert!(got.stdout == film, "{library}: it is whole again");
+    }
+}
+
 #[test]
 fn help_and_version_are_answers() {
     let place = Place::new();

@@ -161,6 +161,17 @@ impl Library for Local {
         Ok(bytes.into())
     }
 
+    fn is_whole(&self, manifest: &Manifest) -> Result<bool> {
+        for chunk in manifest.chunks() {
+            if let Proof::Sha256(digest) = chunk.proof
+                && self.blobs.pin(digest, chunk.range.len())?.is_none()
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn draft(&self, path: &str, _expected: Option<&[Chunk]>) -> Result<Box<dyn Draft + '_>> {
         check_path(path)?;
         if !self.catalog.is_writer() {

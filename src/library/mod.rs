@@ -168,6 +168,12 @@ pub trait Library: Send + Sync {
     /// if those that are kept do not, `Missing` if there are none.
     fn chunk(&self, path: &str, manifest: &Manifest, n: usize) -> Result<Bytes>;
 
+    /// Whether all that a manifest names is still there, as far as a look at sizes tells: a file that is not whole is not
+    /// skipped when it is put again. `true` where a look costs too much.
+    fn is_whole(&self, _manifest: &Manifest) -> Result<bool> {
+        Ok(true)
+    }
+
     /// Whether a draft gains from knowing what will be written, so that a file is worth reading twice.
     fn wants_expected(&self) -> bool {
         false

@@ -96,7 +96,7 @@ impl Run<'_> {
         let manifest = self.from.manifest(from)?;
         let size_bytes = manifest.size_bytes();
         match self.to.manifest(to) {
-            Ok(there) if is_same(&manifest, &there) => self.tally.skipped += 1,
+            Ok(there) if is_same(&manifest, &there) && self.to.is_whole(&there)? => self.tally.skipped += 1,
             Err(error) if !matches!(error.kind(), Kind::Missing | Kind::Corrupt) => return Err(error),
             _ => {
                 self.send(from, &manifest, to)?;

@@ -203,6 +203,7 @@ impl Put<'_> {
             && is_same(before, found)
             && before.meta().tags == tags
             && before.meta().content_type == content_type
+            && self.library.is_whole(before)?
         {
             self.tally.done_bytes.fetch_add(found.size_bytes, Ordering::Relaxed);
             self.tally.skipped_files.fetch_add(1, Ordering::Relaxed);
