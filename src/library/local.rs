@@ -5,6 +5,7 @@ mod check;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
@@ -25,7 +26,8 @@ use crate::sys;
 const CHUNKS_AHEAD: usize = 4;
 /// Chunks synced together: 128 MiB of the default size, for the price of one sync.
 const BATCH_CHUNKS: usize = 64;
-/// How long the bytes of a replaced file stay for whoever still reads it, from a process of its own.
+/// How long the bytes of a replaced file stay for whoever still reads it, from a process of its own. Those of a file that
+/// is removed go with it.
 const REPLACED_GRACE: Duration = Duration::from_mins(10);
 /// Rows looked at in one step by `verify`, `gc` and `purge`.
 const STEP: usize = 1_000;
@@ -37,6 +39,8 @@ pub struct Local {
     catalog: Arc<Catalog>,
     blobs: Arc<Blobs>,
     described: String,
+    // Names taken away since the last sweep.
+    removed: AtomicUsize,
 }
 
 impl Local {
@@ -75,7 +79,12 @@ impl Local {
 
     fn with(dir: &Path, catalog: Catalog) -> Result<Self> {
         let described = format!("library:{}", dir.display());
-        Ok(Self { catalog: Arc::new(catalog), blobs: Arc::new(Blobs::open(dir)?), described })
+        Ok(Self {
+            catalog: Arc::new(catalog),
+            blobs: Arc::new(Blobs::open(dir)?),
+            described,
+            removed: AtomicUsize::new(0),
+        })
     }
 
     /// For a mount: which files there are.
@@ -90,6 +99,7 @@ impl Local {
 
     /// Deletes blobs that no file has needed for `grace`.
     fn sweep(&self, grace: Duration) -> Result<Swept> {
+        self.removed.store(0, Ordering::Relaxed);
         let before = SystemTime::now().checked_sub(grace).unwrap_or(SystemTime::UNIX_EPOCH);
         let (mut swept, mut after) = (Swept::default(), None);
         loop {
@@ -181,12 +191,19 @@ impl Library for Local {
     }
 
     fn flush(&self) -> Result<()> {
+        if self.removed.load(Ordering::Relaxed) > 0 {
+            self.sweep(REPLACED_GRACE)?;
+        }
         self.catalog.flush()
     }
 
     fn remove(&self, path: &str) -> Result<()> {
         self.catalog.change(|change| change.remove_path(path, SystemTime::now()))?;
-        self.sweep(Duration::ZERO).map(drop)
+        // Many at a time: before blobs may go, the catalog must be synced.
+        if self.removed.fetch_add(1, Ordering::Relaxed) + 1 >= STEP {
+            self.sweep(REPLACED_GRACE)?;
+        }
+        Ok(())
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
@@ -220,11 +237,11 @@ impl Library for Local {
                 // One that somebody has open without a name goes when it is closed.
                 self.catalog.change(|change| change.set_tags(node, &[]).or_else(is_missing))?;
                 if !go_on(swept) {
-                    self.sweep(Duration::ZERO)?;
+                    self.sweep(REPLACED_GRACE)?;
                     return Ok(swept);
                 }
             }
-            let gone = self.sweep(Duration::ZERO)?;
+            let gone = self.sweep(REPLACED_GRACE)?;
             swept.chunks += gone.chunks;
             swept.bytes += gone.bytes;
         }

@@ -228,7 +228,7 @@ impl Change<'_> {
         let size_bytes = chunks.last().map_or(0, |last| last.range.end);
         let old = self.take_chunks(node_id)?;
         self.add_chunks(node_id, chunks)?;
-        self.loosen(&old)?;
+        self.loosen(&old, SystemTime::now())?;
         self.set_size(node_id, size_bytes)
     }
 
@@ -261,7 +261,7 @@ impl Change<'_> {
             }
         }
         self.add_chunks(node_id, chunks)?;
-        self.loosen(&old)?;
+        self.loosen(&old, SystemTime::now())?;
         let size_bytes = chunks.last().map_or(0, |last| last.range.end).max(kept_bytes);
         self.set_size(node_id, size_bytes)
     }
@@ -288,9 +288,10 @@ impl Change<'_> {
         })
     }
 
-    pub(super) fn drop_chunks(&self, node_id: u64) -> Result<()> {
+    /// Blobs that no file needs then are loose since `since`.
+    pub(super) fn drop_chunks(&self, node_id: u64, since: SystemTime) -> Result<()> {
         let old = self.take_chunks(node_id)?;
-        self.loosen(&old)
+        self.loosen(&old, since)
     }
 
     fn take_chunks(&self, node_id: u64) -> Result<Vec<ChunkRow>> {
@@ -317,9 +318,9 @@ impl Change<'_> {
     }
 
     /// Of blobs that had a use less: those that have none left.
-    fn loosen(&self, old: &[ChunkRow]) -> Result<()> {
+    fn loosen(&self, old: &[ChunkRow], since: SystemTime) -> Result<()> {
         let blobs: Vec<_> = old.iter().filter_map(|row| Some((row.digest?, row.range.len()))).collect();
-        self.note_loose(&blobs, SystemTime::now())
+        self.note_loose(&blobs, since)
     }
 
     fn set_size(&self, node_id: u64, size_bytes: u64) -> Result<()> {
@@ -344,10 +345,10 @@ impl Catalog {
     ) -> Result<(Vec<LooseBlob>, Option<Digest>)> {
         let mut writer = self.writer()?;
         // What only the open transaction does not need is needed after a crash.
-        if self.has_changes() {
+        if writer.changes > writer.sweeps {
             self.commit(&mut writer)?;
         }
-        self.change_with(&mut writer, |change| {
+        let swept = self.change_with(&mut writer, |change| {
             let loose = change.loose(after, SWEEP_BATCH)?;
             let next = if loose.len() < SWEEP_BATCH { None } else { loose.last().map(|blob| blob.digest) };
             let mut gone = Vec::new();
@@ -360,7 +361,10 @@ impl Catalog {
                 }
             }
             Ok((gone, next))
-        })
+        });
+        // None where it was committed just now.
+        writer.sweeps += u32::from(writer.changes > writer.sweeps);
+        swept
     }
 }
 

@@ -105,7 +105,8 @@ impl Change<'_> {
         Ok(node.node_id)
     }
 
-    /// Takes a file or an empty folder away. `Missing`, or `Unsupported` of a folder with names in it.
+    /// Takes a file or an empty folder away. Unlike those of a file that is replaced, its blobs may go at once: they are loose
+    /// since ever. `Missing`, or `Unsupported` of a folder with names in it.
     pub fn remove_path(&self, path: &str, now: SystemTime) -> Result<()> {
         let missing = || Error::new(Kind::Missing, format!("there is no `{}`", path.escape_debug()));
         let node = self.walk(path)?.ok_or_else(missing)?;
@@ -117,7 +118,7 @@ impl Change<'_> {
         }
         let (folder, name) = self.parent_of(path)?;
         let node = self.remove_name(folder, name, now)?;
-        self.drop_node(node.node_id)
+        self.drop_node_since(node.node_id, SystemTime::UNIX_EPOCH)
     }
 
     /// Gives what is at `from` the name `to`, and makes the folders on the way to it; a file that had this name is replaced.

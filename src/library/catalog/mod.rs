@@ -80,6 +80,8 @@ pub struct Catalog {
 struct Writer {
     connection: Connection,
     changes: u32,
+    // Of these, sweeps: they take no use of a blob away.
+    sweeps: u32,
     bytes: u64,
     // Why nothing is changed any more.
     failed: Option<Error>,
@@ -113,7 +115,7 @@ impl Catalog {
         schema::check(&connection, &path)?;
         schema::quick_check(&connection, &path, size)?;
         let cut = schema::cut(&connection, &path)?;
-        let writer = Writer { connection, changes: 0, bytes: 0, failed: None };
+        let writer = Writer { connection, changes: 0, sweeps: 0, bytes: 0, failed: None };
         let catalog = Self::with(dir, Some(writer), cut, Some(lock));
         catalog.drop_unlinked()?;
         catalog.flush()?;
@@ -271,6 +273,7 @@ impl Catalog {
             return Err(give_up(writer, &failed(&self.path, &error)));
         }
         writer.changes = 0;
+        writer.sweeps = 0;
         writer.bytes = 0;
         self.committed.store(self.begun.load(Ordering::Acquire), Ordering::Release);
         Ok(())

@@ -312,7 +312,7 @@ impl Change<'_> {
     /// Replaces a file's whole content by these bytes.
     pub fn set_inline(&self, node_id: u64, bytes: &[u8]) -> Result<()> {
         self.weighs(bytes.len());
-        self.drop_chunks(node_id)?;
+        self.drop_chunks(node_id, SystemTime::now())?;
         let changed = self.run(|connection| {
             connection
                 .prepare_cached("UPDATE nodes SET inline = ?2, inline_sha256 = ?4, size_bytes = ?3 WHERE node_id = ?1")?
@@ -354,10 +354,15 @@ impl Change<'_> {
 
     /// Takes a node out that has no name any longer, with all that hangs on it; one that has is left alone.
     pub fn drop_node(&self, node_id: u64) -> Result<()> {
+        self.drop_node_since(node_id, SystemTime::now())
+    }
+
+    /// The same; the blobs that no file needs then are loose since `since`.
+    pub(super) fn drop_node_since(&self, node_id: u64, since: SystemTime) -> Result<()> {
         if self.node(node_id)?.is_none_or(|node| node.links > 0) {
             return Ok(());
         }
-        self.drop_chunks(node_id)?;
+        self.drop_chunks(node_id, since)?;
         self.run(|connection| {
             for table in ["tags", "xattrs", "nodes"] {
                 connection

@@ -207,6 +207,51 @@ fn what_is_no_manifest_replaces_nothing() {
     assert_eq!(get(&local, "film").unwrap(), bytes(9000, 1));
 }
 
+/// Whoever reads a file that is replaced reads on, whatever else is removed meanwhile.
+#[test]
+fn what_is_removed_takes_nothing_else_with_it() {
+    let (temp, local) = local();
+    let old = bytes(9000, 1);
+    put(&local, "film", &old, &[]);
+    let before = local.manifest("film").unwrap();
+    put(&local, "film", &bytes(9000, 2), &[]);
+    put(&local, "removed", &bytes(9000, 3), &[]);
+    put(&local, "purged", &bytes(9000, 4), &["old"]);
+    local.remove("removed").unwrap();
+    assert_eq!(local.purge("old", &mut |_| true).unwrap().chunks, 6, "with those of `removed`");
+    assert_eq!(local.chunk("film", &before, 0).unwrap(), old[..4096]);
+    assert_eq!(blob_files(temp.path()).len(), 6);
+    put(&local, "left", &bytes(9000, 5), &[]);
+    local.remove("left").unwrap();
+    local.flush().unwrap();
+    assert_eq!(blob_files(temp.path()).len(), 6);
+    local.remove("film").unwrap();
+    drop(local);
+    // One that ended before it swept is followed by one that does.
+    let local = Local::open(temp.path()).unwrap();
+    assert_eq!(blob_files(temp.path()).len(), 3, "those that were replaced");
+    local.gc(Duration::ZERO, false).unwrap();
+    assert_eq!(blob_files(temp.path()).len(), 0);
+}
+
+/// A sync for each would be hours for a million.
+#[test]
+fn many_are_removed_with_few_syncs() {
+    let (temp, local) = local();
+    for n in 0..40 {
+        put(&local, &format!("{n}"), &bytes(5000, n), &[]);
+    }
+    local.flush().unwrap();
+    for n in 0..40 {
+        local.remove(&format!("{n}")).unwrap();
+        assert!(local.catalog.has_changes(), "{n}: not synced each for itself");
+    }
+    assert_eq!(blob_files(temp.path()).len(), 80);
+    local.flush().unwrap();
+    assert_eq!(blob_files(temp.path()).len(), 0);
+    assert!(!local.catalog.has_changes());
+}
+
 #[test]
 fn one_writer_and_any_number_of_lookers() {
     let (temp, local) = local();
