@@ -158,7 +158,7 @@ fn keys_that_go_back_do_not_lead_in_circles() {
     let (done, is_done) = std::sync::mpsc::channel();
     let dir = temp.path().to_owned();
     std::thread::spawn(move || done.send(Local::salvage(&dir, &|| true)));
-    let salvaged = is_done.recv_timeout(std::time::Duration::from_secs(60)).expect("an end").unwrap();
+    let salvaged = is_done.recv_timeout(std::time::Duration::from_mins(1)).expect("an end").unwrap();
     assert_eq!(salvaged.files, 5, "{salvaged:?}");
 }
 
