@@ -127,15 +127,13 @@ impl Drive {
             Ok(Staging::There { open, is_known: false }) => (open, None),
             Ok(Staging::New(open, busy)) => (open, Some(busy)),
             Ok(Staging::Blocked(blocked)) => {
-                let drive = Arc::clone(self);
-                return blocked.then(move || drive.open_to_write(ino, is_truncated, reply));
+                // What has the name then, the kernel finds out: this file may have another one, or none.
+                return blocked.then(move || reply(Err(changed(&node.path).into())));
             }
             Err(error) => return reply(Err(error.into())),
         };
-        // One whose name was taken away meanwhile would get it back.
-        let is_gone = is_truncated && filling.is_some() && self.inodes.number(&node.path) != Some(ino);
         self.inodes.supersede(&node);
-        if is_gone || self.files.any(|file| file.node.ino == ino) {
+        if self.files.any(|file| file.node.ino == ino) {
             if filling.is_some() {
                 open.staged.fail(&changed(&node.path));
             }

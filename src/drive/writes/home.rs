@@ -58,9 +58,12 @@ impl Home {
         let content = writer::chunks_of(&mut FromStart::of(file), cut, &mut |_| Ok(()))?;
         let manifest = Manifest::new(content, meta.clone())?;
         let content_id = manifest.content_id();
-        let expected = Some(manifest.chunks()).filter(|chunks| library.wants_expected() && !chunks.is_empty());
+        let expected = match manifest.into_content() {
+            Content::Chunks(chunks) if library.wants_expected() => Some(chunks),
+            _ => None,
+        };
         replaces.tries(content_id);
-        let mut writer = Writer::new(library.draft(&path, expected)?, cut);
+        let mut writer = Writer::new(library.draft(&path, expected.as_deref())?, cut);
         writer.write_all_of(&mut FromStart::of(file), &mut |_| Ok(()))?;
         writer.finish(meta)?;
         library.flush()?;
