@@ -5,7 +5,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -335,6 +336,41 @@ fn a_file_that_lost_a_blob_is_not_there_already() {
         assert!(said.starts_with("1 file"), "{said}");
         let got = place.run(&["get", &format!("@{library}/long.mkv"), "-"]);
         assert!(got.stdout == film, "{library}: it is whole again");
+    }
+}
+
+/// What is whole stays, while a file is put that takes hours.
+#[test]
+fn a_put_that_is_stopped_has_kept_what_was_done() {
+    for (signal, is_polite) in [("-KILL", false), ("-INT", true)] {
+        let place = Place::new();
+        assert!(place.run(&["init", "@library"]).status.success());
+        let film = vec![7; 3 << 20];
+        fs::write(place.path("films/film.mkv"), &film).unwrap();
+        fs::File::create(place.path("films/long.mkv")).unwrap().set_len(1 << 40).unwrap();
+        let put = Command::new(env!("CARGO_BIN_EXE_reelfs"))
+            .args([
+                "put",
+                "-q",
+                "--jobs=1",
+                &place.path("films/film.mkv"),
+                &place.path("films/long.mkv"),
+                &place.path("library"),
+            ])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        while said(&place.run(&["ls", "@library"])) != "film.mkv\n" {
+            assert!(Instant::now() < until, "it has no name yet");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert!(Command::new("kill").args([signal, &put.id().to_string()]).status().unwrap().success());
+        let ended = put.wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), is_polite.then_some(1), "{ended:?}");
+        assert_eq!(said(&ended).contains("1 file put") && said(&ended).contains("broken off"), is_polite, "{ended:?}");
+        assert!(place.run(&["get", "@library/film.mkv", "-"]).stdout == film);
+        assert!(place.run(&["verify", "-q", "@library"]).status.success());
     }
 }
 

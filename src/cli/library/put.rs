@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
 use self::tree::Found;
-use super::{LibraryOptions, counted, is_folder, line};
+use super::{Interrupted, LibraryOptions, counted, is_folder, line};
 use crate::cli::progress::Shown;
 use crate::cli::{complain, misuse};
 use crate::config::format_size;
@@ -31,6 +31,8 @@ use crate::store::join;
 const FOUND_AHEAD: usize = 1_000;
 /// How often the bar is drawn.
 const TICK: Duration = Duration::from_millis(100);
+/// What is whole is named for good so often: a put that is killed need not read it again.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// Stands for standard input.
 const STDIN: &str = "-";
 
@@ -62,8 +64,11 @@ pub fn run(args: PutArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCod
     let tags = check_tags(args.tags)?;
     let opened = args.options.open(&args.library, Access::Write)?;
     let library = &*opened.library;
+    let is_stream = args.files.iter().any(|file| file.as_os_str() == STDIN);
     let put = Put {
         library,
+        // Of a stream nothing has a name before its end, and whoever it came from may have been stopped, too.
+        interrupted: if is_stream { None } else { Some(Interrupted::listen()?) },
         tags,
         content_type: args.content_type,
         tally: Tally::default(),
@@ -71,7 +76,7 @@ pub fn run(args: PutArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCod
         current: Mutex::default(),
     };
     let begun = Instant::now();
-    if args.files.iter().any(|file| file.as_os_str() == STDIN) {
+    if is_stream {
         if args.files.len() > 1 || opened.path.is_empty() || opened.is_folder {
             return Err(misuse("standard input is put alone, and under a name: give LIBRARY/PATH"));
         }
@@ -83,12 +88,17 @@ pub fn run(args: PutArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCod
     }
     library.flush()?;
     line(out, &put.tally.summary(begun.elapsed()))?;
+    if put.is_broken_off() {
+        line(out, "broken off: run it again for the rest")?;
+        return Ok(ExitCode::FAILURE);
+    }
     Ok(if put.has_failed.load(Ordering::Relaxed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// One run of the command.
 struct Put<'a> {
     library: &'a dyn Library,
+    interrupted: Option<Interrupted>,
     tags: Vec<String>,
     content_type: Option<String>,
     tally: Tally,
@@ -141,28 +151,46 @@ impl Put<'_> {
         });
     }
 
-    /// Draws until the last worker has ended.
+    /// Draws until the last worker has ended, and keeps the names of what was put so far.
     fn watch(&self, ended: &Receiver<()>, is_quiet: bool) {
-        let mut shown = Shown::new(is_quiet);
+        let (mut shown, mut flushed) = (Shown::new(is_quiet), Instant::now());
         while ended.recv_timeout(TICK) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
             shown.show(&Progress {
                 path: self.current.lock().clone(),
                 done_bytes: self.tally.done_bytes.load(Ordering::Relaxed),
                 total_bytes: self.tally.found_bytes.load(Ordering::Relaxed),
             });
+            if flushed.elapsed() >= FLUSH_EVERY {
+                // The flush at the end meets it again, and tells.
+                let _ = self.library.flush().inspect_err(|error| log::debug!("{error}"));
+                flushed = Instant::now();
+            }
         }
         shown.clear();
     }
 
-    /// Finds what is to be put. Nobody takes it any more: the workers have ended, and said why.
+    fn is_broken_off(&self) -> bool {
+        self.interrupted.as_ref().is_some_and(Interrupted::is_set)
+    }
+
+    /// `Cancelled` when it is to end.
+    fn goes_on(&self) -> Result<()> {
+        if self.is_broken_off() { Err(Error::new(Kind::Cancelled, "broken off")) } else { Ok(()) }
+    }
+
+    /// Finds what is to be put.
     fn find(&self, files: &[PathBuf], to: &str, is_into: bool, sender: &Sender<Found>) {
         for file in files {
-            let walked = tree::walk(file, to, is_into, &mut |found| match found {
-                Ok(found) => {
-                    self.tally.found_bytes.fetch_add(found.size_bytes, Ordering::Relaxed);
-                    let _ = sender.send(found);
+            let walked = tree::walk(file, to, is_into, &mut |found| {
+                match found {
+                    Ok(found) => {
+                        self.tally.found_bytes.fetch_add(found.size_bytes, Ordering::Relaxed);
+                        // Taken out as long as there are workers.
+                        let _ = sender.send(found);
+                    }
+                    Err(error) => self.failed(&error),
                 }
-                Err(error) => self.failed(&error),
+                !self.is_broken_off()
             });
             if let Err(error) = walked {
                 self.failed(&error);
@@ -172,9 +200,14 @@ impl Put<'_> {
 
     fn work(&self, found: &Receiver<Found>) {
         for file in found {
+            // The rest is taken out, so that whoever finds it does not wait.
+            if self.is_broken_off() {
+                continue;
+            }
             self.current.lock().clone_from(&file.to);
-            if let Err(error) = self.file(&file) {
-                self.failed(&error.context(file.from.display()));
+            match self.file(&file) {
+                Err(error) if error.kind() != Kind::Cancelled => self.failed(&error.context(file.from.display())),
+                _ => {}
             }
         }
     }
@@ -220,7 +253,7 @@ impl Put<'_> {
     /// What a file will be cut into, so that what an earlier run sent need not be sent again.
     fn cut(&self, mut file: &File) -> Result<Content> {
         use std::io::Seek as _;
-        let content = writer::chunks_of(&mut file, self.library.cut(), &mut |_| Ok(()))?;
+        let content = writer::chunks_of(&mut file, self.library.cut(), &mut |_| self.goes_on())?;
         file.rewind().map_err(|error| Error::io("reading it again", &error))?;
         Ok(content)
     }
@@ -241,7 +274,7 @@ impl Put<'_> {
         let mut writer = Writer::new(self.library.draft(to, chunks)?, self.library.cut());
         writer.write_all_of(stream, &mut |count| {
             self.tally.done_bytes.fetch_add(count, Ordering::Relaxed);
-            Ok(())
+            self.goes_on()
         })?;
         is_sound()?;
         let size_bytes = writer.finish(meta)?.size_bytes();

@@ -24,9 +24,9 @@ pub struct Found {
     pub modified: SystemTime,
 }
 
-/// Hands all files at and below `from` to `each`, and what could not be looked at. Links to files are followed, links to
-/// folders are not: they may lead in circles.
-pub fn walk(from: &Path, to: &str, is_into: bool, each: &mut dyn FnMut(Result<Found>)) -> Result<()> {
+/// Hands all files at and below `from` to `each`, and what could not be looked at, until it says no. Links to files are
+/// followed, links to folders are not: they may lead in circles.
+pub fn walk(from: &Path, to: &str, is_into: bool, each: &mut dyn FnMut(Result<Found>) -> bool) -> Result<()> {
     let to = destination(from, to, is_into)?;
     let metadata = fs::metadata(from).map_err(|error| Error::io(from.display(), &error))?;
     if metadata.is_dir() {
@@ -37,7 +37,8 @@ pub fn walk(from: &Path, to: &str, is_into: bool, each: &mut dyn FnMut(Result<Fo
     Ok(())
 }
 
-fn folder(from: &Path, to: &str, depth: usize, each: &mut dyn FnMut(Result<Found>)) {
+/// Whether to go on.
+fn folder(from: &Path, to: &str, depth: usize, each: &mut dyn FnMut(Result<Found>) -> bool) -> bool {
     let failed = |error: &std::io::Error| Err(Error::io(from.display(), error));
     if depth == 0 {
         return each(Err(Error::new(Kind::Invalid, format!("{}: more than {DEPTH_MAX} folders deep", from.display()))));
@@ -53,17 +54,24 @@ fn folder(from: &Path, to: &str, depth: usize, each: &mut dyn FnMut(Result<Found
         };
         let path = entry.path();
         let Some(to) = entry.file_name().to_str().map(|name| join(to, name)) else {
-            each(Err(Error::new(Kind::Invalid, format!("{}: names in a library are UTF-8", path.display()))));
+            if !each(Err(Error::new(Kind::Invalid, format!("{}: names in a library are UTF-8", path.display())))) {
+                return false;
+            }
             continue;
         };
-        if kind.is_dir() {
-            folder(&path, &to, depth - 1, each);
+        let goes_on = if kind.is_dir() {
+            folder(&path, &to, depth - 1, each)
         } else if kind.is_symlink() && fs::metadata(&path).is_ok_and(|behind| behind.is_dir()) {
             log::warn!("{}: a link to a folder is left out", path.display());
+            true
         } else {
-            each(found(&path, to));
+            each(found(&path, to))
+        };
+        if !goes_on {
+            return false;
         }
     }
+    true
 }
 
 fn found(from: &Path, to: String) -> Result<Found> {
@@ -94,9 +102,12 @@ mod tests {
         symlink("..", top.join("a/up")).unwrap();
         symlink("nowhere", top.join("dangling")).unwrap();
         let (mut paths, mut errors) = (Vec::new(), 0);
-        let walked = walk(&top, "to", true, &mut |found| match found {
-            Ok(found) => paths.push((found.to, found.size_bytes)),
-            Err(_) => errors += 1,
+        let walked = walk(&top, "to", true, &mut |found| {
+            match found {
+                Ok(found) => paths.push((found.to, found.size_bytes)),
+                Err(_) => errors += 1,
+            }
+            true
         });
         walked.unwrap();
         paths.sort();
@@ -108,6 +119,12 @@ mod tests {
         ];
         assert_eq!(paths, expected.map(|(path, size)| (path.to_owned(), size)));
         assert_eq!(errors, 1, "the one that leads nowhere");
-        assert!(walk(&top.join("none"), "", true, &mut |_| {}).is_err());
+        assert!(walk(&top.join("none"), "", true, &mut |_| true).is_err());
+        let mut count = 0;
+        let ended = walk(&top, "to", true, &mut |_| {
+            count += 1;
+            count < 2
+        });
+        assert!(ended.is_ok() && count == 2, "no farther than it was told to");
     }
 }
