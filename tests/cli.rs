@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use reelfs::library::catalog::{self, Node, NodeKind, Placed};
+use reelfs::library::{Chunk, Content, Meta, Proof};
 use tempfile::TempDir;
 
 /// A home, a source with one file and an empty mount point, away from everything real.
@@ -372,6 +374,39 @@ fn a_put_that_is_stopped_has_kept_what_was_done() {
         assert!(place.run(&["get", "@library/film.mkv", "-"]).stdout == film);
         assert!(place.run(&["verify", "-q", "@library"]).status.success());
     }
+}
+
+/// As a mount writes them: a film with a hole in it, a link, and a folder with nothing in it.
+#[test]
+fn what_a_copy_leaves_out_is_told_and_holes_stay_holes() {
+    use std::os::unix::fs::MetadataExt as _;
+    const HOLE: u64 = 100 << 20;
+    let place = Place::new();
+    for name in ["@library", "@other"] {
+        assert!(place.run(&["init", name]).status.success());
+    }
+    let catalog = reelfs::library::catalog::Catalog::open(Path::new(&place.path("library"))).unwrap();
+    let hole = Chunk { range: reelfs::range::ByteRange::new(0, HOLE), proof: Proof::Zeros };
+    let (content, meta, now) = (Content::Chunks(vec![hole]), Meta::now(), std::time::SystemTime::now());
+    let placed = Placed { content: &content, meta: &meta, owner: (0, 0), mode: 0o644 };
+    let made: reelfs::error::Result<()> = catalog.change(|change| {
+        change.place("a/film.mkv", &placed, now)?;
+        for (name, kind) in [("link", NodeKind::Link), ("empty", NodeKind::Folder)] {
+            let node = change.add_node(&Node::new(kind, 0o755, (0, 0), now), Some("a").filter(|_| name == "link"))?;
+            change.add_name(catalog::ROOT, name, &node, now)?;
+        }
+        Ok(())
+    });
+    made.unwrap();
+    drop(catalog);
+    let copied = said(&place.run(&["copy", "@library", "@other"]));
+    assert!(copied.contains("1 file copied, 100.0 MiB, of which 0 B were sent"), "{copied}");
+    assert!(copied.contains("left out: 1 special file (links, pipes, devices), 1 empty folder"), "{copied}");
+    assert!(place.run(&["get", "@other/a/film.mkv", "@film.mkv"]).status.success());
+    let film = fs::metadata(place.path("film.mkv")).unwrap();
+    assert_eq!(film.len(), HOLE);
+    assert!(film.blocks() * 512 < HOLE / 2, "{} blocks", film.blocks());
+    assert!(fs::read(place.path("film.mkv")).unwrap().iter().all(|byte| *byte == 0));
 }
 
 #[test]

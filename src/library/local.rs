@@ -171,6 +171,10 @@ impl Library for Local {
         Ok(bytes.into())
     }
 
+    fn has_folders(&self) -> bool {
+        true
+    }
+
     fn is_whole(&self, manifest: &Manifest) -> Result<bool> {
         for chunk in manifest.chunks() {
             if let Proof::Sha256(digest) = chunk.proof

@@ -168,6 +168,11 @@ pub trait Library: Send + Sync {
     /// if those that are kept do not, `Missing` if there are none.
     fn chunk(&self, path: &str, manifest: &Manifest, n: usize) -> Result<Bytes>;
 
+    /// Whether folders are there for themselves, also without a file in them.
+    fn has_folders(&self) -> bool {
+        false
+    }
+
     /// Whether all that a manifest names is still there, as far as a look at sizes tells: a file that is not whole is not
     /// skipped when it is put again. `true` where a look costs too much.
     fn is_whole(&self, _manifest: &Manifest) -> Result<bool> {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::get::copy_out;
+use super::get::{Piece, copy_out};
 use super::{Interrupted, LibraryOptions, counted, each_name, is_folder, line, name_of};
 use crate::cli::complain;
 use crate::cli::progress::Shown;
@@ -15,11 +15,12 @@ use crate::control::Progress;
 use crate::error::{Error, Kind, Result};
 use crate::library::place::{self, Access};
 use crate::library::writer::Writer;
-use crate::library::{Content, Library, Manifest, NamedKind, Proof, Query};
+use crate::library::{Content, Cut, Library, Manifest, Named, NamedKind, Proof, Query};
 use crate::store::join;
 
-/// Copy files from one library to another. Only chunks that the other one lacks are sent; files that it has are skipped.
-/// Nothing is removed there.
+/// Copy files from one library to another, with times, tags and types. Only chunks that the other one lacks are sent; files
+/// that it has are skipped. Nothing is removed there. Links and empty folders are counted and left out; so are owners, modes
+/// and extended attributes.
 #[derive(Debug, Args)]
 pub struct CopyArgs {
     /// From here: all of a library, a folder of it, or a file.
@@ -40,14 +41,9 @@ pub fn run(args: CopyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCo
     let mut run = Run { from: &*from.library, to: &*to.library, shown: Shown::new(is_quiet), tally: Tally::default() };
     let mut code = ExitCode::SUCCESS;
     if is_folder(run.from, &from.path) {
-        let library = run.from;
-        let query = Query { folder: from.path.clone(), is_recursive: true, ..Query::default() };
-        each_name(library, query, &mut |named| {
+        let mut each = |run: &mut Run<'_>, named: Named| {
             if interrupted.is_set() {
                 return Err(Error::new(Kind::Local, "broken off: run it again for the rest"));
-            }
-            if !matches!(named.kind, NamedKind::File { .. }) {
-                return Ok(());
             }
             let below = named.path.strip_prefix(&from.path).unwrap_or(&named.path).trim_start_matches('/');
             if let Err(error) = run.file(&named.path, &join(&to.path, below)) {
@@ -55,7 +51,8 @@ pub fn run(args: CopyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCo
                 code = ExitCode::FAILURE;
             }
             Ok(())
-        })?;
+        };
+        run.folder(&from.path, &mut each)?;
     } else {
         let is_into = to.is_folder || is_folder(run.to, &to.path);
         let path = if is_into { join(&to.path, name_of(&from.path)) } else { to.path.clone() };
@@ -63,7 +60,7 @@ pub fn run(args: CopyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCo
     }
     run.to.flush()?;
     run.shown.clear();
-    let Tally { files, skipped, bytes, sent_bytes } = run.tally;
+    let Tally { files, skipped, bytes, sent_bytes, others, empty_folders } = run.tally;
     let (files, skipped) = (counted(files, "file"), counted(skipped, "file"));
     line(
         out,
@@ -73,6 +70,10 @@ pub fn run(args: CopyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCo
             format_size(sent_bytes)
         ),
     )?;
+    if others + empty_folders > 0 {
+        let (others, folders) = (counted(others, "special file"), counted(empty_folders, "empty folder"));
+        line(out, &format!("left out: {others} (links, pipes, devices), {folders}"))?;
+    }
     Ok(code)
 }
 
@@ -89,9 +90,33 @@ struct Tally {
     skipped: u64,
     bytes: u64,
     sent_bytes: u64,
+    // What is no file, and has no place in every home.
+    others: u64,
+    empty_folders: u64,
 }
 
 impl Run<'_> {
+    /// Hands on every file below a folder, and counts what is none.
+    fn folder(&mut self, folder: &str, each: &mut dyn FnMut(&mut Self, Named) -> Result<()>) -> Result<()> {
+        let from = self.from;
+        // Where folders are but the beginnings of names, one listing of all costs least.
+        let is_recursive = !from.has_folders();
+        let mut count = 0_u64;
+        each_name(from, Query { folder: folder.to_owned(), is_recursive, ..Query::default() }, &mut |named| {
+            count += 1;
+            match named.kind {
+                NamedKind::Folder => self.folder(&named.path, each),
+                NamedKind::File { .. } => each(self, named),
+                NamedKind::Other => {
+                    self.tally.others += 1;
+                    Ok(())
+                }
+            }
+        })?;
+        self.tally.empty_folders += u64::from(count == 0);
+        Ok(())
+    }
+
     fn file(&mut self, from: &str, to: &str) -> Result<()> {
         let manifest = self.from.manifest(from)?;
         let size_bytes = manifest.size_bytes();
@@ -111,15 +136,17 @@ impl Run<'_> {
 
     fn send(&mut self, from: &str, manifest: &Manifest, to: &str) -> Result<()> {
         let meta = manifest.meta().clone();
-        if !is_cut_alike(self.to, manifest) {
+        if !is_cut_alike(self.to.cut(), manifest) {
             let mut writer = Writer::new(self.to.draft(to, None)?, self.to.cut());
             let sent = &mut self.tally.sent_bytes;
-            copy_out(self.from, from, manifest, &mut |bytes| writer.write(bytes), &mut |count| *sent += count)?;
+            let write = &mut |piece: Piece<'_>| piece.as_bytes(&mut |bytes| writer.write(bytes));
+            copy_out(self.from, from, manifest, write, &mut |count| *sent += count)?;
             writer.finish(meta)?;
             return Ok(());
         }
         let mut draft = self.to.draft(to, Some(manifest.chunks()))?;
-        for (n, chunk) in manifest.chunks().iter().enumerate() {
+        let kept = manifest.chunks().iter().enumerate().filter(|(_, chunk)| chunk.proof != Proof::Zeros);
+        for (n, chunk) in kept {
             if !draft.add_known(chunk)? {
                 draft.add(chunk, self.from.chunk(from, manifest, n)?)?;
                 self.tally.sent_bytes += chunk.range.len();
@@ -139,14 +166,52 @@ fn is_same(one: &Manifest, other: &Manifest) -> bool {
     is_same_content && one.is_proved() && other.is_proved() && a.tags == b.tags && a.content_type == b.content_type
 }
 
-/// Whether the chunks can be taken over as they are: the other home would cut the file just so.
-fn is_cut_alike(to: &dyn Library, manifest: &Manifest) -> bool {
+/// Whether the chunks can be taken over as they are: the other home would cut the file just so. Holes stay holes.
+fn is_cut_alike(to: Cut, manifest: &Manifest) -> bool {
     let Content::Chunks(chunks) = manifest.content() else { return false };
-    let cut = to.cut();
-    manifest.size_bytes() > cut.inline_bytes_max
-        && chunks.iter().enumerate().all(|(n, chunk)| {
-            let is_last = n + 1 == chunks.len();
-            matches!(chunk.proof, Proof::Sha256(_))
-                && (chunk.range.len() == cut.chunk_size_bytes || is_last && chunk.range.len() <= cut.chunk_size_bytes)
+    let size_bytes = to.chunk_size_bytes;
+    manifest.size_bytes() > to.inline_bytes_max
+        && chunks.iter().enumerate().all(|(n, chunk)| match chunk.proof {
+            Proof::Zeros => true,
+            Proof::Size => false,
+            Proof::Sha256(_) => {
+                let is_last = chunks.get(n + 1).is_none_or(|next| next.proof == Proof::Zeros);
+                chunk.range.start.is_multiple_of(size_bytes)
+                    && (chunk.range.len() == size_bytes || is_last && chunk.range.len() <= size_bytes)
+            }
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+    use crate::library::{Chunk, Meta};
+    use crate::range::ByteRange;
+
+    #[test]
+    fn holes_are_taken_over_as_holes() {
+        const SIZE: u64 = 4096;
+        let to = Cut { inline_bytes_max: 100, chunk_size_bytes: SIZE };
+        let (some, none) = (Proof::Sha256(Digest::of(b"x")), Proof::Zeros);
+        for (chunks, is_alike) in [
+            (&[(SIZE, some), (SIZE, some), (9, some)][..], true),
+            (&[(100 * SIZE, none), (SIZE, some), (5 * SIZE, none)], true),
+            (&[(SIZE, some), (9, some), (SIZE - 9, none), (SIZE, some)], true),
+            (&[(9, some), (SIZE, some)], false),
+            (&[(9, none), (SIZE, some)], false),
+            (&[(2 * SIZE, some)], false),
+            (&[(SIZE, Proof::Size)], false),
+            (&[(50, some)], false),
+        ] {
+            let mut start = 0;
+            let chunks = chunks.iter().map(|(len, proof)| {
+                let range = ByteRange::at(start, *len);
+                start = range.end;
+                Chunk { range, proof: *proof }
+            });
+            let manifest = Manifest::new(Content::Chunks(chunks.collect()), Meta::now()).unwrap();
+            assert_eq!(is_cut_alike(to, &manifest), is_alike, "{:?}", manifest.chunks());
+        }
+    }
 }

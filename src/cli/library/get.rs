@@ -2,7 +2,7 @@
 //! Never here: where chunks come from.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,7 +16,6 @@ use crate::control::Progress;
 use crate::error::{Error, Kind, Result};
 use crate::library::place::Access;
 use crate::library::{Content, Library, Manifest, NamedKind, Proof, Query};
-use crate::range::ByteRange;
 
 /// Stands for standard output.
 const STDOUT: &str = "-";
@@ -46,7 +45,7 @@ pub fn run(args: GetArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCod
             library,
             path,
             &manifest,
-            &mut |bytes| out.write_all(bytes).map_err(|error| written(&error)),
+            &mut |piece| piece.as_bytes(&mut |bytes| out.write_all(bytes).map_err(|error| written(&error))),
             &mut |_| {},
         )?;
         out.flush().map_err(|error| written(&error))?;
@@ -118,48 +117,67 @@ impl Run<'_> {
         let mut file = File::create_new(part).map_err(failed)?;
         let (library, shown, total_bytes) = (self.library, &mut self.shown, self.total_bytes);
         let done_bytes = &mut self.done_bytes;
-        copy_out(library, path, manifest, &mut |bytes| file.write_all(bytes).map_err(failed), &mut |count| {
+        let mut write = |piece: Piece<'_>| match piece {
+            Piece::Bytes(bytes) => file.write_all(bytes).map_err(failed),
+            // Passed over, it is one here, too; the last one needs the end set.
+            Piece::Hole(count) => file.seek(SeekFrom::Current(count.cast_signed())).map(drop).map_err(failed),
+        };
+        copy_out(library, path, manifest, &mut write, &mut |count| {
             *done_bytes += count;
             shown.show(&Progress { path: path.to_owned(), done_bytes: *done_bytes, total_bytes });
         })?;
+        file.set_len(manifest.size_bytes()).map_err(failed)?;
         file.set_modified(manifest.meta().modified).and_then(|()| file.sync_all()).map_err(failed)
     }
 }
 
-/// Hands all bytes of a file to `write`, in order, each checked; `each` hears how many there were.
+/// What comes next in a file.
+pub enum Piece<'a> {
+    Bytes(&'a [u8]),
+    /// So many zeros that are kept nowhere.
+    Hole(u64),
+}
+
+impl Piece<'_> {
+    /// For whoever knows no holes.
+    pub fn as_bytes(&self, write: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let mut left = match self {
+            Piece::Bytes(bytes) => return write(bytes),
+            Piece::Hole(count) => *count,
+        };
+        let zeros = vec![0; left.min(ZEROS_BYTES) as usize];
+        while left > 0 {
+            let count = left.min(ZEROS_BYTES);
+            write(&zeros[..count as usize])?;
+            left -= count;
+        }
+        Ok(())
+    }
+}
+
+/// Hands all of a file to `write`, in order, each chunk checked; `each` hears how many bytes there were.
 pub fn copy_out(
     library: &dyn Library,
     path: &str,
     manifest: &Manifest,
-    write: &mut dyn FnMut(&[u8]) -> Result<()>,
+    write: &mut dyn FnMut(Piece<'_>) -> Result<()>,
     each: &mut dyn FnMut(u64),
 ) -> Result<()> {
     match manifest.content() {
         Content::Inline(bytes) => {
-            write(bytes)?;
+            write(Piece::Bytes(bytes))?;
             each(bytes.len() as u64);
         }
         Content::Chunks(chunks) => {
             for (n, chunk) in chunks.iter().enumerate() {
                 if chunk.proof == Proof::Zeros {
-                    zeros(chunk.range, write)?;
+                    write(Piece::Hole(chunk.range.len()))?;
                 } else {
-                    write(&library.chunk(path, manifest, n)?)?;
+                    write(Piece::Bytes(&library.chunk(path, manifest, n)?))?;
                 }
                 each(chunk.range.len());
             }
         }
-    }
-    Ok(())
-}
-
-fn zeros(range: ByteRange, write: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    let zeros = vec![0; range.len().min(ZEROS_BYTES) as usize];
-    let mut left = range.len();
-    while left > 0 {
-        let count = left.min(ZEROS_BYTES);
-        write(&zeros[..count as usize])?;
-        left -= count;
     }
     Ok(())
 }
