@@ -362,7 +362,7 @@ fn a_put_that_is_stopped_has_kept_what_was_done() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_mins(1);
         while said(&place.run(&["ls", "@library"])) != "film.mkv\n" {
             assert!(Instant::now() < until, "it has no name yet");
             std::thread::sleep(Duration::from_millis(50));
@@ -407,6 +407,20 @@ fn what_a_copy_leaves_out_is_told_and_holes_stay_holes() {
     assert_eq!(film.len(), HOLE);
     assert!(film.blocks() * 512 < HOLE / 2, "{} blocks", film.blocks());
     assert!(fs::read(place.path("film.mkv")).unwrap().iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn names_of_a_library_are_listed_as_asked() {
+    let place = Place::new();
+    library(&place);
+    place.refuses(&["ls", "--json", "@library/none"], &["none"]);
+    place.refuses(&["stat", "@library"], &["is a library", "reelfs ls"]);
+    assert_eq!(said(&place.run(&["ls", "@library/long.mkv"])), "long.mkv\n");
+    assert!(said(&place.run(&["ls", "-l", "@library/long.mkv"])).contains("1.1 MiB"));
+    let all = place.run(&["ls", "--limit", "1", "@library"]);
+    assert!(all.status.success() && all.stderr.is_empty(), "that was all: {all:?}");
+    fs::write(place.path("library/quarantine/x.blob"), b"damaged").unwrap();
+    assert!(said(&place.run(&["gc", "@library"])).contains("1 damaged chunk, 7 B put aside by `verify`"));
 }
 
 #[test]

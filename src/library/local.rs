@@ -261,6 +261,11 @@ impl Library for Local {
         check::repair(self, finding, bytes)
     }
 
+    fn put_aside(&self) -> Result<(Swept, String)> {
+        let (chunks, bytes) = self.blobs.quarantined()?;
+        Ok((Swept { files: 0, chunks, bytes }, self.catalog.dir().join("quarantine").display().to_string()))
+    }
+
     fn gc(&self, grace: Duration, is_dry_run: bool) -> Result<Swept> {
         if is_dry_run {
             return self.orphans(grace, &mut |_, _| Ok(true));

@@ -220,6 +220,11 @@ pub trait Library: Send + Sync {
     /// hash to what the finding says.
     fn repair(&self, finding: &Finding, bytes: &[u8]) -> Result<()>;
 
+    /// Damaged chunks that were put aside, and where: they are kept until a person has looked at them.
+    fn put_aside(&self) -> Result<(Swept, String)> {
+        Ok((Swept::default(), String::new()))
+    }
+
     /// Removes what no file names and nobody wrote within `grace`.
     fn gc(&self, grace: Duration, is_dry_run: bool) -> Result<Swept>;
 }

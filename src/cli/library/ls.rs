@@ -11,12 +11,12 @@ use crate::cli::{say, written};
 use crate::config::format_size;
 use crate::error::Result;
 use crate::library::place::Access;
-use crate::library::{Named, NamedKind, PAGE_NAMES, PAGE_NAMES_MAX, Query};
+use crate::library::{Library, Named, NamedKind, PAGE_NAMES, PAGE_NAMES_MAX, Page, Query};
 
 /// List what is in a library, in the order of the paths' bytes.
 #[derive(Debug, Args)]
 pub struct LsArgs {
-    /// A library, or a folder of it.
+    /// A library, or a folder or a file of it.
     #[arg(value_name = "LIBRARY[/PATH]")]
     library: String,
     /// With sizes and times (UTC).
@@ -58,9 +58,13 @@ pub fn run(args: LsArgs, out: &mut dyn Write) -> Result<()> {
     };
     let mut left = limit;
     let mut listing = Listing { out, is_json: args.json, is_long: args.long, count: 0 };
+    // Nothing is said before it is known whether there is anything.
+    let mut page = match opened.library.list(&query) {
+        Err(error) => Page { names: vec![file_at(&*opened.library, &query.folder).ok_or(error)?], cursor: None },
+        Ok(page) => page,
+    };
     listing.begin()?;
     loop {
-        let page = opened.library.list(&query)?;
         if let Some(left) = &mut left {
             *left = left.saturating_sub(page.names.len());
         }
@@ -70,7 +74,15 @@ pub fn run(args: LsArgs, out: &mut dyn Write) -> Result<()> {
             return listing.end(query.cursor.as_deref());
         }
         query.limit = left.unwrap_or(PAGE_NAMES);
+        page = opened.library.list(&query)?;
     }
+}
+
+/// As `ls` does: a file is listed by itself.
+fn file_at(library: &dyn Library, path: &str) -> Option<Named> {
+    let manifest = library.manifest(path).ok()?;
+    let kind = NamedKind::File { size_bytes: Some(manifest.size_bytes()) };
+    Some(Named { path: path.to_owned(), kind, modified: Some(manifest.meta().modified) })
 }
 
 struct Listing<'a> {

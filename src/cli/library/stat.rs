@@ -9,8 +9,8 @@ use serde_json::json;
 use super::{LibraryOptions, json_time, line, shown_time};
 use crate::cli::written;
 use crate::config::format_size;
-use crate::error::Result;
-use crate::library::place::Access;
+use crate::error::{Error, Kind, Result};
+use crate::library::place::{self, Access};
 use crate::library::{Content, Manifest, Proof};
 
 /// Show what a library knows of a file: size, chunks, hashes, type, tags, times.
@@ -29,6 +29,13 @@ pub struct StatArgs {
 /// Shows it.
 pub fn run(args: StatArgs, out: &mut dyn Write) -> Result<()> {
     let opened = args.options.open(&args.library, Access::Look)?;
+    if opened.path.is_empty() {
+        let library = place::shown(&args.library);
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("{library} is a library: name a file of it; `reelfs ls` lists them"),
+        ));
+    }
     let manifest = opened.library.manifest(&opened.path)?;
     if args.json {
         return writeln!(out, "{}", as_json(&opened.path, &manifest)).map_err(|error| written(&error));

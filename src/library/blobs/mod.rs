@@ -176,6 +176,22 @@ impl Blobs {
         from.parent().map_or(Ok(()), sync_folder)
     }
 
+    /// How many were put aside, and their bytes.
+    pub fn quarantined(&self) -> Result<(u64, u64)> {
+        let folder = self.dir.join("quarantine");
+        let failed = |error: io::Error| Error::io(folder.display(), &error);
+        let mut sum = (0, 0);
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(sum),
+            entries => entries.map_err(failed)?,
+        };
+        for entry in entries {
+            let size_bytes = entry.and_then(|entry| entry.metadata()).map_err(failed)?.len();
+            sum = (sum.0 + 1, sum.1 + size_bytes);
+        }
+        Ok(sum)
+    }
+
     /// Every blob there is, in the order of their names, folder by folder; what has another name is none.
     pub fn walk(&self, each: &mut dyn FnMut(Found) -> Result<()>) -> Result<()> {
         for first in 0..=u8::MAX {

@@ -53,7 +53,7 @@ impl View<'_> {
         let mut levels = self.descend(node.node_id, path, from, query.is_recursive)?;
         let limit = query.limit.clamp(1, PAGE_NAMES_MAX);
         let mut page = Page::default();
-        let mut looks = 0;
+        let (mut looks, mut last) = (0, None);
         while let Some(level) = levels.last_mut() {
             let Some((name, node)) = self.next_name(level)? else {
                 levels.pop();
@@ -63,18 +63,20 @@ impl View<'_> {
             if query.end.as_ref().is_some_and(|end| path >= *end) {
                 break;
             }
-            let is_folder = node.kind == NodeKind::Folder;
-            if is_folder && query.is_recursive {
+            let is_entered = node.kind == NodeKind::Folder && query.is_recursive;
+            // There is another page only if something is on it.
+            if looks == LOOKS_MAX || page.names.len() == limit && !is_entered {
+                page.cursor = last;
+                break;
+            }
+            if is_entered {
                 levels.push(Level::new(node.node_id, path.clone(), From::start()));
             } else {
                 let path = path.strip_suffix('/').unwrap_or(&path).to_owned();
                 page.names.push(Named { path, kind: named_kind(&node), modified: Some(node.modified) });
             }
             looks += 1;
-            if page.names.len() == limit || looks == LOOKS_MAX {
-                page.cursor = Some(path);
-                break;
-            }
+            last = Some(path);
         }
         Ok(page)
     }

@@ -98,8 +98,10 @@ impl Catalog {
         let connection =
             Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
                 .map_err(|error| failed(&path, &error))?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| failed(&path, &error))?;
+        // Nothing is written to a database of another program, or of a newer one.
+        schema::check(&connection, &path)?;
         let tune = || -> rusqlite::Result<()> {
-            connection.busy_timeout(BUSY_TIMEOUT)?;
             connection.pragma_update(None, "journal_mode", "wal")?;
             connection.pragma_update(None, "synchronous", "full")?;
             connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
@@ -112,7 +114,6 @@ impl Catalog {
             Ok(())
         };
         tune().map_err(|error| failed(&path, &error))?;
-        schema::check(&connection, &path)?;
         schema::quick_check(&connection, &path, size)?;
         let cut = schema::cut(&connection, &path)?;
         let writer = Writer { connection, changes: 0, sweeps: 0, bytes: 0, failed: None };

@@ -87,9 +87,11 @@ pub fn create(dir: &Path, cut: Cut, before: &dyn Fn() -> Result<()>) -> Result<(
     let io = |error: std::io::Error| Error::io(dir.display(), &error);
     std::fs::create_dir_all(dir).map_err(io)?;
     let path = path(dir);
-    if path.exists() {
-        return Err(Error::new(Kind::Invalid, format!("{} is a library already", dir.display())));
-    }
+    let check_is_new = || {
+        let is_there = || Error::new(Kind::Invalid, format!("{} is a library already", dir.display()));
+        if path.exists() { Err(is_there()) } else { Ok(()) }
+    };
+    check_is_new()?;
     // What an `init` that was broken off may have left, or has made already.
     let is_ours = |name: &OsStr| {
         ["lock", "blobs", "scratch", "quarantine"].iter().any(|ours| name == *ours)
@@ -100,6 +102,8 @@ pub fn create(dir: &Path, cut: Cut, before: &dyn Fn() -> Result<()>) -> Result<(
         return Err(Error::new(Kind::Invalid, message));
     }
     let _lock = take_lock(dir)?;
+    // Another one may have made it just now.
+    check_is_new()?;
     // Under another name until it is whole.
     let new = path.with_extension("sqlite.new");
     match std::fs::remove_file(&new) {

@@ -120,9 +120,11 @@ fn only_a_library_is_opened_and_by_one_writer_only() {
 
     let path = schema::path(dir.path());
     let pragma = |sql: &str| Connection::open(&path).unwrap().execute_batch(sql).unwrap();
-    pragma("PRAGMA user_version = 2");
+    pragma("PRAGMA journal_mode = delete; PRAGMA user_version = 2");
+    let newer = std::fs::read(&path).unwrap();
     let (kind, message) = open(dir.path()).unwrap_err();
     assert_eq!(kind, Kind::Unsupported);
+    assert!(std::fs::read(&path).unwrap() == newer, "not a byte of it is changed");
     assert!(message.contains("newer"), "{message}");
     pragma("PRAGMA user_version = 1; PRAGMA application_id = 7");
     assert_eq!(open(dir.path()).unwrap_err().0, Kind::Corrupt);
@@ -164,6 +166,11 @@ fn listings_go_in_the_order_of_paths_by_pages_of_any_size() {
                 assert_eq!(listed(&catalog, &query).iter().collect::<Vec<_>>(), expected, "{start}..{end}");
             }
         }
+    }
+    // A page that is just full is the last one.
+    for (is_recursive, limit) in [(true, paths.len()), (false, 7)] {
+        let page = catalog.read(|view| view.list(&Query { is_recursive, limit, ..Query::default() })).unwrap();
+        assert_eq!((page.names.len(), page.cursor), (limit, None));
     }
     let missing = Query { folder: "no".into(), limit: 1, ..Query::default() };
     assert_eq!(catalog.read(|view| view.list(&missing)).unwrap_err().kind(), Kind::Missing);
