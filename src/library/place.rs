@@ -99,13 +99,16 @@ pub fn keyed(text: &str) -> Result<Option<Address>> {
     Address::new(url).map(Some)
 }
 
-/// Opens the library in a store that `address` lies in, and says where in it: the nearest one on the way up. A request that
-/// fails is made again up to `retries` times.
+/// Opens the library in a store that `address` lies in, and says where in it: the nearest one on the way up, past what only
+/// looks like one. A request that fails is made again up to `retries` times.
 pub fn open_keyed(address: &Address, config: &PlacesConfig, retries: u32) -> Result<(KeyedLibrary, String)> {
+    let mut damaged = None;
     for (address, path) in address.above()? {
         let opened = address.open(&config.s3, false).and_then(|home| KeyedLibrary::open(home.into(), retries));
         match opened {
             Err(error) if error.kind() == Kind::Missing => {}
+            // A file of a library may be called as the settings of one are.
+            Err(error) if error.kind() == Kind::Corrupt => damaged = damaged.or(Some(error)),
             Err(error) => return Err(error),
             Ok(library) => {
                 if !path.is_empty() {
@@ -116,7 +119,8 @@ pub fn open_keyed(address: &Address, config: &PlacesConfig, retries: u32) -> Res
         }
     }
     let shown = address.shown();
-    Err(Error::new(Kind::Missing, format!("{shown}: no library is there; make one: reelfs init {shown}")))
+    let missing = || Error::new(Kind::Missing, format!("{shown}: no library is there; make one: reelfs init {shown}"));
+    Err(damaged.unwrap_or_else(missing))
 }
 
 /// A plain path is one of this machine, as everywhere.
@@ -162,6 +166,23 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::S3Config;
+
+    #[test]
+    fn a_file_called_as_settings_are_is_no_library() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = PlacesConfig { s3: S3Config::default(), ssh_command: Vec::new(), connections: 1 };
+        let home = format!("kv+file://{}/films", folder.path().display());
+        create(&home, &config, (None, None)).unwrap();
+        let nested = folder.path().join("films/a/b/.reelfs");
+        std::fs::create_dir_all(&nested).unwrap();
+        std::fs::write(nested.join("library.json"), "REELFS1\nof a file").unwrap();
+        let opened = open(&format!("{home}/a/b/c"), &config, Access::Look).unwrap();
+        assert_eq!((opened.library.describe(), &opened.path[..]), (&home[..], "a/b/c"));
+        // One that is damaged, and nothing above it.
+        std::fs::write(folder.path().join("films/.reelfs/library.json"), "?").unwrap();
+        assert_eq!(open(&format!("{home}/x"), &config, Access::Look).err().unwrap().kind(), Kind::Corrupt);
+    }
 
     #[test]
     fn what_is_shown_has_no_credentials() {

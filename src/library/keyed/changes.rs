@@ -21,7 +21,7 @@ impl KeyedLibrary {
         keys::check(path, self.asking.limits())?;
         let file = match self.load(path) {
             Ok(file) => Some(file),
-            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => None,
+            Err(error) if error.kind() == Kind::Corrupt => None,
             Err(error) if error.kind() == Kind::Missing => return self.manifest(path).map(|_| ()),
             Err(error) => return Err(error),
         };
@@ -65,7 +65,7 @@ impl KeyedLibrary {
     /// Gives a file another name. There it is in one step; broken off, it may have both.
     pub(super) fn rename_file(&self, from: &str, to: &str) -> Result<()> {
         keys::check(from, self.asking.limits())?;
-        keys::check(to, self.asking.limits())?;
+        self.check_new(to)?;
         // Once: what is committed is what is looked at.
         let value = match self.whole(from) {
             Err(error) if error.kind() == Kind::Missing => return self.manifest(from).map(|_| ()),
@@ -80,6 +80,7 @@ impl KeyedLibrary {
             let message = format!("{}: another program's file; get it and put it again", from.escape_debug());
             return Err(Error::new(Kind::Unsupported, message));
         }
+        self.load_replaced(to)?;
         if let Some(id) = file.id {
             self.refer(id, to)?;
             if self.is_swept(id)? {

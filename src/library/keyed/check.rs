@@ -11,7 +11,7 @@ use lru::LruCache;
 use super::groups::{Mark, for_each_group, tag_entries};
 use super::keys::{self, Id};
 use super::value::{self, HEAD_BYTES};
-use super::{GRACE, KeyedLibrary, Loaded, fits, place};
+use super::{GRACE, HEAD, KeyedLibrary, Loaded, fits, place};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::library::manifest::Kept;
@@ -61,6 +61,9 @@ impl Check<'_> {
             Err(error) if error.kind() == Kind::Missing => return Ok(true),
             Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
                 log::warn!("{error}");
+                if error.kind() == Kind::Unsupported && value::is_foreign(&self.library.asking.get(path, HEAD)?) {
+                    return Ok((self.go_on)(self.verified));
+                }
                 (self.found)(Finding {
                     what: Damage::Damaged,
                     path: Some(path.to_owned()),

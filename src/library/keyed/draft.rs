@@ -43,7 +43,7 @@ struct Group {
 
 impl<'a> KeyedDraft<'a> {
     pub fn begin(library: &'a KeyedLibrary, path: &str, expected: Option<&[Chunk]>) -> Result<Self> {
-        keys::check(path, library.asking.limits())?;
+        library.check_new(path)?;
         library.check_folders(path)?;
         let expected = expected.map(|chunks| (Id::of_content(chunks), kept(chunks)));
         Ok(Self { library, path: path.to_owned(), group: None, expected, count: 0, writes: VecDeque::new() })
@@ -52,6 +52,8 @@ impl<'a> KeyedDraft<'a> {
     /// The group the chunks go to, referred to by now.
     fn group(&mut self) -> Result<&mut Group> {
         if self.group.is_none() {
+            // Before anything large is sent.
+            self.library.load_replaced(&self.path)?;
             let expected = self.expected.as_ref().map(|(id, _)| *id);
             let id = match expected {
                 Some(id) if self.take(id)? => id,
@@ -242,7 +244,13 @@ impl KeyedLibrary {
         let entries = tag_entries(tags, path, id);
         // Before the name: a file that has a tag is always found by it.
         self.asking.put(&entries)?;
-        let old = self.load_any(path)?;
+        let old = match self.load_replaced(path) {
+            Err(error) if error.kind() == Kind::Unsupported => {
+                self.untag(path, tags)?;
+                return Err(error);
+            }
+            old => old?,
+        };
         // Of a group that this very name needs, somebody else would have given way.
         let sound = match id {
             Some(id) if old.as_ref().is_none_or(|old| old.id != Some(id)) => self.check_referred(id, path),

@@ -162,6 +162,17 @@ pub(super) fn check(path: &str, limits: &Limits) -> Result<()> {
     check_length(path, limits)
 }
 
+/// Whether a file may be given this path: libraries are found by our own name, wherever it stands.
+pub(super) fn check_new(path: &str, limits: &Limits) -> Result<()> {
+    check(path, limits)?;
+    if path.split('/').all(|name| name != OURS) {
+        return Ok(());
+    }
+    let message =
+        format!("`{}`: no folder or file may be called {OURS}: a library is found by it", path.escape_debug());
+    Err(Error::new(Kind::Invalid, message))
+}
+
 /// Whether a tag's key is no longer than keys may be.
 pub(super) fn check_tag(name: &str, limits: &Limits) -> Result<()> {
     check_length(&tag(name, ""), limits).map_err(|error| error.context(format_args!("tag `{}`", name.escape_debug())))
@@ -262,6 +273,11 @@ mod tests {
         for bad in ["", ".reelfs", ".reelfs/chunks/x", "a/../b", &long, &format!("{fits}/{fits}")] {
             assert_eq!(check(bad, &limits).unwrap_err().kind(), Kind::Invalid, "{bad}");
         }
+        for nested in ["a/.reelfs", "a/.reelfs/library.json"] {
+            assert!(check(nested, &limits).is_ok(), "one that is there can be taken away");
+            assert_eq!(check_new(nested, &limits).unwrap_err().kind(), Kind::Invalid, "{nested}");
+        }
+        assert!(check_new("a/.reelfs.mkv", &limits).is_ok());
         assert!(check_tag("short", &limits).is_ok() && check_tag(&"é".repeat(40), &limits).is_err());
     }
 }

@@ -3,10 +3,11 @@
 //! Never here: what files hold.
 
 use std::ops::Bound;
+use std::time::Instant;
 
 use super::asking::LIST_KEYS;
 use super::keys::{self, LAST};
-use super::{KeyedLibrary, Library as _};
+use super::{KeyedLibrary, Library as _, PLAIN_LIFE};
 use crate::error::{Error, Kind, Result};
 use crate::library::manifest::Kept;
 use crate::library::{Named, NamedKind, PAGE_NAMES_MAX, Page, Query};
@@ -121,13 +122,26 @@ impl KeyedLibrary {
     pub(super) fn is_plain_chunk(&self, key: &str) -> Result<bool> {
         let Some((base, n)) = keys::parse_chunk(key) else { return Ok(false) };
         let known = self.plain.lock().get(base).copied();
-        if let Some(count) = known {
+        if let Some((count, _)) = known.filter(|(_, counted)| counted.elapsed() < PLAIN_LIFE) {
             return Ok(n < count);
         }
         let file = self.load_any(base)?.filter(|file| file.id.is_none());
         let plain = file.filter(|file| matches!(file.manifest.kept(), Kept::Under { .. }));
         let count = plain.map_or(0, |file| file.manifest.chunks().len());
-        self.plain.lock().put(base.to_owned(), count);
+        self.plain.lock().put(base.to_owned(), (count, Instant::now()));
         Ok(n < count)
+    }
+
+    /// Refuses a new name that no file may have: ours, or one under which a part of another program's file is kept.
+    pub(super) fn check_new(&self, path: &str) -> Result<()> {
+        keys::check_new(path, self.asking.limits())?;
+        let Some((base, _)) = keys::parse_chunk(path) else { return Ok(()) };
+        // Looked at now: it would be written over.
+        self.plain.lock().pop(base);
+        if !self.is_plain_chunk(path)? {
+            return Ok(());
+        }
+        let (shown, base) = (path.escape_debug(), base.escape_debug());
+        Err(Error::new(Kind::Invalid, format!("{shown}: a part of {base} is kept under this name: choose another one")))
     }
 }

@@ -50,6 +50,8 @@ pub const CHUNK_SIZE_BYTES: u64 = 5 << 20;
 const GRACE: Duration = Duration::from_hours(1);
 /// No request lives as long: not one that is made again and again, nor one of a machine that slept for a while.
 const REQUEST_LIFE: Duration = Duration::from_hours(1);
+/// Another program may put a file, or take it away, while a mount lasts: what is known of its chunks is good for so long.
+const PLAIN_LIFE: Duration = Duration::from_secs(30);
 /// How a library is laid out; one of a later format is refused.
 const FORMAT: u32 = 1;
 /// A larger value under the key of the settings holds none.
@@ -86,8 +88,8 @@ pub struct KeyedLibrary {
     settings: Settings,
     /// Folders that no file stands in the way of. Held for a look only, as all below.
     folders: Mutex<LruCache<String, ()>>,
-    /// How many chunks of another program's file stand beside it, by its path.
-    plain: Mutex<LruCache<String, usize>>,
+    /// How many chunks of another program's file stand beside it, by its path, and when they were counted.
+    plain: Mutex<LruCache<String, (usize, Instant)>>,
     /// When groups that are gone were looked for last.
     swept: Mutex<Option<Instant>>,
 }
@@ -127,6 +129,9 @@ impl KeyedLibrary {
             None => {
                 let value =
                     serde_json::to_vec(&settings).map_err(|error| Error::new(Kind::Local, error.to_string()))?;
+                if !asking.list("", Bound::Unbounded, 1)?.is_empty() {
+                    log::warn!("{}: not empty: what is there is listed, and left alone", asking.describe());
+                }
                 asking.put_one(keys::SETTINGS.to_owned(), value.into())?;
             }
         }
@@ -144,10 +149,11 @@ impl KeyedLibrary {
         Self { asking: Arc::new(asking), settings, folders, plain, swept: Mutex::new(None) }
     }
 
-    /// What is under a file's key. `Missing`; `Corrupt` if it is no file of a library, or a damaged one.
+    /// What is under a file's key. `Missing`; `Corrupt` if it is damaged; `Unsupported` if it is another program's, or of a
+    /// newer reelfs.
     fn load(&self, path: &str) -> Result<Loaded> {
         let head = self.asking.get(path, HEAD)?;
-        if value::begins(path, &head)? == Begins::Json && head.len() as u64 >= HEAD_BYTES {
+        if value::begins(path, &head).is_ok_and(|begins| begins == Begins::Json) && head.len() as u64 >= HEAD_BYTES {
             return read(path, &self.asking.get(path, WHOLE)?);
         }
         read(path, &head)
@@ -159,6 +165,14 @@ impl KeyedLibrary {
             Ok(loaded) => Ok(Some(loaded)),
             Err(error) if matches!(error.kind(), Kind::Missing | Kind::Corrupt | Kind::Unsupported) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// What is to be replaced; nothing if there is no file, or a damaged one. `Unsupported` if it is not ours to replace.
+    fn load_replaced(&self, path: &str) -> Result<Option<Loaded>> {
+        match self.load(path) {
+            Err(error) if matches!(error.kind(), Kind::Missing | Kind::Corrupt) => Ok(None),
+            loaded => loaded.map(Some),
         }
     }
 
@@ -344,6 +358,11 @@ fn settings(asking: &Asking) -> Result<Option<Settings>> {
 
 /// What a file's value says, of which all of a manifest is there, and the first `HEAD_BYTES` of anything else.
 fn read(path: &str, value: &Bytes) -> Result<Loaded> {
+    let head = &value[..value.len().min(HEAD_BYTES as usize)];
+    read_ours(path, value).map_err(|error| if value::is_foreign(head) { is_foreign(path) } else { error })
+}
+
+fn read_ours(path: &str, value: &Bytes) -> Result<Loaded> {
     if value::begins(path, value)? == Begins::Frame {
         let head = value.slice(..value.len().min(HEAD_BYTES as usize));
         return Ok(Loaded { manifest: value::read_frame(path, &head)?, id: None, seen: seen_of(value) });
@@ -353,6 +372,12 @@ fn read(path: &str, value: &Bytes) -> Result<Loaded> {
     }
     let (manifest, id) = value::read_manifest(path, value)?;
     Ok(Loaded { manifest, id, seen: seen_of(value) })
+}
+
+/// The error of whoever finds something else than a file.
+fn is_foreign(path: &str) -> Error {
+    let path = path.escape_debug();
+    Error::new(Kind::Unsupported, format!("{path}: another program's, no file of this library: it is left alone"))
 }
 
 /// What tells a value from another one; `read` says what must be there of it.

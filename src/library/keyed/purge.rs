@@ -7,7 +7,7 @@
 use super::groups::{Mark, tag_entries};
 use super::keys::{self, Id};
 use super::{KeyedLibrary, Loaded};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::library::{Swept, check_tags};
 use crate::store::keyed::Swap;
 
@@ -26,37 +26,44 @@ struct Purged {
     tags: Vec<String>,
 }
 
-/// Removes them; `go_on` hears after each file what went so far, and says whether to go on.
+/// Removes them, and fails in the end if there are some that cannot be read: they stay. `go_on` hears after each file what went so far, and says whether to go on.
 pub(super) fn purge(library: &KeyedLibrary, tag: &str, go_on: &mut dyn FnMut(Swept) -> bool) -> Result<Swept> {
     check_tags(vec![tag.to_owned()])?;
-    let mut swept = Swept::default();
+    let (mut swept, mut stays) = (Swept::default(), 0);
     let mut batch = Vec::new();
     let mut is_broken_off = false;
     library.asking.walk(&keys::tagged(tag), &mut |key| {
         batch.push(key.key);
         if batch.len() >= FILES_AT_ONCE {
-            is_broken_off = !purge_some(library, tag, &std::mem::take(&mut batch), &mut swept, go_on)?;
+            is_broken_off = !purge_some(library, tag, &std::mem::take(&mut batch), &mut swept, &mut stays, go_on)?;
         }
         Ok(!is_broken_off)
     })?;
     if !is_broken_off && !batch.is_empty() {
-        purge_some(library, tag, &batch, &mut swept, go_on)?;
+        is_broken_off = !purge_some(library, tag, &batch, &mut swept, &mut stays, go_on)?;
+    }
+    if stays > 0 && !is_broken_off {
+        let (place, tag) = (library.asking.describe(), tag.escape_debug());
+        let message =
+            format!("{place}: {stays} files under tag `{tag}` can't be read, and stay: see `reelfs verify {place}`");
+        return Err(Error::new(Kind::Corrupt, message));
     }
     Ok(swept)
 }
 
-/// Whether to go on.
+/// Whether to go on; `stays` counts what cannot be read.
 fn purge_some(
     library: &KeyedLibrary,
     tag: &str,
     entries: &[String],
     swept: &mut Swept,
+    stays: &mut u64,
     go_on: &mut dyn FnMut(Swept) -> bool,
 ) -> Result<bool> {
     let asking = &library.asking;
     let mut files = Vec::new();
     for entry in entries {
-        if let Some(file) = look(library, tag, entry)? {
+        if let Some(file) = look(library, tag, entry, stays)? {
             files.push(file);
         }
     }
@@ -138,10 +145,11 @@ fn has(file: &Loaded, tag: &str) -> bool {
 }
 
 /// What an entry leads to; nothing if it cannot be read, or it is of a file that is on its way in.
-fn look(library: &KeyedLibrary, tag: &str, entry: &str) -> Result<Option<Purged>> {
+fn look(library: &KeyedLibrary, tag: &str, entry: &str, stays: &mut u64) -> Result<Option<Purged>> {
     let Some(mark) = library.mark(entry)? else { return Ok(None) };
     if keys::tag(tag, &mark.path) != entry {
         log::warn!("{}: `{}` cannot be read: it stays", library.asking.describe(), entry.escape_debug());
+        *stays += 1;
         return Ok(None);
     }
     let path = mark.path.clone();
@@ -152,6 +160,7 @@ fn look(library: &KeyedLibrary, tag: &str, entry: &str) -> Result<Option<Purged>
         // It may have the tag, or not.
         Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
             log::warn!("{error}: it stays");
+            *stays += 1;
             return Ok(None);
         }
         Err(error) => return Err(error),

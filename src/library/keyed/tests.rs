@@ -238,7 +238,7 @@ fn a_plain_manifest_of_another_program_reads_and_goes() {
     .unwrap();
     assert_eq!(read(&library, "films/plain.mkv").unwrap(), b"0123456789ab");
     assert_eq!(names(&library), ["films/plain.mkv", "films/plain.mkv_chunk_2"]);
-    assert_eq!(findings(&library).len(), 1, "a value that is no file");
+    assert_eq!(findings(&library), [], "what is not ours is not damaged");
     home.put(&[entry("films/plain.mkv_chunk_1", "abc")]).unwrap();
     assert_eq!(read(&library, "films/plain.mkv").unwrap_err().kind(), Kind::Corrupt);
     home.put(&[entry("films/plain.mkv_chunk_1", "a")]).unwrap();
@@ -247,6 +247,56 @@ fn a_plain_manifest_of_another_program_reads_and_goes() {
         assert_eq!(change.unwrap_err().kind(), Kind::Unsupported);
     }
     library.remove("films/plain.mkv").unwrap();
-    library.remove("films/plain.mkv_chunk_2").unwrap();
-    assert_eq!(names(&library), [""; 0]);
+    assert_eq!(names(&library), ["films/plain.mkv_chunk_2"]);
+}
+
+#[test]
+fn what_is_not_ours_is_left_alone() {
+    let home = Arc::new(Memory::default());
+    let library = library(&home);
+    let foreign = [("holiday.mp4", "a film of somebody else"), ("settings.json", "{\"of\": \"somebody\"}")];
+    for (key, text) in foreign {
+        home.put(&[(key.to_owned(), text.into())]).unwrap();
+    }
+    put(&library, "ours", &bytes(1, 500), &["a"]).unwrap();
+    for (key, _) in foreign {
+        for changed in [
+            put(&library, key, b"small", &["a"]).map(|_| ()),
+            put(&library, key, &bytes(2, 500), &["a"]).map(|_| ()),
+            library.rename("ours", key),
+            library.rename(key, "other"),
+            library.remove(key),
+            library.set_tags(key, &["a".to_owned()]),
+            library.manifest(key).map(|_| ()),
+        ] {
+            let error = changed.unwrap_err();
+            assert!(error.kind() == Kind::Unsupported && error.to_string().contains("another program"), "{error}");
+        }
+    }
+    assert_eq!(names(&library), ["holiday.mp4", "ours", "settings.json"]);
+    assert_eq!(library.purge("a", &mut |_| true).unwrap().files, 1);
+    library.gc(NOW, false).unwrap();
+    assert_eq!(findings(&library), []);
+    assert_eq!(own_keys(&home), BTreeSet::new());
+    for (key, text) in foreign {
+        assert_eq!(home.get(key, ByteRange::new(0, 100)).unwrap(), text);
+    }
+}
+
+#[test]
+fn names_that_parts_of_another_programs_file_have_are_refused() {
+    let home = Arc::new(Memory::default());
+    let library = library(&home);
+    put(&library, "mine", b"mine", &[]).unwrap();
+    put(&library, "plain_chunk_9", b"a name like any other", &[]).unwrap();
+    let manifest = r#"{"totalSize":12,"chunkCount":2,"actualChunkSizes":[10,2],"standardChunkSize":10}"#;
+    for (key, text) in [("plain", manifest), ("plain_chunk_0", "0123456789"), ("plain_chunk_1", "ab")] {
+        home.put(&[(key.to_owned(), Bytes::copy_from_slice(text.as_bytes()))]).unwrap();
+    }
+    for path in ["plain_chunk_0", "plain_chunk_1", "a/.reelfs/library.json"] {
+        assert_eq!(put(&library, path, b"mine", &[]).unwrap_err().kind(), Kind::Invalid, "{path}");
+        assert_eq!(library.rename("mine", path).unwrap_err().kind(), Kind::Invalid, "{path}");
+    }
+    put(&library, "plain_chunk_2", b"behind it", &[]).unwrap();
+    assert_eq!(read(&library, "plain").unwrap(), b"0123456789ab");
 }

@@ -28,6 +28,10 @@ const CHUNKS_MAX: usize = (MANIFEST_BYTES_MAX / 64) as usize;
 const MAGIC: &[u8] = b"REELFS1\n";
 /// In front of a frame's header: the magic and the length.
 const FRAME_BYTES: usize = MAGIC.len() + 4;
+/// Of the magic: what every version begins with.
+const SIGN_BYTES: usize = 6;
+/// What stands near the beginning of a manifest, and of a frame's header.
+const SIGNS: [&[u8]; 3] = [b"\"totalSize\"", b"\"chunkCount\"", b"\"actualChunkSizes\""];
 /// What our part of a manifest is written as.
 const VERSION: u32 = 1;
 
@@ -80,6 +84,14 @@ pub(super) fn begins(path: &str, head: &[u8]) -> Result<Begins> {
             Err(Error::new(Kind::Corrupt, message))
         }
     }
+}
+
+/// Whether a value that cannot be read was never one of a library: what is ours says so in several places, and says it still
+/// in some of them when it is damaged. Nothing at all may be what is left of anything.
+pub(super) fn is_foreign(head: &[u8]) -> bool {
+    let begins = head.starts_with(&MAGIC[..SIGN_BYTES]) || MAGIC.starts_with(head);
+    let has = |sign: &&[u8]| head.windows(sign.len()).any(|bytes| bytes == *sign);
+    !begins && !SIGNS.iter().any(|sign| has(sign))
 }
 
 /// A file in a frame, from the first `HEAD_BYTES` of its value, or all of it if it has fewer. Inline where all of the
@@ -425,6 +437,19 @@ mod tests {
         for other in [&b""[..], b"\x1aE\xdf\xa3 a Matroska film", b"REELFS1", b" {", b"REELFS2\n"] {
             assert_eq!(begins("a", other).unwrap_err().kind(), Kind::Corrupt);
         }
+        for foreign in [&b"\x1aE\xdf\xa3 a Matroska film"[..], b"{\"name\": \"a JSON file of somebody else\"}", b"{"] {
+            assert!(is_foreign(foreign));
+        }
+        let id = Id::random();
+        let whole = [frame(b"a film", &meta()).unwrap(), manifest(&chunks(&[10, 2]), &meta(), 10, id).unwrap()];
+        for value in whole {
+            for at in 0..value.len() * 8 {
+                let mut flipped = value.to_vec();
+                flipped[at / 8] ^= 1 << (at % 8);
+                assert!(!is_foreign(&flipped), "bit {at}");
+            }
+        }
+        assert!(!is_foreign(b"") && !is_foreign(b"REELFS2\n") && !is_foreign(b"REE"));
         let huge = [MAGIC, &u32::MAX.to_le_bytes(), b"{}"].concat();
         assert_eq!(read_frame("a", &huge.into()).unwrap_err().kind(), Kind::Corrupt);
     }

@@ -124,7 +124,13 @@ fn what_cannot_be_read_is_not_collected() {
     set(&home, &keys::tag("a", "lost"), "?");
     assert_eq!(library.manifest("newer").unwrap_err().kind(), Kind::Unsupported);
     assert_eq!(library.gc(NOW, false).unwrap(), Swept::default());
-    assert_eq!(library.purge("a", &mut |_| true).unwrap(), Swept::default());
+    let mut heard = 0;
+    let stays = library.purge("a", &mut |swept| {
+        heard = swept.files;
+        true
+    });
+    let error = stays.unwrap_err();
+    assert!(heard == 0 && error.kind() == Kind::Corrupt && error.to_string().contains("3 files"), "{error}");
     assert_eq!(library.gc(NOW, false).unwrap(), Swept::default());
     assert_eq!(home.keys(), before.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>());
     home.put(&before).unwrap();
