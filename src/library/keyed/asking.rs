@@ -1,4 +1,4 @@
-//! How a home is asked: again, if what failed may pass; no faster than it bears writes; no more at once than it takes.
+//! How a home is asked: again, if what failed may pass; no faster than it bears; no more at once than it takes.
 //! Never here: what is asked for.
 
 use std::ops::Bound;
@@ -23,19 +23,19 @@ pub(super) const LIST_KEYS: usize = 1_000;
 pub(super) struct Asking {
     home: Arc<dyn Keyed>,
     retry: Retry,
-    // When the next write may begin, where there is a limit.
-    next_write: Mutex<Instant>,
+    // When the next request may begin, where there is a limit: of all who ask this home here.
+    next: Arc<Mutex<Instant>>,
 }
 
 impl Asking {
     /// A request that fails is made again up to `retries` times; 0 where the asker's own asker asks again.
     pub fn new(home: Arc<dyn Keyed>, retries: u32) -> Self {
-        Self { home, retry: Retry::new(retries, Arc::default()), next_write: Mutex::new(Instant::now()) }
+        Self { home, retry: Retry::new(retries, Arc::default()), next: Arc::new(Mutex::new(Instant::now())) }
     }
 
     /// The same home, for somebody else.
     pub fn again_for(&self, retries: u32) -> Self {
-        Self::new(Arc::clone(&self.home), retries)
+        Self { next: Arc::clone(&self.next), ..Self::new(Arc::clone(&self.home), retries) }
     }
 
     pub fn describe(&self) -> &str {
@@ -48,6 +48,7 @@ impl Asking {
 
     /// What of a value lies within `range`.
     pub fn get(&self, key: &str, range: ByteRange) -> Result<Bytes> {
+        self.pace(1);
         self.again(|| self.home.get(key, range))
     }
 
@@ -88,6 +89,7 @@ impl Asking {
     }
 
     pub fn list(&self, prefix: &str, from: Bound<&str>, limit: usize) -> Result<Vec<Key>> {
+        self.pace(1);
         self.again(|| self.home.list(prefix, from, limit))
     }
 
@@ -125,11 +127,11 @@ impl Asking {
         }
     }
 
-    fn pace(&self, writes: usize) {
-        let Some(per_second) = self.limits().writes_per_second else { return };
-        let lasts = Duration::from_secs(1) / per_second.max(1) * u32::try_from(writes).unwrap_or(u32::MAX);
+    fn pace(&self, requests: usize) {
+        let Some(per_second) = self.limits().requests_per_second else { return };
+        let lasts = Duration::from_secs(1) / per_second.max(1) * u32::try_from(requests).unwrap_or(u32::MAX);
         let begin = {
-            let mut next = self.next_write.lock();
+            let mut next = self.next.lock();
             let begin = (*next).max(Instant::now());
             *next = begin + lasts;
             begin

@@ -25,6 +25,7 @@ impl KeyedLibrary {
             Err(error) if error.kind() == Kind::Missing => return self.manifest(path).map(|_| ()),
             Err(error) => return Err(error),
         };
+        self.passing.begin(self);
         let id = file.as_ref().and_then(|file| file.id);
         if let Some(id) = id {
             self.give_up(id)?;
@@ -37,7 +38,6 @@ impl KeyedLibrary {
         if let Some(file) = &file {
             self.untag(path, &file.manifest.meta().tags)?;
         }
-        self.sweep_in_passing();
         Ok(())
     }
 

@@ -44,6 +44,7 @@ struct Group {
 impl<'a> KeyedDraft<'a> {
     pub fn begin(library: &'a KeyedLibrary, path: &str, expected: Option<&[Chunk]>) -> Result<Self> {
         library.check_new(path)?;
+        library.passing.begin(library);
         library.check_folders(path)?;
         let expected = expected.map(|chunks| (Id::of_content(chunks), kept(chunks)));
         Ok(Self { library, path: path.to_owned(), group: None, expected, count: 0, writes: VecDeque::new() })
@@ -212,7 +213,6 @@ impl Draft for KeyedDraft<'_> {
             self.refer(id)?;
         }
         self.library.commit(&self.path, value, id, &manifest.meta().tags, None)?;
-        self.library.sweep_in_passing();
         Ok(match id {
             Some(id) => manifest.kept_in(Kept::Under { prefix: id.chunk_prefix().into() }),
             None => manifest,

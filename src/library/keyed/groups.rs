@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -15,10 +15,10 @@ use crate::error::{Error, Kind, Result};
 use crate::library::Swept;
 use crate::range::ByteRange;
 
-/// Writers look for groups that are gone this often.
-const SWEEP_EVERY: Duration = Duration::from_mins(10);
-/// And for no more than so many at a time: they have something else to do.
+/// A writer looks at no more groups than so many at a time: it has something else to do.
 const SWEPT_IN_PASSING: usize = 20;
+/// And removes so many chunks at a time: it can be told to end after each.
+const CHUNKS_IN_PASSING: usize = 20;
 /// A larger value is no mark of ours.
 const MARK_BYTES_MAX: u64 = 16 << 10;
 
@@ -138,25 +138,30 @@ impl KeyedLibrary {
 
     /// Removes all that is left of a group; nothing if a file needs it after all, or may. Says so first, and leaves the word.
     pub(super) fn sweep(&self, id: Id) -> Result<Option<Swept>> {
-        let (mut swept, mut batch) = (Swept::default(), Vec::new());
-        let mut said = None;
-        let mut is_needed = !self.say_swept(id, &mut said)?;
-        if is_needed {
+        self.sweep_while(id, LIST_KEYS, &|| true)
+    }
+
+    /// The same, so many chunks at a time, as long as `go_on` says so after each time; nothing if it did not come to the end.
+    fn sweep_while(&self, id: Id, at_once: usize, go_on: &dyn Fn() -> bool) -> Result<Option<Swept>> {
+        let (mut swept, mut batch, mut said) = (Swept::default(), Vec::new(), None);
+        let mut goes_on = self.say_swept(id, &mut said)?;
+        if !goes_on {
             return Ok(None);
         }
         self.asking.walk(&format!("{}_chunk_", id.chunk_prefix()), &mut |key| {
             swept.chunks += 1;
             swept.bytes += key.size_bytes.unwrap_or(0);
             batch.push(key.key);
-            if batch.len() >= LIST_KEYS {
-                is_needed = !self.say_swept(id, &mut said)?;
-                if !is_needed {
+            if batch.len() >= at_once {
+                goes_on = self.say_swept(id, &mut said)?;
+                if goes_on {
                     self.asking.delete(&std::mem::take(&mut batch))?;
+                    goes_on = go_on();
                 }
             }
-            Ok(!is_needed)
+            Ok(goes_on)
         })?;
-        if is_needed || !self.say_swept(id, &mut said)? {
+        if !goes_on || !self.say_swept(id, &mut said)? {
             return Ok(None);
         }
         self.asking.delete(&batch)?;
@@ -185,59 +190,53 @@ impl KeyedLibrary {
 
     /// Takes the word away that a group was removed, when nothing of that can be on its way any longer; and ends what was
     /// broken off.
-    fn end_sweep(&self, id: Id) -> Result<Option<Swept>> {
+    fn end_sweep(&self, id: Id, at_once: usize, go_on: &dyn Fn() -> bool) -> Result<()> {
         let is_over = || Ok(self.mark(&id.swept())?.is_some_and(|swept| swept.is_older(REQUEST_LIFE)));
         if !is_over()? {
-            return Ok(None);
+            return Ok(());
         }
         let chunks = format!("{}_chunk_", id.chunk_prefix());
         if !self.asking.list(&chunks, Bound::Unbounded, 1)?.is_empty() && !self.is_needed(id, GRACE)? {
-            return self.sweep(id);
+            return self.sweep_while(id, at_once, go_on).map(|_| ());
         }
         // Somebody else may be at it again.
-        if is_over()? {
-            self.asking.delete(&[id.swept()])?;
-        }
-        Ok(None)
+        if is_over()? { self.asking.delete(&[id.swept()]) } else { Ok(()) }
     }
 
-    /// Now and then: removes some of the groups whose grace is over. What fails is done by somebody else.
-    pub(super) fn sweep_in_passing(&self) {
-        {
-            let mut swept = self.swept.lock();
-            if swept.is_some_and(|swept| swept.elapsed() < SWEEP_EVERY) {
-                return;
+    /// Removes some of the groups whose grace is over, wherever a die says, as long as `go_on` does: each writer a few.
+    pub(super) fn sweep_some(&self, go_on: &dyn Fn() -> bool) -> Result<()> {
+        for prefix in [keys::GONE, keys::SWEPT] {
+            let from = format!("{prefix}{}", Id::random());
+            let mut some = self.asking.list(prefix, Bound::Included(&from), SWEPT_IN_PASSING)?;
+            if some.len() < SWEPT_IN_PASSING {
+                some.extend(self.asking.list(prefix, Bound::Unbounded, SWEPT_IN_PASSING - some.len())?);
             }
-            *swept = Some(Instant::now());
+            for key in some {
+                let Some(id) = key.key.strip_prefix(prefix).and_then(Id::parse) else { continue };
+                if prefix == keys::GONE {
+                    self.sweep_if_over(id, GRACE, CHUNKS_IN_PASSING, go_on)?;
+                } else {
+                    self.end_sweep(id, CHUNKS_IN_PASSING, go_on)?;
+                }
+                if !go_on() {
+                    return Ok(());
+                }
+            }
         }
-        let sweep = || -> Result<()> {
-            for key in self.asking.list(keys::GONE, Bound::Unbounded, SWEPT_IN_PASSING)? {
-                let Some(id) = key.key.strip_prefix(keys::GONE).and_then(Id::parse) else { continue };
-                self.sweep_if_over(id, GRACE)?;
-            }
-            for key in self.asking.list(keys::SWEPT, Bound::Unbounded, SWEPT_IN_PASSING)? {
-                let Some(id) = key.key.strip_prefix(keys::SWEPT).and_then(Id::parse) else { continue };
-                self.end_sweep(id)?;
-            }
-            Ok(())
-        };
-        if let Err(error) = sweep() {
-            log::debug!("{error}: what nobody needs stays for now");
-        }
+        Ok(())
     }
 
     /// Removes a group that was given up long enough ago and that nobody needs.
-    fn sweep_if_over(&self, id: Id, grace: Duration) -> Result<Option<Swept>> {
+    fn sweep_if_over(&self, id: Id, grace: Duration, at_once: usize, go_on: &dyn Fn() -> bool) -> Result<()> {
         let is_over = self.mark(&id.gone())?.is_some_and(|gone| gone.is_older(grace));
         if !is_over {
-            return Ok(None);
+            return Ok(());
         }
         if self.is_needed(id, grace)? {
             // Whoever gave it up did not come to the end.
-            self.asking.delete(&[id.gone()])?;
-            return Ok(None);
+            return self.asking.delete(&[id.gone()]);
         }
-        self.sweep(id)
+        self.sweep_while(id, at_once, go_on).map(|_| ())
     }
 
     /// Whether a file needs the group, or one that is on its way in may.
@@ -346,13 +345,13 @@ impl KeyedLibrary {
     fn collect_gone(&self, grace: Duration) -> Result<()> {
         self.asking.walk(keys::GONE, &mut |key| {
             if let Some(id) = key.key.strip_prefix(keys::GONE).and_then(Id::parse) {
-                self.sweep_if_over(id, grace)?;
+                self.sweep_if_over(id, grace, LIST_KEYS, &|| true)?;
             }
             Ok(true)
         })?;
         self.asking.walk(keys::SWEPT, &mut |key| {
             if let Some(id) = key.key.strip_prefix(keys::SWEPT).and_then(Id::parse) {
-                self.end_sweep(id)?;
+                self.end_sweep(id, LIST_KEYS, &|| true)?;
             }
             Ok(true)
         })

@@ -263,7 +263,7 @@ mod tests {
             key_bytes_max: 100,
             name_bytes_max: 50,
             batch_keys_max: 1,
-            writes_per_second: None,
+            requests_per_second: None,
             writes_at_once: 1,
         };
         let (fits, long) = ("x".repeat(50), "x".repeat(51));

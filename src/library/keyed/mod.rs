@@ -18,6 +18,7 @@ mod draft;
 mod groups;
 mod keys;
 mod listing;
+mod passing;
 mod purge;
 mod value;
 
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use self::asking::Asking;
 use self::keys::Id;
+use self::passing::InPassing;
 use self::value::{Begins, HEAD_BYTES, MANIFEST_BYTES_MAX};
 use super::manifest::{CHUNK_BYTES_MAX, Kept};
 use super::{Chunk, Cut, Draft, Finding, Library, Manifest, Meta, Page, Proof, Query, Swept, Verified};
@@ -90,8 +92,7 @@ pub struct KeyedLibrary {
     folders: Mutex<LruCache<String, ()>>,
     /// How many chunks of another program's file stand beside it, by its path, and when they were counted.
     plain: Mutex<LruCache<String, (usize, Instant)>>,
-    /// When groups that are gone were looked for last.
-    swept: Mutex<Option<Instant>>,
+    passing: InPassing,
 }
 
 /// What is under a file's key.
@@ -146,7 +147,7 @@ impl KeyedLibrary {
 
     fn with(asking: Asking, settings: Settings) -> Self {
         let (folders, plain) = (Mutex::new(LruCache::new(KNOWN_MAX)), Mutex::new(LruCache::new(KNOWN_MAX)));
-        Self { asking: Arc::new(asking), settings, folders, plain, swept: Mutex::new(None) }
+        Self { asking: Arc::new(asking), settings, folders, plain, passing: InPassing::default() }
     }
 
     /// What is under a file's key. `Missing`; `Corrupt` if it is damaged; `Unsupported` if it is another program's, or of a

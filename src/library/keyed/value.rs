@@ -16,7 +16,7 @@ use super::keys::Id;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::library::manifest::{CHUNK_BYTES_MAX, Kept, stretches};
-use crate::library::{Chunk, Content, Manifest, Meta, Proof, check_tags};
+use crate::library::{Chunk, Content, Manifest, Meta, Proof, TAGS_MAX, check_tags};
 use crate::range::ByteRange;
 
 /// Read of a value first: a frame's header, and the whole of a small file.
@@ -40,7 +40,7 @@ const VERSION: u32 = 1;
 struct Json {
     total_size: u64,
     chunk_count: u64,
-    #[serde(deserialize_with = "bounded")]
+    #[serde(deserialize_with = "bounded::<CHUNKS_MAX, _, _>")]
     actual_chunk_sizes: Vec<u64>,
     #[serde(default)]
     standard_chunk_size: u64,
@@ -55,11 +55,11 @@ struct Json {
 struct Ours {
     version: u32,
     /// `null` of a hole.
-    #[serde(deserialize_with = "bounded")]
+    #[serde(deserialize_with = "bounded::<CHUNKS_MAX, _, _>")]
     sha256: Vec<Option<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     chunk_prefix: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded::<TAGS_MAX, _, _>")]
     tags: Vec<String>,
     modified: String,
     created: String,
@@ -91,7 +91,7 @@ pub(super) fn begins(path: &str, head: &[u8]) -> Result<Begins> {
 pub(super) fn is_foreign(head: &[u8]) -> bool {
     let begins = head.starts_with(&MAGIC[..SIGN_BYTES]) || MAGIC.starts_with(head);
     let has = |sign: &&[u8]| head.windows(sign.len()).any(|bytes| bytes == *sign);
-    !begins && !SIGNS.iter().any(|sign| has(sign))
+    !begins && !SIGNS.iter().any(has)
 }
 
 /// A file in a frame, from the first `HEAD_BYTES` of its value, or all of it if it has fewer. Inline where all of the
@@ -261,27 +261,29 @@ fn time(text: &str) -> Option<SystemTime> {
 }
 
 /// A list that ends with an error where it is longer than any that is written.
-fn bounded<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> std::result::Result<Vec<T>, D::Error> {
-    struct List<T>(std::marker::PhantomData<T>);
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+fn bounded<'de, const MAX: usize, T: Deserialize<'de>, D: Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Vec<T>, D::Error> {
+    struct List<const MAX: usize, T>(std::marker::PhantomData<T>);
+    impl<'de, const MAX: usize, T: Deserialize<'de>> Visitor<'de> for List<MAX, T> {
         type Value = Vec<T>;
 
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            write!(f, "a list of at most {CHUNKS_MAX}")
+            write!(f, "a list of at most {MAX}")
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> std::result::Result<Vec<T>, A::Error> {
             let mut items = Vec::new();
             while let Some(item) = sequence.next_element()? {
-                if items.len() == CHUNKS_MAX {
-                    return Err(serde::de::Error::invalid_length(CHUNKS_MAX + 1, &self));
+                if items.len() == MAX {
+                    return Err(serde::de::Error::invalid_length(MAX + 1, &self));
                 }
                 items.push(item);
             }
             Ok(items)
         }
     }
-    from.deserialize_seq(List(std::marker::PhantomData))
+    from.deserialize_seq(List::<MAX, T>(std::marker::PhantomData))
 }
 
 #[cfg(test)]
@@ -428,6 +430,8 @@ mod tests {
             assert!(text.contains(from), "{from}");
             refused(&text.replace(from, to));
         }
+        let tags = format!("[{}\"\"]", "\"\",".repeat(TAGS_MAX));
+        assert!(refused(&text.replace(r#"["a","é"]"#, &tags)).contains("a list of at most 64"));
         let newer = text.replace("\"version\":1", "\"version\":2");
         assert_eq!(read_manifest("a", newer.as_bytes()).unwrap_err().kind(), Kind::Unsupported);
     }

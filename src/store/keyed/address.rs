@@ -1,5 +1,8 @@
 //! Where a home is, as a person wrote it: `SERVICE://…` of a `kv+SERVICE://…`.
 //! Never here: what is kept there, and requests.
+//!
+//! All homes but one show each write to everybody at once, and a library that several programs write to needs that. Cloudflare
+//! takes a minute or more to show it everywhere: there, one may write at a time.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -23,8 +26,8 @@ use crate::store::remote::{self, from_service, shown};
 const S3_KEY_BYTES_MAX: usize = 1024;
 /// What Cloudflare takes as a key.
 const CLOUDFLARE_KEY_BYTES_MAX: usize = 512;
-/// 1,200 requests in five minutes, says Cloudflare: of all that its owner does.
-const CLOUDFLARE_WRITES_PER_SECOND: u32 = 3;
+/// 1,200 requests in five minutes, says Cloudflare: of all that its owner does, readers, too.
+const CLOUDFLARE_REQUESTS_PER_SECOND: u32 = 3;
 /// Enough for a long line, few enough to hold their values in memory.
 const WRITES_AT_ONCE: usize = 3;
 /// What Cloudflare is asked with.
@@ -140,7 +143,7 @@ impl Address {
                 let service = CloudflareKv::default().api_token(&token).account_id(account).namespace_id(namespace);
                 let operator = Operator::new(service).map_err(|error| from_service(&self.shown(), &error))?;
                 let prefix = prefix(rest);
-                let limits = limits(CLOUDFLARE_KEY_BYTES_MAX, &prefix, Some(CLOUDFLARE_WRITES_PER_SECOND));
+                let limits = limits(CLOUDFLARE_KEY_BYTES_MAX, &prefix, Some(CLOUDFLARE_REQUESTS_PER_SECOND));
                 Box::new(Service::new(operator, prefix, self.shown(), limits)?)
             }
         })
@@ -179,9 +182,15 @@ fn prefix(components: &[String]) -> String {
     components.iter().flat_map(|component| [component.as_str(), "/"]).collect()
 }
 
-fn limits(key_bytes_max: usize, prefix: &str, writes_per_second: Option<u32>) -> Limits {
+fn limits(key_bytes_max: usize, prefix: &str, requests_per_second: Option<u32>) -> Limits {
     let key_bytes_max = key_bytes_max.saturating_sub(prefix.len());
-    Limits { key_bytes_max, name_bytes_max: key_bytes_max, writes_per_second, writes_at_once: WRITES_AT_ONCE, ..LIMITS }
+    Limits {
+        key_bytes_max,
+        name_bytes_max: key_bytes_max,
+        requests_per_second,
+        writes_at_once: WRITES_AT_ONCE,
+        ..LIMITS
+    }
 }
 
 #[cfg(test)]

@@ -40,8 +40,8 @@ pub struct Limits {
     pub name_bytes_max: usize,
     /// Keys that one call writes or deletes.
     pub batch_keys_max: usize,
-    /// Writes that the home bears; `None`: as many as it gets done.
-    pub writes_per_second: Option<u32>,
+    /// Requests that the home bears; `None`: as many as it gets done.
+    pub requests_per_second: Option<u32>,
     /// Writes of one file that gain from being under way together: over a network, each waits for its answer.
     pub writes_at_once: usize,
 }
@@ -52,7 +52,7 @@ const LIMITS: Limits = Limits {
     key_bytes_max: KEY_BYTES_MAX,
     name_bytes_max: KEY_BYTES_MAX,
     batch_keys_max: BATCH_KEYS_MAX,
-    writes_per_second: None,
+    requests_per_second: None,
     writes_at_once: 1,
 };
 

@@ -19,6 +19,9 @@ use crate::store::remote::{client, from_service};
 /// How servers that speak S3 say that there is none.
 const NO_SUCH_BUCKET: &str = "NoSuchBucket";
 
+/// Cloudflare answers with no fewer keys; what comes beyond those that are wanted is left.
+const PAGE_KEYS_MIN: usize = 10;
+
 /// Keys below a prefix of a service.
 pub(super) struct Service {
     driver: Driver,
@@ -143,7 +146,7 @@ impl Keyed for Service {
         let capability = self.operator.info().capability();
         let start = Some(before(from)).filter(|start| capability.list_with_start_after && !start.is_empty());
         let mut lister = self.wait(prefix, 0, async {
-            let mut listing = self.operator.lister_with(path).recursive(true).limit(limit.max(1));
+            let mut listing = self.operator.lister_with(path).recursive(true).limit(limit.max(PAGE_KEYS_MIN));
             if let Some(start) = &start {
                 listing = listing.start_after(&format!("{}{start}", self.prefix));
             }

@@ -1,7 +1,10 @@
 //! A keyed library beside somebody else, who does something right in the middle of a change.
 //! Never here: changes that are broken off (see `kills`).
 
+use std::sync::mpsc;
+
 use super::*;
+use crate::library::keyed::groups::Mark;
 use crate::store::keyed::{Key, Limits, Swap};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -355,4 +358,50 @@ fn a_dry_run_counts_what_would_go() {
     assert_eq!(library.gc(GRACE, true).unwrap(), swept);
     assert_eq!(library.gc(GRACE, false).unwrap(), swept);
     assert_eq!(own_keys(&home), BTreeSet::new());
+}
+
+/// Groups that were given up, so many of them just now, with one chunk each.
+fn given_up(home: &Arc<Memory>, old: usize, young: usize) -> Vec<Id> {
+    let now = Mark::now("", None).value();
+    let give_up = |n: usize| {
+        let id = Id::random();
+        set(home, &keys::chunk(&id.chunk_prefix(), 0), "left over");
+        set(home, &id.gone(), if n < old { Bytes::from_static(b"{\"since\":1}") } else { now.clone() });
+        id
+    };
+    (0..old + young).map(give_up).collect()
+}
+
+#[test]
+fn a_put_does_not_wait_for_what_it_removes_in_passing() {
+    let home = Arc::new(Memory::default());
+    library(&home);
+    let id = given_up(&home, 1, 0)[0];
+    let (let_go, held) = mpsc::channel::<()>();
+    let slow = beside(&home, Call::Delete, keys::chunk(&id.chunk_prefix(), 0), move |_| {
+        let _ = held.recv();
+    });
+    // Else it would not come back.
+    put(&slow, "film", &bytes(1, 500), &["a"]).unwrap();
+    assert_eq!(read(&slow, "film").unwrap(), bytes(1, 500));
+    let_go.send(()).unwrap();
+    drop(slow);
+    assert_clean(&library(&home), &home, "removed in passing");
+}
+
+#[test]
+fn what_is_removed_in_passing_is_bounded_and_found_behind_what_stays() {
+    let home = Arc::new(Memory::default());
+    let library = library(&home);
+    let ids = given_up(&home, 2, 200);
+    let is_left = |id: &Id| home.keys().contains(&keys::chunk(&id.chunk_prefix(), 0));
+    library.sweep_some(&|| false).unwrap();
+    assert!(is_left(&ids[0]) || is_left(&ids[1]), "one at most");
+    for _ in 0..10_000 {
+        if !is_left(&ids[0]) && !is_left(&ids[1]) {
+            break;
+        }
+        library.sweep_some(&|| true).unwrap();
+    }
+    assert_eq!(ids.iter().filter(|id| is_left(id)).count(), 200);
 }
