@@ -385,6 +385,7 @@ fn what_a_copy_leaves_out_is_told_and_holes_stay_holes() {
     for name in ["@library", "@other"] {
         assert!(place.run(&["init", name]).status.success());
     }
+    assert!(!said(&place.run(&["copy", "@library", "@other"])).contains("left out"), "there is nothing");
     let catalog = reelfs::library::catalog::Catalog::open(Path::new(&place.path("library"))).unwrap();
     let hole = Chunk { range: reelfs::range::ByteRange::new(0, HOLE), proof: Proof::Zeros };
     let (content, meta, now) = (Content::Chunks(vec![hole]), Meta::now(), std::time::SystemTime::now());

@@ -96,8 +96,8 @@ struct Tally {
 }
 
 impl Run<'_> {
-    /// Hands on every file below a folder, and counts what is none.
-    fn folder(&mut self, folder: &str, each: &mut dyn FnMut(&mut Self, Named) -> Result<()>) -> Result<()> {
+    /// Hands on every file below a folder, and counts what is none; returns how many names are in it.
+    fn folder(&mut self, folder: &str, each: &mut dyn FnMut(&mut Self, Named) -> Result<()>) -> Result<u64> {
         let from = self.from;
         // Where folders are but the beginnings of names, one listing of all costs least.
         let is_recursive = !from.has_folders();
@@ -105,7 +105,11 @@ impl Run<'_> {
         each_name(from, Query { folder: folder.to_owned(), is_recursive, ..Query::default() }, &mut |named| {
             count += 1;
             match named.kind {
-                NamedKind::Folder => self.folder(&named.path, each),
+                NamedKind::Folder => {
+                    let is_empty = self.folder(&named.path, each)? == 0;
+                    self.tally.empty_folders += u64::from(is_empty);
+                    Ok(())
+                }
                 NamedKind::File { .. } => each(self, named),
                 NamedKind::Other => {
                     self.tally.others += 1;
@@ -113,8 +117,7 @@ impl Run<'_> {
                 }
             }
         })?;
-        self.tally.empty_folders += u64::from(count == 0);
-        Ok(())
+        Ok(count)
     }
 
     fn file(&mut self, from: &str, to: &str) -> Result<()> {
