@@ -309,6 +309,8 @@ fn a_file_that_is_put_meanwhile_is_found_by_its_tags() {
         });
         change(&slow).unwrap();
         assert_eq!(read(&slow, "film").unwrap(), new);
+        // Before anybody looks who would put it back.
+        assert!(own_keys(&home).contains(&keys::tag("a", "film")));
         slow.gc(NOW, false).unwrap();
         assert_clean(&slow, &home, "found");
         assert!(slow.purge("a", &mut |_| true).unwrap().files > 0);
