@@ -317,6 +317,8 @@ impl Drive {
             }
             drop(busy);
             drive.forget_closed(&staged);
+            // What was closed is what everybody finds from now on, also whoever knows the old one by its name.
+            drive.kernel.wait_until_told();
             reply(done.map_err(Refusal::from));
         });
         if let Err(error) = queued {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use lru::LruCache;
 use parking_lot::Mutex;
 
@@ -21,9 +21,11 @@ const ABSENT_MAX: usize = 16_384;
 
 /// The kernel takes a million in some seconds, one after the other.
 const REFRESH_WAIT: Duration = Duration::from_secs(2);
+/// So long a close waits until the kernel has forgotten what it replaces; longer only if a lookup in the same folder hangs.
+const TOLD_WAIT: Duration = Duration::from_secs(1);
 
 /// Something the kernel must not remember any longer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Stale {
     /// A name in the folder of this inode number, whether it was there or not.
     Name {
@@ -34,6 +36,8 @@ pub enum Stale {
     },
     /// The attributes of an inode.
     Attributes(u64),
+    /// Nothing: somebody waits until the kernel was told all that came before, and hears of it when this is dropped.
+    Mark(Sender<()>),
 }
 
 /// The kernel, as far as the drive has to do with what it remembers.
@@ -82,6 +86,16 @@ impl Kernel {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         if let Some(folder) = self.inodes.number(folder).filter(|_| !name.is_empty()) {
             self.tell(Stale::Name { folder, name: name.into() });
+        }
+    }
+
+    /// Returns when the kernel was told all that has changed until now, or does not take it in time. For none of the threads
+    /// that answer it, and for nobody whom a change of names waits for.
+    pub(super) fn wait_until_told(&self) {
+        let (mark, told) = bounded(0);
+        if self.sender.try_send(Stale::Mark(mark)).is_ok() && told.recv_timeout(TOLD_WAIT) == Err(RecvTimeoutError::Timeout)
+        {
+            log::debug!("the kernel takes its time: it may show for a moment what was there before");
         }
     }
 

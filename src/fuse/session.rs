@@ -134,6 +134,7 @@ fn tell_kernel(stale: Receiver<Stale>, notifier: Notifier) -> Result<()> {
                 Stale::Name { folder, name } => notifier.inval_entry(INodeNo(*folder), name.as_ref().as_ref()),
                 // Of the file's pages none: a number is one version for its whole life.
                 Stale::Attributes(ino) => notifier.inval_inode(INodeNo(*ino), -1, 0),
+                Stale::Mark(_) => continue,
             };
             if let Err(error) = told {
                 log::debug!("the kernel was not told of {stale:?}: {error}");

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use crossbeam_channel::{TryRecvError, bounded};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
@@ -30,6 +31,7 @@ pub fn tests() -> Vec<Test> {
         Test::new("writers::a_folder_is_moved_with_what_is_written_in_it", &[FUSE], moved),
         Test::new("writers::a_time_is_set_while_a_file_is_put", REDIS, timed),
         Test::new("writers::a_file_that_is_emptied_is_put_by_its_close", REDIS, emptied),
+        Test::new("writers::what_was_closed_is_what_its_name_shows", REDIS, shown),
     ]
 }
 
@@ -235,6 +237,34 @@ fn timed() {
     mount.end();
     let mount = Mount::new(&store.url, &[]);
     assert_eq!(fs::metadata(mount.file("film")).unwrap().modified().unwrap(), long_ago);
+    mount.end();
+}
+
+fn shown() {
+    let store = Store::redis();
+    let mount = Mount::new(&store.url, &[]);
+    let film = mount.file("film");
+    fs::write(&film, "").unwrap();
+    thread::scope(|scope| {
+        let (goes_on, ended) = bounded::<()>(0);
+        // The kernel forgets a name when nobody looks for another one in the same folder.
+        let folder = mount.point();
+        scope.spawn(move || {
+            (0..).take_while(|_| ended.try_recv() == Err(TryRecvError::Empty)).for_each(|n| {
+                let _ = fs::metadata(folder.join(format!("nobody {n}")));
+            });
+        });
+        for len in (1..=300).rev() {
+            // Known by its name, so that there is something to forget.
+            fs::metadata(&film).unwrap();
+            fs::write(&film, vec![1; len]).unwrap();
+            // A close that nobody waits for comes behind the one that somebody does.
+            thread::sleep(Duration::from_millis(len as u64 % 2));
+            assert_eq!(fs::metadata(&film).unwrap().len(), len as u64);
+            assert_eq!(fs::read(&film).unwrap().len(), len);
+        }
+        drop(goes_on);
+    });
     mount.end();
 }
 
