@@ -93,7 +93,8 @@ impl Kernel {
     /// that answer it, and for nobody whom a change of names waits for.
     pub(super) fn wait_until_told(&self) {
         let (mark, told) = bounded(0);
-        if self.sender.try_send(Stale::Mark(mark)).is_ok() && told.recv_timeout(TOLD_WAIT) == Err(RecvTimeoutError::Timeout)
+        if self.sender.try_send(Stale::Mark(mark)).is_ok()
+            && told.recv_timeout(TOLD_WAIT) == Err(RecvTimeoutError::Timeout)
         {
             log::debug!("the kernel takes its time: it may show for a moment what was there before");
         }

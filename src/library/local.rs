@@ -287,7 +287,7 @@ fn is_missing(error: Error) -> Result<()> {
 fn written(blobs: &Blobs, bytes: &[u8]) -> Result<Scratch> {
     let scratch = blobs.scratch()?;
     scratch.write_all_at(bytes, 0).map_err(|error| Error::io("writing a chunk", &error))?;
-    scratch.begin_writing_out();
+    scratch.written().begin_writing_out();
     Ok(scratch)
 }
 

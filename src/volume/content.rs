@@ -2,23 +2,19 @@
 //! Never here: locks, commits, and when they are made.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
-use std::thread;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::disk::Disk;
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
-use crate::library::blobs::{Pinned, Scratch};
+use crate::library::blobs::{Pinned, Scratch, Written};
 use crate::library::catalog::{ChunkRow, Node};
 use crate::range::ByteRange;
 
 /// Hashed and copied at once.
 const PIECE_BYTES: u64 = 256 << 10;
-/// From so many on, bytes are hashed by a thread of their own while they are written: below it, making one costs more.
-const HASHED_BESIDE_BYTES_MIN: usize = 256 << 10;
 
 /// A file's bytes, as programs see them.
 pub(super) struct Content {
@@ -59,8 +55,6 @@ pub(super) struct DirtyChunk {
     pub stamp: u64,
     /// What its bytes hash to, once somebody found out.
     pub digest: Option<Digest>,
-    /// Has taken in exactly the first `len` bytes; `None` unless they were written one behind the other.
-    pub hasher: Option<Hasher>,
     /// Where they are.
     pub place: Place,
 }
@@ -70,7 +64,7 @@ pub(super) enum Place {
     /// In a file of their own, to be written further.
     Scratch(Scratch),
     /// In a file that is on its way to being a blob, or could not become one: only to be read.
-    Sealed(File),
+    Sealed(Arc<Written>),
     /// In a blob, as its name says.
     Blob(Pinned),
     /// A hole.
@@ -227,12 +221,11 @@ impl Content {
                     Some(chunk) => chunk.read(disk, part.start - start, bytes)?,
                     None => self.read_base(disk, part, bytes)?,
                 }
-                let written = scratch.file().write_all_at(bytes, part.start - start);
+                let written = scratch.copy_all_at(bytes, part.start - start);
                 written.map_err(|error| disk.scratch_failed(&error))?;
             }
         }
-        let hasher = (len == 0).then(Hasher::new);
-        Ok(DirtyChunk { len, stamp: self.stamp, digest: None, hasher, place: Place::Scratch(scratch) })
+        Ok(DirtyChunk { len, stamp: self.stamp, digest: None, place: Place::Scratch(scratch) })
     }
 
     /// Cuts the file off at `size`, or has it grow by a hole.
@@ -254,13 +247,12 @@ impl Content {
                 let chunk = self.writable(disk, number, ByteRange::new(within, disk.chunk_size()))?;
                 if chunk.len > within {
                     if let Place::Scratch(scratch) = &chunk.place {
-                        scratch.file().set_len(within).map_err(|error| disk.scratch_failed(&error))?;
+                        scratch.set_len(within).map_err(|error| disk.scratch_failed(&error))?;
                     }
                     chunk.len = within;
                 }
                 chunk.stamp = stamp;
                 chunk.digest = None;
-                chunk.hasher = None;
             }
             let gone = self.chunks.split_off(&(number + u64::from(within > 0)));
             self.base.chunks = self.base.chunks.min(number);
@@ -297,7 +289,7 @@ impl Content {
             let part = ByteRange::new(at, whole.end.min(range.end));
             if range.contains(whole) {
                 self.part(disk, number)?;
-                let hole = DirtyChunk { len: 0, stamp: self.stamp, digest: None, hasher: None, place: Place::Nowhere };
+                let hole = DirtyChunk { len: 0, stamp: self.stamp, digest: None, place: Place::Nowhere };
                 self.chunks.insert(number, hole);
             } else {
                 for piece in part.slots(PIECE_BYTES) {
@@ -334,8 +326,7 @@ impl Content {
         }
         self.part(disk, number)?;
         let digest = Some(blob.digest());
-        self.chunks
-            .insert(number, DirtyChunk { len, stamp: self.stamp, digest, hasher: None, place: Place::Blob(blob) });
+        self.chunks.insert(number, DirtyChunk { len, stamp: self.stamp, digest, place: Place::Blob(blob) });
         self.size = self.size.max(number * disk.chunk_size() + len);
         Ok(())
     }
@@ -396,16 +387,13 @@ impl Content {
         let bytes = std::mem::take(self.small(disk)?);
         let scratch = disk.scratch();
         let written = scratch.and_then(|scratch| {
-            scratch.file().write_all_at(&bytes, 0).map_err(|error| disk.scratch_failed(&error))?;
+            scratch.write_all_at(&bytes, 0).map_err(|error| disk.scratch_failed(&error))?;
             Ok(scratch)
         });
         match written {
             Ok(scratch) => {
                 let place = Place::Scratch(scratch);
-                let mut hasher = Hasher::new();
-                hasher.update(&bytes);
-                let hasher = Some(hasher);
-                let chunk = DirtyChunk { len: bytes.len() as u64, stamp: self.stamp, digest: None, hasher, place };
+                let chunk = DirtyChunk { len: bytes.len() as u64, stamp: self.stamp, digest: None, place };
                 self.chunks.insert(0, chunk);
                 self.small = None;
                 Ok(())
@@ -419,36 +407,18 @@ impl Content {
 }
 
 impl DirtyChunk {
-    /// What its bytes hash to, if that is known without reading them.
-    pub fn known_digest(&self) -> Option<Digest> {
-        self.digest.or_else(|| self.hasher.clone().map(Hasher::finish))
-    }
-
     /// Writes to its scratch file. After an error it is as long as it was; what the bytes were to replace is undefined.
     fn write(&mut self, disk: &Disk<'_>, offset: u64, bytes: &[u8], stamp: u64) -> Result<()> {
         let Place::Scratch(scratch) = &self.place else {
             return Err(Error::new(Kind::Local, "a chunk that was just copied can't be written to"));
         };
-        // A chunk that is written from its start to its end is hashed on the way, and never read for it.
-        let hasher = self.hasher.take().filter(|_| offset == self.len);
         // Before the first byte: what was known of it holds no longer.
         (self.stamp, self.digest) = (stamp, None);
-        let write = || scratch.write_all_at(bytes, offset);
-        let (written, hasher) = match hasher {
-            Some(hasher) => write_and_hash(write, hasher, bytes),
-            None => (write(), None),
-        };
-        if let Err(error) = written {
-            let _ = scratch.file().set_len(self.len);
+        if let Err(error) = scratch.write_all_at(bytes, offset) {
+            let _ = scratch.set_len(self.len);
             return Err(disk.scratch_failed(&error));
         }
         self.len = self.len.max(offset + bytes.len() as u64);
-        if let Some(hasher) = hasher {
-            if self.len == disk.chunk_size() {
-                self.digest = Some(hasher.clone().finish());
-            }
-            self.hasher = Some(hasher);
-        }
         Ok(())
     }
 
@@ -461,8 +431,8 @@ impl DirtyChunk {
             return Ok(());
         }
         match &self.place {
-            Place::Scratch(scratch) => scratch.file().read_exact_at(held, offset),
-            Place::Sealed(file) => file.read_exact_at(held, offset),
+            Place::Scratch(scratch) => scratch.written().read_exact_at(held, offset),
+            Place::Sealed(written) => written.read_exact_at(held, offset),
             Place::Blob(blob) => return disk.read_blob(blob.digest(), ByteRange::new(0, self.len), offset, held),
             Place::Nowhere => {
                 held.fill(0);
@@ -471,23 +441,6 @@ impl DirtyChunk {
         }
         .map_err(|error| disk.scratch_failed(&error))
     }
-}
-
-/// Has `hasher` take in `bytes` while they are written: neither needs to wait for the other.
-fn write_and_hash<T>(write: impl FnOnce() -> T, mut hasher: Hasher, bytes: &[u8]) -> (T, Option<Hasher>) {
-    if bytes.len() < HASHED_BESIDE_BYTES_MIN {
-        hasher.update(bytes);
-        return (write(), Some(hasher));
-    }
-    let (written, is_hashed) = thread::scope(|scope| {
-        let beside = thread::Builder::new().spawn_scoped(scope, || hasher.update(bytes));
-        (write(), beside.is_ok())
-    });
-    if !is_hashed {
-        // There was no thread to be had.
-        hasher.update(bytes);
-    }
-    (written, Some(hasher))
 }
 
 /// The chunks that share a blob with this one, or with one that does.
@@ -508,18 +461,6 @@ fn sharing(disk: &Disk<'_>, number: u64, end: u64) -> Result<Range<u64>> {
         }
         shared = wider;
     }
-}
-
-/// What all bytes of `file` from its start on hash to.
-pub(super) fn hash(file: &File, len: u64) -> std::io::Result<Digest> {
-    let mut hasher = Hasher::new();
-    let mut buffer = vec![0; len.min(PIECE_BYTES) as usize];
-    for part in ByteRange::new(0, len).slots(PIECE_BYTES) {
-        let bytes = &mut buffer[..part.len() as usize];
-        file.read_exact_at(bytes, part.start)?;
-        hasher.update(bytes);
-    }
-    Ok(hasher.finish())
 }
 
 fn copy_from(whole: &[u8], offset: u64, bytes: &mut [u8]) -> Result<()> {

@@ -1,17 +1,17 @@
 //! An open file: its content behind locks, and how it gets into the catalog.
 //! Never here: who has it open, and when it is committed unasked (see `upkeep`).
 
-use std::fs::File;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::content::{Base, Content, Place, hash};
+use super::content::{Base, Content, Place};
 use super::disk::Disk;
 use super::rows::{Changed, rows};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
-use crate::library::blobs::{Blobs, Pinned, Scratch};
+use crate::library::blobs::{Blobs, Pinned, Scratch, Written};
 use crate::library::catalog::{Catalog, ChunkRow, Node};
 use crate::range::ByteRange;
 
@@ -147,49 +147,45 @@ impl OpenFile {
 
     /// Hashes what no write has changed since it was looked at; writes need not wait for it.
     fn hash_ahead(&self, disk: &Disk<'_>) -> Result<()> {
-        let files: Vec<(u64, u64, u64, File)> = {
+        let unhashed: Vec<_> = {
             let state = self.look(disk)?;
-            let unhashed = state
-                .content
-                .chunks
-                .iter()
-                .filter(|(_, chunk)| chunk.digest.is_none() && chunk.hasher.is_none() && chunk.len > 0);
-            let files = unhashed.filter_map(|(number, chunk)| match &chunk.place {
-                Place::Scratch(scratch) => Some((*number, chunk.stamp, chunk.len, scratch.file().try_clone())),
+            let chunks = state.content.chunks.iter().filter(|(_, chunk)| chunk.digest.is_none() && chunk.len > 0);
+            let written = chunks.filter_map(|(number, chunk)| match &chunk.place {
+                Place::Scratch(scratch) => Some((*number, chunk.stamp, chunk.len, Arc::clone(scratch.written()))),
                 _ => None,
             });
-            let files: std::io::Result<Vec<_>> =
-                files.map(|(number, stamp, len, file)| Ok((number, stamp, len, file?))).collect();
-            files.map_err(|error| disk.scratch_failed(&error))?
+            written.collect()
         };
-        for (number, stamp, len, file) in files {
+        for (number, stamp, len, written) in unhashed {
             // It may be cut shorter meanwhile: then its stamp is another one.
-            let Ok(digest) = hash(&file, len) else { continue };
-            let mut state = self.change(disk)?;
-            if let Some(chunk) = state.content.chunks.get_mut(&number).filter(|chunk| chunk.stamp == stamp) {
-                chunk.digest = Some(digest);
+            if let Ok(digest) = written.digest(len) {
+                self.learn_digest(disk, number, stamp, digest)?;
             }
+        }
+        Ok(())
+    }
+
+    /// The chunk as it was at `stamp` hashes to `digest`.
+    fn learn_digest(&self, disk: &Disk<'_>, number: u64, stamp: u64, digest: Digest) -> Result<()> {
+        let mut state = self.change(disk)?;
+        if let Some(chunk) = state.content.chunks.get_mut(&number).filter(|chunk| chunk.stamp == stamp) {
+            chunk.digest = Some(digest);
         }
         Ok(())
     }
 
     /// Hashes one chunk that was written to its end, and has the disk begin with it.
     pub fn hash_chunk(&self, disk: &Disk<'_>, number: u64) -> Result<()> {
-        let (file, stamp, len) = {
+        let (written, stamp, len) = {
             let state = self.look(disk)?;
             let Some(chunk) = state.content.chunks.get(&number).filter(|chunk| chunk.digest.is_none()) else {
                 return Ok(());
             };
             let Place::Scratch(scratch) = &chunk.place else { return Ok(()) };
-            scratch.begin_writing_out();
-            (scratch.file().try_clone().map_err(|error| disk.scratch_failed(&error))?, chunk.stamp, chunk.len)
+            (Arc::clone(scratch.written()), chunk.stamp, chunk.len)
         };
-        let Ok(digest) = hash(&file, len) else { return Ok(()) };
-        let mut state = self.change(disk)?;
-        if let Some(chunk) = state.content.chunks.get_mut(&number).filter(|chunk| chunk.stamp == stamp) {
-            chunk.digest = Some(digest);
-        }
-        Ok(())
+        written.begin_writing_out();
+        written.digest(len).map_or(Ok(()), |digest| self.learn_digest(disk, number, stamp, digest))
     }
 
     /// Makes blobs of chunks, so that no more than `most` are held as scratch files. The catalog learns of it later.
@@ -210,9 +206,8 @@ impl OpenFile {
             let newest = state.content.stamp;
             for (number, chunk) in &mut state.content.chunks {
                 // The one that was written last is probably written further.
-                let Some(digest) = chunk.known_digest().filter(|_| chunk.stamp < newest) else { continue };
-                chunk.digest = Some(digest);
-                if let Some(scratch) = seal(&mut chunk.place, disk)? {
+                let Some(digest) = chunk.digest.filter(|_| chunk.stamp < newest) else { continue };
+                if let Some(scratch) = seal(&mut chunk.place) {
                     to_keep.push((scratch, digest, chunk.len));
                     taken.push((*number, chunk.stamp));
                 }
@@ -291,13 +286,13 @@ fn snapshot(content: &mut Content, disk: &Disk<'_>) -> Result<(Snapshot, ToKeep)
             if chunk.len == 0 {
                 chunk.place = Place::Nowhere;
             }
-            if let Place::Sealed(file) = &chunk.place {
+            if let Place::Sealed(written) = &chunk.place {
                 // It could not become a blob the last time.
                 let scratch = disk.scratch()?;
-                copy(file, scratch.file(), chunk.len).map_err(failed)?;
+                copy(written, &scratch, chunk.len).map_err(failed)?;
                 // After a sync that failed, the system may have forgotten what was written.
                 if let Some(digest) = chunk.digest
-                    && hash(scratch.file(), chunk.len).map_err(failed)? != digest
+                    && scratch.written().digest(chunk.len).map_err(failed)? != digest
                 {
                     return Err(Error::new(Kind::Local, "the disk lost what was written to it"));
                 }
@@ -307,12 +302,11 @@ fn snapshot(content: &mut Content, disk: &Disk<'_>) -> Result<(Snapshot, ToKeep)
                 && chunk.digest.is_none()
             {
                 // Written since it was hashed ahead.
-                let known = chunk.known_digest().map(Ok);
-                chunk.digest = Some(known.unwrap_or_else(|| hash(scratch.file(), chunk.len)).map_err(failed)?);
+                chunk.digest = Some(scratch.written().digest(chunk.len).map_err(failed)?);
             }
             let digest = chunk.digest.filter(|_| chunk.len > 0);
             if let Some(digest) = digest
-                && let Some(scratch) = seal(&mut chunk.place, disk)?
+                && let Some(scratch) = seal(&mut chunk.place)
             {
                 to_keep.push((scratch, digest, chunk.len));
             }
@@ -350,12 +344,12 @@ fn settle(content: &mut Content, snapshot: Snapshot, chunk_size: u64) {
 }
 
 /// The scratch file, to be a blob; what is read of it until then is read from the same file.
-fn seal(place: &mut Place, disk: &Disk<'_>) -> Result<Option<Scratch>> {
-    let Place::Scratch(scratch) = place else { return Ok(None) };
-    let file = scratch.file().try_clone().map_err(|error| disk.scratch_failed(&error))?;
-    match std::mem::replace(place, Place::Sealed(file)) {
-        Place::Scratch(scratch) => Ok(Some(scratch)),
-        _ => Ok(None),
+fn seal(place: &mut Place) -> Option<Scratch> {
+    let Place::Scratch(scratch) = place else { return None };
+    let sealed = Place::Sealed(Arc::clone(scratch.written()));
+    match std::mem::replace(place, sealed) {
+        Place::Scratch(scratch) => Some(scratch),
+        _ => None,
     }
 }
 
@@ -373,8 +367,7 @@ fn keep(disk: &Disk<'_>, to_keep: ToKeep) -> Result<Vec<Pinned>> {
     Ok(kept)
 }
 
-fn copy(from: &File, to: &File, len: u64) -> std::io::Result<()> {
-    use std::os::unix::fs::FileExt as _;
+fn copy(from: &Written, to: &Scratch, len: u64) -> std::io::Result<()> {
     let mut buffer = vec![0; 256 << 10];
     for part in ByteRange::new(0, len).slots(buffer.len() as u64) {
         let bytes = &mut buffer[..part.len() as usize];

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
-use crate::library::blobs::Blobs;
+use crate::library::blobs::{BEHIND_BYTES_MAX, Blobs};
 use crate::library::catalog::{Catalog, Node};
 use crate::refusal::{Outcome, Refusal};
 use crate::store::NAME_BYTES_MAX;
@@ -44,8 +44,9 @@ use inodes::Inodes;
 use listing::Listings;
 use upkeep::Upkeep;
 
-/// What must stay free on the disk for the catalog itself: below it nothing grows, and everything can still be removed.
-const FREE_BYTES_MIN: u64 = 8 << 20;
+/// What must stay free on the disk for the catalog itself, and for what was taken and is still on its way: below it nothing
+/// grows, and everything can still be removed.
+const FREE_BYTES_MIN: u64 = (8 << 20) + BEHIND_BYTES_MAX;
 /// What the kernel was told stays true while nobody else writes: it may remember it for long.
 const OWN_TTL: Duration = Duration::from_hours(1);
 /// Another process may be writing.

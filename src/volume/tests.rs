@@ -182,7 +182,7 @@ fn a_file_that_was_cut_otherwise_is_written_to_all_the_same() {
             let range = ByteRange::new(start, (start + random.u64(1..2 * CHUNK)).min(model.len() as u64));
             let bytes = &model[range.start as usize..range.end as usize];
             let scratch = volume.shared.blobs.scratch().unwrap();
-            std::os::unix::fs::FileExt::write_all_at(scratch.file(), bytes, 0).unwrap();
+            scratch.write_all_at(bytes, 0).unwrap();
             volume.shared.blobs.keep(vec![(scratch, Digest::of(bytes), range.len())]).unwrap();
             rows.push(ChunkRow { range, digest: Some(Digest::of(bytes)) });
             start = range.end;

@@ -250,9 +250,11 @@ fn shown() {
         // The kernel forgets a name when nobody looks for another one in the same folder.
         let folder = mount.point();
         scope.spawn(move || {
-            (0..).take_while(|_| ended.try_recv() == Err(TryRecvError::Empty)).for_each(|n| {
+            let mut n = 0;
+            while ended.try_recv() == Err(TryRecvError::Empty) {
                 let _ = fs::metadata(folder.join(format!("nobody {n}")));
-            });
+                n += 1;
+            }
         });
         for len in (1..=300).rev() {
             // Known by its name, so that there is something to forget.

@@ -10,9 +10,11 @@
 //! however the machine stopped; and what is there is never written again.
 //! Never here: which files need a blob (see `catalog`).
 
+mod behind;
 mod pins;
 mod reading;
 mod scratch;
+mod written;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -25,10 +27,13 @@ use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::sys;
 
+pub use behind::BEHIND_BYTES_MAX;
+use behind::Behind;
 pub use pins::Pinned;
 use pins::Pins;
 use reading::Readers;
 pub use scratch::Scratch;
+pub use written::Written;
 
 /// From so many blobs on, one sync of the whole filesystem is cheaper than one for each.
 const SYNC_EACH_MAX: usize = 8;
@@ -41,6 +46,7 @@ pub struct Blobs {
     pins: Arc<Pins>,
     readers: Readers,
     scratches: AtomicU64,
+    behind: Arc<Behind>,
 }
 
 /// What is in the folder by one name.
@@ -69,7 +75,13 @@ impl Blobs {
 
     /// The blobs in `dir`.
     pub fn open(dir: &Path) -> Result<Self> {
-        Ok(Self { dir: dir.to_owned(), pins: Arc::default(), readers: Readers::new(), scratches: AtomicU64::new(0) })
+        Ok(Self {
+            dir: dir.to_owned(),
+            pins: Arc::default(),
+            readers: Readers::new(),
+            scratches: AtomicU64::new(0),
+            behind: Arc::default(),
+        })
     }
 
     /// Throws away what an earlier writer was about to write. Only the one writer of a library may.
@@ -85,7 +97,8 @@ impl Blobs {
     /// A new file to write a blob's bytes to, gone when it is dropped.
     pub fn scratch(&self) -> Result<Scratch> {
         let number = self.scratches.fetch_add(1, Ordering::Relaxed);
-        Scratch::create(self.dir.join("scratch").join(format!("{}-{number}.part", std::process::id())), number)
+        let path = self.dir.join("scratch").join(format!("{}-{number}.part", std::process::id()));
+        Scratch::create(path, number, &self.behind)
     }
 
     /// Gives scratch files their names, after they were synced; when it returns, they stay whatever happens. Each must hold
@@ -93,11 +106,13 @@ impl Blobs {
     pub fn keep(&self, written: Vec<(Scratch, Digest, u64)>) -> Result<Vec<Pinned>> {
         // Opened before any byte of these was written: it is told of every error since, and nobody else takes them away.
         let oldest = written.iter().map(|(scratch, ..)| scratch).min_by_key(|scratch| scratch.number());
-        let oldest =
-            oldest.filter(|_| written.len() > SYNC_EACH_MAX).map(|scratch| scratch.file().try_clone()).transpose();
-        let oldest = oldest.map_err(|error| Error::io(self.dir.display(), &error))?;
+        let oldest = oldest.filter(|_| written.len() > SYNC_EACH_MAX);
+        let oldest = oldest.map(|scratch| Arc::clone(scratch.written()));
         match &oldest {
-            Some(file) => self.sync_filesystem(file)?,
+            Some(oldest) => {
+                written.iter().try_for_each(|(scratch, ..)| scratch.settled().map(drop))?;
+                self.sync_filesystem(oldest)?;
+            }
             None => written.iter().try_for_each(|(scratch, ..)| scratch.sync())?,
         }
         let mut kept = Vec::with_capacity(written.len());
@@ -106,7 +121,7 @@ impl Blobs {
             // Before it is there, so that nobody removes it as one that no file names.
             kept.push(Pins::pin(&self.pins, digest));
             let path = self.path(digest);
-            let length = scratch.file().metadata().map_err(|error| Error::io(path.display(), &error))?.len();
+            let length = scratch.settled()?.metadata().map_err(|error| Error::io(path.display(), &error))?.len();
             if length != size_bytes {
                 let message = format!("{}: {length} bytes were written, not {size_bytes}", path.display());
                 return Err(Error::new(Kind::Local, message));
@@ -116,7 +131,7 @@ impl Blobs {
             self.readers.forget(digest);
             folders.extend(path.parent().map(Path::to_owned));
         }
-        self.sync_folders(&folders, oldest.as_ref())?;
+        self.sync_folders(&folders, oldest.as_deref())?;
         Ok(kept)
     }
 
@@ -223,15 +238,16 @@ impl Blobs {
     }
 
     /// `oldest`: where many are synced at once, a file of that filesystem opened before what is synced.
-    fn sync_folders(&self, folders: &BTreeSet<PathBuf>, oldest: Option<&File>) -> Result<()> {
+    fn sync_folders(&self, folders: &BTreeSet<PathBuf>, oldest: Option<&Written>) -> Result<()> {
         match oldest {
-            Some(file) => self.sync_filesystem(file),
+            Some(oldest) => self.sync_filesystem(oldest),
             None => folders.iter().try_for_each(|folder| sync_folder(folder)),
         }
     }
 
-    fn sync_filesystem(&self, file: &File) -> Result<()> {
-        sys::sync_filesystem(file).map_err(|error| Error::io(self.dir.display(), &error))
+    fn sync_filesystem(&self, oldest: &Written) -> Result<()> {
+        let synced = oldest.settled().and_then(sys::sync_filesystem);
+        synced.map_err(|error| Error::io(self.dir.display(), &error))
     }
 }
 

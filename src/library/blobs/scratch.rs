@@ -1,34 +1,25 @@
 //! A file on its way to being a blob.
 //! Never here: what its bytes hash to.
 
-use std::cell::RefCell;
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::behind::{ALIGNED_BYTES, Behind, PIECE_BYTES};
+use super::written::Written;
 use crate::error::{Error, Result};
-use crate::sys;
 
-/// What disks and memory are aligned to where the page cache is passed by.
-const ALIGNED_BYTES: usize = 4096;
 /// Shorter writes go to the page cache, which gathers them.
-const DIRECT_BYTES_MIN: usize = 64 << 10;
-/// Written past the page cache at once.
-const DIRECT_BYTES_MAX: usize = 1 << 20;
-
-thread_local! {
-    // Where bytes are aligned on their way: used again and again, so that its pages are there.
-    static ALIGNED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
+const BEHIND_BYTES_MIN: usize = 64 << 10;
 
 /// Written by whoever made it; removed when it is dropped, unless it was renamed.
 #[derive(Debug)]
 pub struct Scratch {
-    file: File,
-    // The same file past the page cache, where the filesystem can: what is written once, and read by nobody soon, need not
-    // be copied there first.
-    direct: Option<File>,
+    written: Arc<Written>,
+    // The way of long writes.
+    behind: Arc<Behind>,
     // Greater for those made later.
     number: u64,
     // Empty once it has another name.
@@ -36,11 +27,11 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    pub(super) fn create(path: PathBuf, number: u64) -> Result<Self> {
+    pub(super) fn create(path: PathBuf, number: u64, behind: &Arc<Behind>) -> Result<Self> {
         let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|error| Error::io(path.display(), &error))?;
         let direct = File::options().write(true).custom_flags(libc::O_DIRECT).open(&path).ok();
-        Ok(Self { file, direct, number, path })
+        Ok(Self { written: Arc::new(Written::new(file, direct)), behind: Arc::clone(behind), number, path })
     }
 
     /// Greater for those made later.
@@ -48,40 +39,66 @@ impl Scratch {
         self.number
     }
 
-    /// To read and write, at offsets.
-    pub fn file(&self) -> &File {
-        &self.file
+    /// What is in it, for whoever looks.
+    pub fn written(&self) -> &Arc<Written> {
+        &self.written
     }
 
-    /// Writes all of `bytes` at `offset`; long, aligned ones past the page cache.
+    /// Takes all of `bytes`, to be written at `offset`, by one thread at a time. Long, aligned ones may still be on their way to
+    /// the disk when it returns: an error is told later, and by [`Blobs::keep`](super::Blobs::keep) at the latest.
     pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let is_long = bytes.len() >= DIRECT_BYTES_MIN && offset.is_multiple_of(ALIGNED_BYTES as u64);
-        let Some(direct) = self.direct.as_ref().filter(|_| is_long) else {
-            return self.file.write_all_at(bytes, offset);
-        };
+        let is_long = bytes.len() >= BEHIND_BYTES_MIN && offset.is_multiple_of(ALIGNED_BYTES as u64);
+        if !(is_long && self.written.has_direct()) {
+            return self.write_now(bytes, offset);
+        }
         let (aligned, rest) = bytes.split_at(bytes.len() - bytes.len() % ALIGNED_BYTES);
         let mut at = offset;
-        for piece in aligned.chunks(DIRECT_BYTES_MAX) {
-            write_aligned(direct, piece, at).or_else(|_| self.file.write_all_at(piece, at))?;
+        for piece in aligned.chunks(PIECE_BYTES) {
+            self.behind.write(&self.written, piece, at)?;
             at += piece.len() as u64;
         }
-        self.file.write_all_at(rest, at)
+        self.write_now(rest, at)
     }
 
-    /// Has the disk begin with it, when all of it is written: the sync to come finds less to do.
-    pub fn begin_writing_out(&self) {
-        sys::begin_writing_out(&self.file);
+    /// The same of bytes that are copied from elsewhere, to be changed: they are not hashed on the way.
+    pub fn copy_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.written.forget_order();
+        self.write_all_at(bytes, offset)
+    }
+
+    fn write_now(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.written.settled()?;
+        self.written.begin(offset, bytes.len())?;
+        self.written.write(bytes, offset, false);
+        self.written.settled().map(drop)
+    }
+
+    /// Cuts it off.
+    pub fn set_len(&self, len: u64) -> io::Result<()> {
+        self.written.set_len(len)
+    }
+
+    /// With all in it that was written.
+    pub(super) fn settled(&self) -> Result<&File> {
+        self.written.settled().map_err(|error| self.failed(&error))
     }
 
     pub(super) fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(|error| Error::io(self.path.display(), &error))
+        self.settled()?.sync_data().map_err(|error| self.failed(&error))
     }
 
     /// Nobody writes to it any longer.
     pub(super) fn seal(self, mode: u32) -> Result<Self> {
-        let sealed = self.file.set_permissions(Permissions::from_mode(mode));
-        sealed.map_err(|error| Error::io(self.path.display(), &error))?;
+        let sealed = self.settled()?.set_permissions(Permissions::from_mode(mode));
+        sealed.map_err(|error| self.failed(&error))?;
         Ok(self)
+    }
+
+    fn failed(&self, error: &io::Error) -> Error {
+        Error::io(self.path.display(), error)
     }
 
     pub(super) fn rename_to(mut self, path: &Path) -> Result<()> {
@@ -89,16 +106,6 @@ impl Scratch {
         self.path = PathBuf::new();
         Ok(())
     }
-}
-
-fn write_aligned(direct: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    ALIGNED.with_borrow_mut(|buffer| {
-        buffer.resize(DIRECT_BYTES_MAX + ALIGNED_BYTES, 0);
-        let start = buffer.as_ptr().align_offset(ALIGNED_BYTES).min(ALIGNED_BYTES);
-        let aligned = &mut buffer[start..start + bytes.len()];
-        aligned.copy_from_slice(bytes);
-        direct.write_all_at(aligned, offset)
-    })
 }
 
 impl Drop for Scratch {

@@ -1,6 +1,5 @@
 //! Blobs: kept once, whole or not at all, never shown damaged, never removed under somebody's hands.
 
-use std::os::unix::fs::FileExt;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -16,7 +15,7 @@ fn blobs() -> (tempfile::TempDir, Blobs) {
 
 fn scratch(blobs: &Blobs, bytes: &[u8]) -> (Scratch, Digest, u64) {
     let scratch = blobs.scratch().unwrap();
-    scratch.file().write_all_at(bytes, 0).unwrap();
+    scratch.write_all_at(bytes, 0).unwrap();
     (scratch, Digest::of(bytes), bytes.len() as u64)
 }
 
