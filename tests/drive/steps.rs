@@ -170,9 +170,14 @@ const ACTS: [Act; 10] = [
 
 /// From now on, the daemon is killed when one of its threads begins its `step`th step of this kind.
 fn killer(mount: &Mount, kind: &str, step: u32) -> Child {
-    let (trace, inject) = (format!("trace={kind}"), format!("inject={kind}:signal=KILL:when={step}"));
-    let killer = Command::new("strace")
-        .args(["-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "-p", &mount.pid().to_string()])
+    watched(mount, &["-e", &format!("trace={kind}"), "-e", &format!("inject={kind}:signal=KILL:when={step}")])
+}
+
+/// What `strace` does so to all threads of a mount, from now on.
+pub fn watched(mount: &Mount, how: &[&str]) -> Child {
+    let watcher = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-p", &mount.pid().to_string()])
+        .args(how)
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -183,7 +188,7 @@ fn killer(mount: &Mount, kind: &str, step: u32) -> Child {
         !status.lines().any(|line| line.split_ascii_whitespace().eq(["TracerPid:", "0"]))
     };
     wait_until("each thread is watched", || fs::read_dir(&tasks).unwrap().all(|task| is_traced(task.unwrap().path())));
-    killer
+    watcher
 }
 
 fn killed() {

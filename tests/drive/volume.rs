@@ -14,14 +14,17 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use reelfs::library::local::Local;
-use reelfs::library::{Cut, Finding, INLINE_BYTES_MAX, Library};
+use reelfs::library::{Cut, Damage, Finding, INLINE_BYTES_MAX, Library};
 use rustix::fs::SeekFrom::{Data, Hole};
 use rustix::fs::{CWD, FallocateFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 use super::mount::{Mount, Place};
 use super::needs::{FUSE, Need, Test};
 use super::puts::findings;
+use super::steps::watched;
+use super::written::run;
 
 /// How often; more for a long look.
 const KILLS: &str = "REELFS_TESTS_KILLS";
@@ -43,6 +46,11 @@ pub fn tests() -> Vec<Test> {
         Test::new("volume::holes_are_made_and_found", &[FUSE], holes),
         Test::new("volume::nothing_acknowledged_is_lost_by_a_kill", &[FUSE], killed),
         Test::new("volume::a_full_disk_leaves_the_old_version_whole", &[FUSE, Need::Root], full_disk),
+        Test::new(
+            "volume::what_fails_behind_the_writer_fails_the_close",
+            &[FUSE, Need::Program("strace")],
+            failed_later,
+        ),
         Test::new("volume::read_only_beside_a_writer", &[FUSE], read_only),
         Test::new(
             "volume::who_writes_to_a_file_takes_its_rights_away",
@@ -295,7 +303,7 @@ fn killed() {
         mount.kill();
         let library = Local::open(&bench.library).unwrap();
         let found = findings(&library);
-        let is_harmless = |finding: &Finding| finding.what == reelfs::library::Damage::Orphaned;
+        let is_harmless = |finding: &Finding| finding.what == Damage::Orphaned;
         assert!(found.iter().all(is_harmless), "kill {kill}: {found:?}");
         library.gc(Duration::ZERO, false).unwrap();
         assert_eq!(findings(&library), [], "kill {kill}: gc leaves nothing");
@@ -389,7 +397,40 @@ fn full_disk() {
     }
     assert_eq!(fs::read(mount_two.file("again")).unwrap(), film);
     mount_two.end();
-    assert!(bench.findings().iter().all(|finding| finding.what == reelfs::library::Damage::Orphaned));
+    assert!(bench.findings().iter().all(|finding| finding.what == Damage::Orphaned));
+}
+
+fn failed_later() {
+    let bench = Bench::new();
+    let mount = bench.mount();
+    let (old, new) = (bytes(1, 3 << 20), bytes(2, 8 << 20));
+    fs::write(mount.file("film"), &old).unwrap();
+    // Nothing more can be written to the files of what is being written, as on a bad disk; to the catalog it can.
+    let scratch = |n: u32| bench.library.join(format!("scratch/{}-{n}.part", mount.pid())).display().to_string();
+    let scratches: Vec<_> = (0..400).flat_map(|n| ["-P".to_owned(), scratch(n)]).collect();
+    let mut how: Vec<_> = scratches.iter().map(String::as_str).collect();
+    how.extend(["-e", "inject=pwrite64:error=EIO"]);
+    let mut bad_disk = watched(&mount, &how);
+    let over = File::create(mount.file("new")).unwrap();
+    let written = new.chunks(1 << 20).try_for_each(|piece| (&over).write_all(piece));
+    assert_eq!(errno(written.and_then(|()| over.sync_all())), Some(Errno::IO));
+    assert_eq!(errno(over.sync_all()), Some(Errno::IO), "each time");
+    drop(over);
+    let source = bench.place.path("source");
+    fs::write(&source, &new).unwrap();
+    let copied = Command::new("cp").arg(&source).arg(mount.file("film")).output().unwrap();
+    assert!(!copied.status.success(), "{copied:?}");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&bad_disk), Signal::INT).unwrap();
+    bad_disk.wait().unwrap();
+    assert!(fs::read(mount.file("film")).unwrap() == old);
+    assert_eq!(fs::metadata(mount.file("new")).unwrap().len(), 0);
+    run("cp", &[&source, &mount.file("film")]);
+    assert!(fs::read(mount.file("film")).unwrap() == new);
+    mount.end();
+    assert!(bench.findings().iter().all(|finding| finding.what == Damage::Orphaned));
+    let mount = bench.mount();
+    assert!(fs::read(mount.file("film")).unwrap() == new);
+    mount.end();
 }
 
 fn read_only() {
