@@ -120,22 +120,29 @@ mod tests {
         for turn in 0..=u8::MAX {
             let file = tempfile::tempfile().unwrap();
             let to = written(&file);
-            let whole: Vec<u8> = (0..16 * ALIGNED_BYTES).map(|at| turn.wrapping_add((at / 1000) as u8)).collect();
-            (0..16)
-                .zip(whole.chunks(ALIGNED_BYTES))
-                .for_each(|(at, block)| behind.write(&to, block, at * BLOCK).unwrap());
-            assert_eq!(to.digest(whole.len() as u64).unwrap(), Digest::of(&whole));
-            // Each overlaps the one before it, and the first one what was there.
-            let piece = |byte: u8| vec![byte; 2 * ALIGNED_BYTES];
-            (0..4).for_each(|at| behind.write(&to, &piece(turn.wrapping_add(at)), u64::from(at) * BLOCK).unwrap());
-            let mut read = vec![0; 5 * ALIGNED_BYTES];
+            // A long piece is overtaken by short ones, if anything is.
+            let mut whole = vec![turn; PIECE_BYTES + 8 * ALIGNED_BYTES];
+            for (at, block) in whole[PIECE_BYTES..].chunks_mut(ALIGNED_BYTES).enumerate() {
+                block.fill(turn.wrapping_add(at as u8 + 1));
+            }
+            behind.write(&to, &whole[..PIECE_BYTES], 0).unwrap();
+            for (at, block) in (0..).zip(whole[PIECE_BYTES..].chunks(ALIGNED_BYTES)) {
+                behind.write(&to, block, PIECE_BYTES as u64 + at * BLOCK).unwrap();
+            }
+            let len = whole.len() as u64;
+            assert_eq!(to.digest(len).unwrap(), Digest::of(&whole));
+            for start in [0, PIECE_BYTES - ALIGNED_BYTES] {
+                let piece = &mut whole[start..][..PIECE_BYTES.min(len as usize - start)];
+                piece.fill(turn ^ 1 ^ start as u8);
+                behind.write(&to, piece, start as u64).unwrap();
+                piece[..ALIGNED_BYTES].fill(turn ^ 2);
+                behind.write(&to, &piece[..ALIGNED_BYTES], start as u64).unwrap();
+            }
+            let mut read = vec![0; whole.len()];
             to.read_exact_at(&mut read, 0).unwrap();
-            let expected = [0, 1, 2, 3, 3].map(|at| turn.wrapping_add(at));
-            assert!(read.chunks(ALIGNED_BYTES).zip(expected).all(|(block, byte)| block.iter().all(|is| *is == byte)));
-            let mut all = vec![0; whole.len()];
-            file.read_exact_at(&mut all, 0).unwrap();
-            assert_eq!(to.digest(whole.len() as u64).unwrap(), Digest::of(&all));
-            assert_eq!(to.digest(BLOCK).unwrap(), Digest::of(&all[..ALIGNED_BYTES]));
+            assert!(read == whole);
+            assert_eq!(to.digest(len).unwrap(), Digest::of(&whole));
+            assert_eq!(to.digest(BLOCK).unwrap(), Digest::of(&whole[..ALIGNED_BYTES]));
         }
     }
 
