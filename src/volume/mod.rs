@@ -92,7 +92,7 @@ impl Volume {
         let root = File::open(dir).map_err(|error| Error::io(dir.display(), &error))?;
         let shared =
             Arc::new(Shared { catalog, blobs, inodes: Inodes::default(), listings: Listings::default(), root });
-        let upkeep = if is_read_only { Upkeep::none() } else { Upkeep::start(&shared)? };
+        let upkeep = if is_read_only { Upkeep::start_to_look(&shared)? } else { Upkeep::start(&shared)? };
         Ok(Self { shared, upkeep })
     }
 

@@ -1,4 +1,5 @@
-//! What is done behind the programs' backs: hashing what was written, commits that nobody asked for, blobs nobody needs.
+//! What is done behind the programs' backs: hashing what was written, commits that nobody asked for, blobs nobody needs,
+//! and reading the catalog before somebody waits for it.
 //! Never here: anything a program waits for.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,9 +39,16 @@ struct Job {
 }
 
 impl Upkeep {
-    /// Nothing is to be done.
-    pub fn none() -> Self {
-        Self { jobs: None, has_loose: Arc::default(), stops: Mutex::new(None), threads: Mutex::default() }
+    /// Of a volume that is only looked at.
+    pub fn start_to_look(shared: &Arc<Shared>) -> Result<Self> {
+        let (stops, stopped) = bounded(0);
+        let has_loose = Arc::default();
+        Ok(Self {
+            jobs: None,
+            has_loose,
+            stops: Mutex::new(Some(stops)),
+            threads: Mutex::new(vec![ahead(shared, stopped)?]),
+        })
     }
 
     pub fn start(shared: &Arc<Shared>) -> Result<Self> {
@@ -48,16 +56,15 @@ impl Upkeep {
         let (stops, stopped) = bounded(0);
         // What the last writer left.
         let has_loose = Arc::new(AtomicBool::new(true));
-        let failed = |error: std::io::Error| Error::io("starting a thread", &error);
         let hasher = {
             let (shared, stopped) = (Arc::clone(shared), stopped.clone());
-            thread::Builder::new().name("volume-hash".into()).spawn(move || hash_on(&shared, &todo, &stopped))
+            thread("volume-hash", move || hash_on(&shared, &todo, &stopped))?
         };
         let keeper = {
-            let (shared, has_loose) = (Arc::clone(shared), Arc::clone(&has_loose));
-            thread::Builder::new().name("volume-keep".into()).spawn(move || keep_on(&shared, &has_loose, &stopped))
+            let (shared, has_loose, stopped) = (Arc::clone(shared), Arc::clone(&has_loose), stopped.clone());
+            thread("volume-keep", move || keep_on(&shared, &has_loose, &stopped))?
         };
-        let threads = vec![hasher.map_err(failed)?, keeper.map_err(failed)?];
+        let threads = vec![hasher, keeper, ahead(shared, stopped)?];
         Ok(Self { jobs: Some(jobs), has_loose, stops: Mutex::new(Some(stops)), threads: Mutex::new(threads) })
     }
 
@@ -88,6 +95,19 @@ impl Drop for Upkeep {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.into()).spawn(work).map_err(|error| Error::io("starting a thread", &error))
+}
+
+/// Has the catalog in memory soon, for who comes right after the mount.
+fn ahead(shared: &Arc<Shared>, stopped: Receiver<()>) -> Result<JoinHandle<()>> {
+    let shared = Arc::clone(shared);
+    thread("volume-ahead", move || {
+        let read = shared.catalog.read_ahead(|| stopped.try_recv() == Err(TryRecvError::Empty));
+        let _ = read.inspect_err(|error| log::debug!("{error}"));
+    })
 }
 
 fn hash_on(shared: &Shared, todo: &Receiver<Job>, stopped: &Receiver<()>) {

@@ -103,7 +103,6 @@ impl Buffer {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::os::unix::fs::FileExt;
 
     use super::*;
     use crate::digest::Digest;

@@ -22,7 +22,9 @@ mod tags;
 
 use std::cell::Cell;
 use std::fs::File;
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -56,6 +58,10 @@ const JOURNAL_RESERVE_BYTES: u64 = 16 << 20;
 const JOURNAL_RESERVE_PART: u64 = 8;
 /// A statement waits this long for others (a checkpoint, a reader of another process) before it gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+/// So much of a catalog is read ahead: a million small files and what is known of them is about half of it.
+const READ_AHEAD_BYTES_MAX: u64 = 1 << 30;
+/// Of that, at once.
+const READ_AHEAD_PIECE_BYTES: usize = 1 << 20;
 /// What a reading connection is worth.
 const READING: Tuning = Tuning { busy_timeout: BUSY_TIMEOUT, cache_kib: 4 << 10, statements: 64 };
 /// Pages the writer keeps: more than a transaction changes, so that nothing of one is written before its commit.
@@ -161,6 +167,24 @@ impl Catalog {
     /// Whether this process may change it.
     pub fn is_writer(&self) -> bool {
         self.writer.is_some()
+    }
+
+    /// Has the system hold the catalog as far as it likes, until it is to stop: who asks for anything then need not wait for
+    /// the disk, several times for each file.
+    pub fn read_ahead(&self, mut goes_on: impl FnMut() -> bool) -> Result<()> {
+        let failed = |error: std::io::Error| Error::io(self.path.display(), &error);
+        // Never closed: whichever descriptor of a file a process closes, the system drops all its locks of it, and those that
+        // SQLite holds are among them.
+        let file = ManuallyDrop::new(File::open(&self.path).map_err(failed)?);
+        let mut piece = vec![0; READ_AHEAD_PIECE_BYTES];
+        let mut at = 0;
+        while at < READ_AHEAD_BYTES_MAX && goes_on() {
+            match file.read_at(&mut piece, at).map_err(failed)? {
+                0 => break,
+                count => at += count as u64,
+            }
+        }
+        Ok(())
     }
 
     /// Asks something. The writer's own changes are seen, durable or not.
