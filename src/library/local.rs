@@ -23,7 +23,7 @@ use crate::error::{Error, Kind, Result};
 use crate::sys;
 
 /// Chunks cut while the disk is busy with earlier ones: what a draft holds in memory beside the writer.
-const CHUNKS_AHEAD: usize = 4;
+const CHUNKS_AHEAD: usize = 2;
 /// Chunks synced together: 128 MiB of the default size, for the price of one sync.
 const BATCH_CHUNKS: usize = 64;
 /// How long the bytes of a replaced file stay for whoever still reads it, from a process of its own. Those of a file that
