@@ -317,8 +317,11 @@ impl Drive {
             }
             drop(busy);
             drive.forget_closed(&staged);
-            // What was closed is what everybody finds from now on, also whoever knows the old one by its name.
-            drive.kernel.wait_until_told();
+            // What was closed is what everybody finds from now on, also whoever knows the old one by its name. During a sync
+            // the kernel holds the file: whoever changes its name meanwhile, and we, would wait for each other.
+            if done.is_ok() && when == When::Flush {
+                drive.kernel.wait_until_told();
+            }
             reply(done.map_err(Refusal::from));
         });
         if let Err(error) = queued {

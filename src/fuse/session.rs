@@ -66,7 +66,11 @@ impl Session {
         ended: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
         let adapter = VolumeAdapter::new(Arc::clone(volume), ended);
-        Self::begin(adapter, mountpoint, (source, volume.is_read_only()), how, |_| Ok(()))
+        Self::begin(adapter, mountpoint, (source, volume.is_read_only()), how, |session| {
+            let lost = volume.lost();
+            // All of its pages and its attributes.
+            tell(move || lost.iter().for_each(|node| log_untold(node, session.inval_inode(INodeNo(node), 0, 0))))
+        })
     }
 
     /// Mounts what `adapter` answers for. `ready` is told how to speak to the kernel, before it asks anything.
@@ -128,7 +132,7 @@ impl Session {
 /// Has the kernel forget what the drive says, on a thread of its own: the kernel may make it wait for a lookup in the same
 /// folder, which the threads of the session answer. Ends with the drive.
 fn tell_kernel(stale: Receiver<Stale>, notifier: Notifier) -> Result<()> {
-    let tell = move || {
+    tell(move || {
         for stale in stale {
             let told = match &stale {
                 Stale::Name { folder, name } => notifier.inval_entry(INodeNo(*folder), name.as_ref().as_ref()),
@@ -136,13 +140,21 @@ fn tell_kernel(stale: Receiver<Stale>, notifier: Notifier) -> Result<()> {
                 Stale::Attributes(ino) => notifier.inval_inode(INodeNo(*ino), -1, 0),
                 Stale::Mark(_) => continue,
             };
-            if let Err(error) = told {
-                log::debug!("the kernel was not told of {stale:?}: {error}");
-            }
+            log_untold(stale, told);
         }
-    };
-    let started = thread::Builder::new().name("tell-kernel".into()).spawn(tell);
+    })
+}
+
+/// Runs what the kernel may make wait.
+fn tell(work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let started = thread::Builder::new().name("tell-kernel".into()).spawn(work);
     started.map(drop).map_err(|error| Error::io("starting a thread", &error))
+}
+
+fn log_untold(what: impl std::fmt::Debug, told: std::io::Result<()>) {
+    if let Err(error) = told {
+        log::debug!("the kernel was not told of {what:?}: {error}");
+    }
 }
 
 impl Drop for Session {

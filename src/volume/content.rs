@@ -224,6 +224,8 @@ impl Content {
                 let written = scratch.copy_all_at(bytes, part.start - start);
                 written.map_err(|error| disk.scratch_failed(&error))?;
             }
+            // It takes the place of the one that is good.
+            scratch.written().settle().map_err(|error| disk.scratch_failed(&error))?;
         }
         Ok(DirtyChunk { len, stamp: self.stamp, digest: None, place: Place::Scratch(scratch) })
     }
@@ -407,7 +409,8 @@ impl Content {
 }
 
 impl DirtyChunk {
-    /// Writes to its scratch file. After an error it is as long as it was; what the bytes were to replace is undefined.
+    /// Writes to its scratch file. After an error it is as long as it was, or good for nothing; what the bytes were to replace is
+    /// undefined.
     fn write(&mut self, disk: &Disk<'_>, offset: u64, bytes: &[u8], stamp: u64) -> Result<()> {
         let Place::Scratch(scratch) = &self.place else {
             return Err(Error::new(Kind::Local, "a chunk that was just copied can't be written to"));

@@ -157,21 +157,34 @@ impl OpenFile {
             written.collect()
         };
         for (number, stamp, len, written) in unhashed {
-            // It may be cut shorter meanwhile: then its stamp is another one.
-            if let Ok(digest) = written.digest(len) {
-                self.learn_digest(disk, number, stamp, digest)?;
-            }
+            self.learn_digest(disk, number, stamp, written.digest(len))?;
         }
         Ok(())
     }
 
-    /// The chunk as it was at `stamp` hashes to `digest`.
-    fn learn_digest(&self, disk: &Disk<'_>, number: u64, stamp: u64, digest: Digest) -> Result<()> {
+    /// The chunk as it was at `stamp` hashes to `digest`; an error if it can't be read. It may have been cut shorter meanwhile:
+    /// then its stamp is another one.
+    fn learn_digest(&self, disk: &Disk<'_>, number: u64, stamp: u64, digest: std::io::Result<Digest>) -> Result<()> {
         let mut state = self.change(disk)?;
         if let Some(chunk) = state.content.chunks.get_mut(&number).filter(|chunk| chunk.stamp == stamp) {
-            chunk.digest = Some(digest);
+            chunk.digest = Some(digest.map_err(|error| disk.scratch_failed(&error))?);
         }
         Ok(())
+    }
+
+    /// Says whether all that was written so far has come to be, of a file that is never committed.
+    pub fn settle(&self, disk: &Disk<'_>) -> Result<()> {
+        let written: Vec<_> = {
+            let state = self.state.read();
+            let chunks = state.iter().flat_map(|state| state.content.chunks.values());
+            let written = chunks.filter_map(|chunk| match &chunk.place {
+                Place::Scratch(scratch) => Some(Arc::clone(scratch.written())),
+                Place::Sealed(written) => Some(Arc::clone(written)),
+                _ => None,
+            });
+            written.collect()
+        };
+        written.iter().try_for_each(|written| written.settle()).map_err(|error| disk.scratch_failed(&error))
     }
 
     /// Hashes one chunk that was written to its end, and has the disk begin with it.
@@ -185,7 +198,7 @@ impl OpenFile {
             (Arc::clone(scratch.written()), chunk.stamp, chunk.len)
         };
         written.begin_writing_out();
-        written.digest(len).map_or(Ok(()), |digest| self.learn_digest(disk, number, stamp, digest))
+        self.learn_digest(disk, number, stamp, written.digest(len))
     }
 
     /// Makes blobs of chunks, so that no more than `most` are held as scratch files. The catalog learns of it later.
@@ -281,6 +294,15 @@ fn snapshot(content: &mut Content, disk: &Disk<'_>) -> Result<(Snapshot, ToKeep)
         Bytes::Inline(small.clone())
     } else {
         let failed = |error: std::io::Error| disk.scratch_failed(&error);
+        // Written since they were hashed ahead. First: if one is bad, nothing is done with the others.
+        for chunk in content.chunks.values_mut() {
+            if let Place::Scratch(scratch) = &chunk.place
+                && chunk.digest.is_none()
+                && chunk.len > 0
+            {
+                chunk.digest = Some(scratch.written().digest(chunk.len).map_err(failed)?);
+            }
+        }
         let mut changed = Vec::with_capacity(content.chunks.len());
         for (number, chunk) in &mut content.chunks {
             if chunk.len == 0 {
@@ -291,18 +313,12 @@ fn snapshot(content: &mut Content, disk: &Disk<'_>) -> Result<(Snapshot, ToKeep)
                 let scratch = disk.scratch()?;
                 copy(written, &scratch, chunk.len).map_err(failed)?;
                 // After a sync that failed, the system may have forgotten what was written.
-                if let Some(digest) = chunk.digest
-                    && scratch.written().digest(chunk.len).map_err(failed)? != digest
-                {
+                let copied = scratch.written().digest(chunk.len).map_err(failed)?;
+                if chunk.digest.is_some_and(|digest| digest != copied) {
                     return Err(Error::new(Kind::Local, "the disk lost what was written to it"));
                 }
+                chunk.digest = Some(copied);
                 chunk.place = Place::Scratch(scratch);
-            }
-            if let Place::Scratch(scratch) = &chunk.place
-                && chunk.digest.is_none()
-            {
-                // Written since it was hashed ahead.
-                chunk.digest = Some(scratch.written().digest(chunk.len).map_err(failed)?);
             }
             let digest = chunk.digest.filter(|_| chunk.len > 0);
             if let Some(digest) = digest

@@ -261,6 +261,10 @@ impl Volume {
                     if is_to_go && let Err(error) = self.drop_node(node_id) {
                         log::warn!("node {node_id}: {error}");
                     }
+                    if failed.is_some() {
+                        // Full: said at the constant.
+                        let _ = self.shared.lost.0.try_send(node_id);
+                    }
                     return failed.map_or(Ok(()), Err);
                 }
                 None => {

@@ -28,6 +28,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
+
 use crate::error::{Error, Kind, Result};
 use crate::library::blobs::{BEHIND_BYTES_MAX, Blobs};
 use crate::library::catalog::{Catalog, Node};
@@ -52,6 +54,9 @@ const OWN_TTL: Duration = Duration::from_hours(1);
 /// Another process may be writing.
 const LOOKING_TTL: Duration = Duration::from_secs(1);
 
+/// Files that the kernel is still to be told of. One that is not among them shows what was lost until its pages go.
+const LOST_MAX: usize = 1024;
+
 /// So long blobs that nobody needs are removed while somebody waits for the end; the next start goes on.
 const FAREWELL_SWEEP_MAX: Duration = Duration::from_secs(1);
 
@@ -69,6 +74,7 @@ struct Shared {
     listings: Listings,
     // The library's folder, for asking its disk how much is free.
     root: File,
+    lost: (Sender<u64>, Receiver<u64>),
 }
 
 impl Volume {
@@ -90,10 +96,21 @@ impl Volume {
             blobs.clear_scratch()?;
         }
         let root = File::open(dir).map_err(|error| Error::io(dir.display(), &error))?;
-        let shared =
-            Arc::new(Shared { catalog, blobs, inodes: Inodes::default(), listings: Listings::default(), root });
+        let shared = Arc::new(Shared {
+            catalog,
+            blobs,
+            inodes: Inodes::default(),
+            listings: Listings::default(),
+            root,
+            lost: bounded(LOST_MAX),
+        });
         let upkeep = if is_read_only { Upkeep::start_to_look(&shared)? } else { Upkeep::start(&shared)? };
         Ok(Self { shared, upkeep })
+    }
+
+    /// Nodes of which something that was written is lost: what the kernel holds of them is not what is there.
+    pub fn lost(&self) -> Receiver<u64> {
+        self.shared.lost.1.clone()
     }
 
     /// Whether nothing may be changed.
@@ -173,9 +190,11 @@ impl Shared {
         Disk { catalog: &self.catalog, blobs: &self.blobs, node_id }
     }
 
-    /// Commits one file; one without a name is not worth it, as nobody could ever open it again.
+    /// Commits one file; one without a name is not worth it, as nobody could ever open it again: only whether what was written
+    /// is there.
     fn commit(&self, file: &file::OpenFile) -> Result<bool> {
         if self.inodes.is_unlinked(file.node_id()) {
+            file.settle(&self.disk(file.node_id()))?;
             return Ok(false);
         }
         file.commit(&self.disk(file.node_id()))

@@ -20,6 +20,7 @@ use rustix::fs::{CWD, FallocateFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
+use super::compare::wait_until;
 use super::mount::{Mount, Place};
 use super::needs::{FUSE, Need, Test};
 use super::puts::findings;
@@ -420,6 +421,18 @@ fn failed_later() {
     fs::write(&source, &new).unwrap();
     let copied = Command::new("cp").arg(&source).arg(mount.file("film")).output().unwrap();
     assert!(!copied.status.success(), "{copied:?}");
+    // Changed in place, and looked at: what the kernel has seen of it goes with it.
+    let in_place = OpenOptions::new().read(true).write(true).open(mount.file("film")).unwrap();
+    let written = in_place.write_all_at(&new[..2 << 20], 0).and_then(|()| in_place.set_len(5 << 20));
+    let size = in_place.metadata().unwrap().len();
+    assert!(written.is_err() || size == 5 << 20);
+    // Without a name, it has to tell, too.
+    let nameless = File::create(mount.file("nameless")).unwrap();
+    fs::remove_file(mount.file("nameless")).unwrap();
+    let written = nameless.write_all_at(&new[..2 << 20], 0).and_then(|()| nameless.sync_all());
+    assert_eq!(errno(written), Some(Errno::IO));
+    drop((in_place, nameless));
+    wait_until("the old bytes are shown", || fs::read(mount.file("film")).is_ok_and(|read| read == old));
     rustix::process::kill_process(rustix::process::Pid::from_child(&bad_disk), Signal::INT).unwrap();
     bad_disk.wait().unwrap();
     assert!(fs::read(mount.file("film")).unwrap() == old);

@@ -57,14 +57,15 @@ impl Behind {
         to.begin(offset, bytes.len())?;
         let pool = self.pool.get_or_init(|| Pool::start().inspect_err(|error| log::warn!("{error}")).ok());
         let Some((pool, mut buffer)) = pool.as_ref().and_then(|pool| Some((pool, pool.idle.recv().ok()?))) else {
-            to.write(bytes, offset, false);
-            return to.settled().map(drop);
+            let written = to.write(bytes, offset, false);
+            to.end(Ok(()));
+            return written;
         };
         buffer.aligned(bytes.len()).copy_from_slice(bytes);
         let piece = Piece { to: Arc::clone(to), offset, len: bytes.len(), buffer };
         if pool.pieces.send(piece).is_err() {
             to.end(Err(io::Error::other("the threads that write have ended")));
-            return to.settled().map(drop);
+            return to.settle();
         }
         Ok(())
     }
@@ -81,8 +82,9 @@ impl Pool {
             let (pieces, used) = (pieces.clone(), used.clone());
             let write = move || {
                 for Piece { to, offset, len, mut buffer } in pieces {
-                    to.write(buffer.aligned(len), offset, true);
+                    let written = to.write(buffer.aligned(len), offset, true);
                     let _ = used.send(buffer);
+                    to.end(written);
                 }
             };
             let started = thread::Builder::new().name("write-behind".into()).spawn(write);

@@ -70,10 +70,11 @@ impl Scratch {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.written.settled()?;
+        self.written.settle()?;
         self.written.begin(offset, bytes.len())?;
-        self.written.write(bytes, offset, false);
-        self.written.settled().map(drop)
+        let written = self.written.write(bytes, offset, false);
+        self.written.end(Ok(()));
+        written
     }
 
     /// Cuts it off.

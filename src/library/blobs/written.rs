@@ -74,6 +74,11 @@ impl Written {
         state.check().map(|()| &self.file)
     }
 
+    /// Returns when nothing of it is on its way any more; the error of what could not be written, now and ever after.
+    pub fn settle(&self) -> io::Result<()> {
+        self.settled().map(drop)
+    }
+
     /// Fills `bytes` from `offset` on.
     pub fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         self.settled()?.read_exact_at(bytes, offset)
@@ -107,7 +112,7 @@ impl Written {
         self.direct.is_some()
     }
 
-    /// A write sets out, and ends by [`Written::write`]. It waits for those it overlaps. By one thread at a time.
+    /// A write sets out: [`Written::write`], then [`Written::end`]. It waits for those it overlaps. By one thread at a time.
     pub(super) fn begin(&self, offset: u64, len: usize) -> io::Result<()> {
         let mut state = self.state.lock();
         while state.under_way > 0 && offset < state.end {
@@ -125,23 +130,24 @@ impl Written {
     }
 
     /// Writes what has begun: past the page cache if it `is_direct` and that can be done.
-    pub(super) fn write(&self, bytes: &[u8], offset: u64, is_direct: bool) {
+    pub(super) fn write(&self, bytes: &[u8], offset: u64, is_direct: bool) -> io::Result<()> {
         let cached = || self.file.write_all_at(bytes, offset);
         let written = match &self.direct {
             Some(direct) if is_direct => direct.write_all_at(bytes, offset).or_else(|_| cached()),
             _ => cached(),
         };
-        if written.is_ok() {
-            self.take_in(bytes, offset);
+        match &written {
+            Ok(()) => self.take_in(bytes, offset),
+            Err(_) => self.forget_order(),
         }
-        self.end(written);
+        written
     }
 
-    /// What has begun has ended, as `written` says.
-    pub(super) fn end(&self, written: io::Result<()>) {
+    /// What has begun has ended; a failure that nobody was told of is told to whoever comes later.
+    pub(super) fn end(&self, untold: io::Result<()>) {
         let mut state = self.state.lock();
         state.under_way -= 1;
-        if let Err(error) = written {
+        if let Err(error) = untold {
             state.order = None;
             state.failure.get_or_insert(error);
         }
