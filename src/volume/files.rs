@@ -262,7 +262,7 @@ impl Volume {
                         log::warn!("node {node_id}: {error}");
                     }
                     if failed.is_some() {
-                        // Full: said at the constant.
+                        // Too many at once: see `LOST_MAX`.
                         let _ = self.shared.lost.0.try_send(node_id);
                     }
                     return failed.map_or(Ok(()), Err);
