@@ -46,7 +46,8 @@
 //! [`library::writer`] cuts a stream: what is small stays whole, what is larger becomes chunks, hashed as they pass. A
 //! *draft* of the home writes them, syncs them, and only then gives the file its name, in one step. On this machine that is
 //! a row of [`library::catalog`] over [`library::blobs`]; in a store it is the manifest's key. [`volume`] does the same for
-//! a mount: what a program changes is copied into scratch files, chunk by chunk, until `fsync` or `close` commits it.
+//! a mount: what a program changes is copied into scratch files, chunk by chunk, until `fsync` or `close` commits it. Long
+//! writes are answered while the disk still has them, and hashed on the way.
 //!
 //! # The rooms, lowest floor first
 //!

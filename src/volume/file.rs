@@ -173,7 +173,7 @@ impl OpenFile {
     }
 
     /// Says whether all that was written so far has come to be, of a file that is never committed.
-    pub fn settle(&self, disk: &Disk<'_>) -> Result<()> {
+    pub fn check_written(&self, disk: &Disk<'_>) -> Result<()> {
         let written: Vec<_> = {
             let state = self.state.read();
             let chunks = state.iter().flat_map(|state| state.content.chunks.values());

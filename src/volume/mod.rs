@@ -74,6 +74,7 @@ struct Shared {
     listings: Listings,
     // The library's folder, for asking its disk how much is free.
     root: File,
+    // Nodes closed with something that could not be committed, for whoever tells the kernel.
     lost: (Sender<u64>, Receiver<u64>),
 }
 
@@ -194,7 +195,7 @@ impl Shared {
     /// is there.
     fn commit(&self, file: &file::OpenFile) -> Result<bool> {
         if self.inodes.is_unlinked(file.node_id()) {
-            file.settle(&self.disk(file.node_id()))?;
+            file.check_written(&self.disk(file.node_id()))?;
             return Ok(false);
         }
         file.commit(&self.disk(file.node_id()))

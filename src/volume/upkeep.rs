@@ -58,11 +58,11 @@ impl Upkeep {
         let has_loose = Arc::new(AtomicBool::new(true));
         let hasher = {
             let (shared, stopped) = (Arc::clone(shared), stopped.clone());
-            thread("volume-hash", move || hash_on(&shared, &todo, &stopped))?
+            spawn("volume-hash", move || hash_on(&shared, &todo, &stopped))?
         };
         let keeper = {
             let (shared, has_loose, stopped) = (Arc::clone(shared), Arc::clone(&has_loose), stopped.clone());
-            thread("volume-keep", move || keep_on(&shared, &has_loose, &stopped))?
+            spawn("volume-keep", move || keep_on(&shared, &has_loose, &stopped))?
         };
         let threads = vec![hasher, keeper, ahead(shared, stopped)?];
         Ok(Self { jobs: Some(jobs), has_loose, stops: Mutex::new(Some(stops)), threads: Mutex::new(threads) })
@@ -97,14 +97,14 @@ impl Drop for Upkeep {
     }
 }
 
-fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     thread::Builder::new().name(name.into()).spawn(work).map_err(|error| Error::io("starting a thread", &error))
 }
 
 /// Has the catalog in memory soon, for who comes right after the mount.
 fn ahead(shared: &Arc<Shared>, stopped: Receiver<()>) -> Result<JoinHandle<()>> {
     let shared = Arc::clone(shared);
-    thread("volume-ahead", move || {
+    spawn("volume-ahead", move || {
         let read = shared.catalog.read_ahead(|| stopped.try_recv() == Err(TryRecvError::Empty));
         let _ = read.inspect_err(|error| log::debug!("{error}"));
     })
