@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -252,15 +253,18 @@ fn killed() {
     let acknowledged: Vec<Vec<AtomicU64>> =
         (0..WRITERS).map(|_| (0..FILES).map(|_| AtomicU64::new(0)).collect()).collect();
     let begun: Vec<Vec<AtomicU64>> = (0..WRITERS).map(|_| (0..FILES).map(|_| AtomicU64::new(0)).collect()).collect();
-    let path = |mount: &Mount, writer: u64, file: u64| mount.file(&format!("{writer}-{file}"));
     for kill in 0..kills {
         let mount = bench.mount();
+        // By this way no path ever leads beside the mount, when it is gone.
+        let top = File::open(mount.point()).unwrap();
+        let root = PathBuf::from(format!("/proc/self/fd/{}", top.as_raw_fd()));
+        let path = |writer: u64, file: u64| root.join(format!("{writer}-{file}"));
         for writer in 0..WRITERS {
             for file in 0..FILES {
                 let (least, most) =
                     (&acknowledged[writer as usize][file as usize], &begun[writer as usize][file as usize]);
                 let (least, most) = (least.load(Ordering::Relaxed), most.load(Ordering::Relaxed));
-                match fs::read(path(&mount, writer, file)) {
+                match fs::read(path(writer, file)) {
                     Ok(read) => {
                         // Made and not written yet, or cut off to be written: that is no version, but no broken one.
                         if read.is_empty() && file % 3 == 1 {
@@ -284,13 +288,13 @@ fn killed() {
         let life = Duration::from_millis(random.u64(..LIFE_MAX_MS));
         thread::scope(|scope| {
             for writer in 0..WRITERS {
-                let (mount, stop, acknowledged, begun) = (&mount, &stop, &acknowledged, &begun);
+                let (path, stop, acknowledged, begun) = (&path, &stop, &acknowledged, &begun);
                 let mut random = random.fork();
                 scope.spawn(move || {
                     while !stop.load(Ordering::Relaxed) {
                         let file = random.u64(..FILES);
                         let next = begun[writer as usize][file as usize].fetch_add(1, Ordering::Relaxed) + 1;
-                        if write_version(&path(mount, writer, file), writer, file, next).is_err() {
+                        if write_version(&path(writer, file), writer, file, next).is_err() {
                             return;
                         }
                         acknowledged[writer as usize][file as usize].store(next, Ordering::Relaxed);
@@ -301,6 +305,7 @@ fn killed() {
             mount.send(rustix::process::Signal::KILL);
             stop.store(true, Ordering::Relaxed);
         });
+        drop(top);
         mount.kill();
         let library = Local::open(&bench.library).unwrap();
         let found = findings(&library);
