@@ -424,6 +424,102 @@ fn names_of_a_library_are_listed_as_asked() {
     assert!(said(&place.run(&["gc", "@library"])).contains("1 damaged chunk, 7 B put aside by `verify`"));
 }
 
+/// What a URL would make something else of is a name like any other.
+#[test]
+fn names_in_a_store_are_taken_as_they_are_written() {
+    let place = Place::new();
+    let names = ["Film #1.mkv", "Film ", "What?.mkv", "What", "p%20c", "p c", "a\nb", "ab", "%2e%2e", "b\\c"];
+    fs::create_dir(place.path("odd")).unwrap();
+    for name in names {
+        fs::write(Path::new(&place.path("odd")).join(name), name).unwrap();
+    }
+    for home in ["kv+redb://", "kv+file://"] {
+        let library = format!("{home}{}", place.path(&format!("a #{}", &home[3..7])));
+        assert!(place.run(&["init", &library]).status.success());
+        assert!(said(&place.run(&["put", "@odd", &library])).starts_with("10 files put"));
+        let at = |name: &str| format!("{library}/odd/{name}");
+        for name in names {
+            assert_eq!(said(&place.run(&["get", &at(name), "-"])), name, "{library}");
+        }
+        for (n, name) in names.into_iter().enumerate() {
+            assert!(place.run(&["rm", &at(name)]).status.success());
+            let left = names[n + 1..].iter().all(|left| said(&place.run(&["get", &at(left), "-"])) == *left);
+            assert!(left && !place.run(&["stat", &at(name)]).status.success(), "{name} alone is removed");
+        }
+        place.refuses(&["put", "@films/film.mp4", &at("..")], &["`..`"]);
+    }
+}
+
+#[test]
+fn what_is_done_to_a_whole_library_is_not_done_for_a_path_in_it() {
+    let place = Place::new();
+    library(&place);
+    let store = format!("kv+redb://{}", place.path("films.redb"));
+    assert!(place.run(&["init", &store]).status.success());
+    for library in ["@library", &store] {
+        let at = |path: &str| format!("{library}/{path}");
+        for path in ["one/film.mp4", "two/film.mp4"] {
+            assert!(place.run(&["put", "@films/film.mp4", &at(path), "--tag", "old"]).status.success());
+        }
+        place.refuses(&["purge", &at("one"), "--tag", "old"], &["`one`", "name the library"]);
+        place.refuses(&["purge", &at("none"), "--tag", "old"], &["name the library"]);
+        place.refuses(&["gc", &at("one")], &["name the library"]);
+        place.refuses(&["verify", &at("one")], &["name the library"]);
+        assert!(said(&place.run(&["purge", library, "--tag", "old"])).starts_with("2 files"));
+    }
+}
+
+#[test]
+fn blobs_without_a_catalog_are_not_taken_for_an_empty_library() {
+    let place = Place::new();
+    library(&place);
+    for name in ["catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"] {
+        let _ = fs::remove_file(place.path(&format!("library/{name}")));
+    }
+    place.refuses(&["ls", "@library"], &["lost its catalog"]);
+    place.refuses(&["init", "@library"], &["lost its catalog"]);
+}
+
+#[test]
+fn what_is_no_file_takes_the_bytes_and_stays_what_it_is() {
+    let place = Place::new();
+    library(&place);
+    let film = fs::read(place.path("films/long.mkv")).unwrap();
+    let pipe = place.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::read(pipe).unwrap()
+    });
+    assert!(place.run(&["get", "@library/long.mkv", "@pipe"]).status.success());
+    assert!(reader.join().unwrap() == film);
+    assert!(!fs::metadata(&pipe).unwrap().is_file());
+    fs::write(place.path("old"), b"old").unwrap();
+    std::os::unix::fs::symlink("old", place.path("link")).unwrap();
+    assert!(place.run(&["get", "@library/long.mkv", "@link"]).status.success());
+    assert!(fs::read(place.path("old")).unwrap() == film);
+    assert!(fs::symlink_metadata(place.path("link")).unwrap().is_symlink());
+}
+
+#[test]
+fn one_chunk_of_two_files_is_repaired_for_both() {
+    let place = Place::new();
+    library(&place);
+    assert!(place.run(&["put", "@films/long.mkv", "@library/twin.mkv"]).status.success());
+    assert!(place.run(&["init", "@other"]).status.success());
+    assert!(place.run(&["put", "@films/long.mkv", "@other"]).status.success());
+    let blobs = fs::read_dir(place.path("library/blobs")).unwrap();
+    let mut blobs = blobs.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
+    fs::write(blobs.next().unwrap().unwrap().path(), b"damaged").unwrap();
+    let repaired = place.run(&["verify", "@library", "--repair-from", "@other"]);
+    let told = said(&repaired);
+    assert!(
+        repaired.status.success() && told.matches("repaired: ").count() == 2 && !told.contains("not repaired"),
+        "{told}"
+    );
+    assert!(place.run(&["verify", "@library"]).status.success());
+}
+
 #[test]
 fn help_and_version_are_answers() {
     let place = Place::new();

@@ -40,6 +40,20 @@ pub struct Opened {
     pub is_folder: bool,
 }
 
+impl Opened {
+    /// For what is done to a library as a whole. `Invalid` where a path in it was meant: it would reach beyond that.
+    pub fn whole(self) -> Result<Box<dyn Library>> {
+        if self.path.is_empty() {
+            return Ok(self.library);
+        }
+        let (library, path) = (self.library.describe(), self.path.escape_debug());
+        Err(Error::new(
+            Kind::Invalid,
+            format!("this is done to all of {library}, not to `{path}` alone: name the library"),
+        ))
+    }
+}
+
 /// Makes a new library at `text`, and returns how it describes itself. Sizes that are not given are the home's own.
 pub fn create(text: &str, config: &PlacesConfig, cut: (Option<u64>, Option<u64>)) -> Result<String> {
     if let Some(address) = keyed(text)? {
@@ -87,6 +101,9 @@ pub fn shown(text: &str) -> String {
         return text.to_owned();
     }
     let (kind, url) = text.strip_prefix(KEYED).map_or(("", text), |url| (KEYED, url));
+    if let Ok(Some(address)) = keyed(text) {
+        return address.shown();
+    }
     // What cannot be read may be anything.
     Url::parse(url).map_or_else(|_| "this URL".to_owned(), |url| format!("{kind}{}", remote::shown(&url)))
 }
@@ -94,9 +111,7 @@ pub fn shown(text: &str) -> String {
 /// Where in a store a library is, if `text` names a store.
 pub fn keyed(text: &str) -> Result<Option<Address>> {
     let Some(rest) = text.strip_prefix(KEYED) else { return Ok(None) };
-    let url = Url::parse(rest)
-        .map_err(|error| Error::new(Kind::Invalid, format!("this {KEYED}SERVICE:// URL can't be read: {error}")))?;
-    Address::new(url).map(Some)
+    Address::parse(rest).map(Some)
 }
 
 /// Opens the library in a store that `address` lies in, and says where in it: the nearest one on the way up, past what only
@@ -190,6 +205,7 @@ mod tests {
             ("library:/srv/films", "library:/srv/films"),
             ("films/a b.mkv", "films/a b.mkv"),
             ("kv+redis://me:secret@host/0/films", "kv+redis://host/0/films"),
+            ("kv+redis://me:secret@host/0/Film #1.mkv", "kv+redis://host/0/Film #1.mkv"),
             ("https://me:secret@host/films?token=secret", "https://host/films"),
             ("KV+redis://me:secret@host/0", "kv+redis://host/0"),
             ("://me:secret@host", "this URL"),

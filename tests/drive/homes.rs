@@ -13,7 +13,6 @@ use reelfs::range::ByteRange;
 use reelfs::store::keyed::address::Address;
 use reelfs::store::keyed::{Keyed, Seen, Swap};
 use tempfile::TempDir;
-use url::Url;
 
 use super::daemon::{Daemon, free_port};
 use super::needs::{Need, Test};
@@ -53,13 +52,13 @@ pub fn s3_server() -> (TempDir, Daemon, S3Config) {
 }
 
 fn open(url: &str, s3: &S3Config, is_new: bool) -> Box<dyn Keyed> {
-    Address::new(Url::parse(url).unwrap()).unwrap().open(s3, is_new).unwrap()
+    Address::parse(url).unwrap().open(s3, is_new).unwrap()
 }
 
 fn a_file() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("redb://{}", folder.path().join("films.redb").display());
-    let missing = Address::new(Url::parse(&url).unwrap()).unwrap().open(&S3Config::default(), false);
+    let missing = Address::parse(&url).unwrap().open(&S3Config::default(), false);
     assert_eq!(missing.err().unwrap().kind(), Kind::Missing);
     let home = open(&url, &S3Config::default(), true);
     check(&*home);
@@ -72,7 +71,7 @@ fn a_file() {
 fn a_folder() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("file://{}", folder.path().join("my films").display());
-    let missing = Address::new(Url::parse(&url).unwrap()).unwrap().open(&S3Config::default(), false);
+    let missing = Address::parse(&url).unwrap().open(&S3Config::default(), false);
     assert_eq!(missing.err().unwrap().kind(), Kind::Missing);
     let home = open(&url, &S3Config::default(), true);
     check(&*home);

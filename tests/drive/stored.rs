@@ -19,7 +19,6 @@ use reelfs::store::keyed::Keyed;
 use reelfs::store::keyed::address::Address;
 use rustix::process::Signal;
 use tempfile::TempDir;
-use url::Url;
 
 use super::daemon::Daemon;
 use super::homes::{redis_server, s3_server};
@@ -106,8 +105,7 @@ impl Store {
     }
 
     fn home(&self) -> Box<dyn Keyed> {
-        let url = Url::parse(self.url.strip_prefix("kv+").unwrap()).unwrap();
-        Address::new(url).unwrap().open(&self.s3, false).unwrap()
+        Address::parse(self.url.strip_prefix("kv+").unwrap()).unwrap().open(&self.s3, false).unwrap()
     }
 
     /// All but words about what was removed, which stay for an hour.

@@ -16,7 +16,6 @@ use reelfs::store::keyed::address::Address;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 use tempfile::TempDir;
-use url::Url;
 
 use super::daemon::Daemon;
 use super::homes::redis_server;
@@ -71,8 +70,7 @@ impl Store {
 
     /// As another program has it.
     pub fn home(&self) -> Box<dyn Keyed> {
-        let url = Url::parse(self.url.strip_prefix("kv+").unwrap()).unwrap();
-        Address::new(url).unwrap().open(&S3Config::default(), false).unwrap()
+        Address::parse(self.url.strip_prefix("kv+").unwrap()).unwrap().open(&S3Config::default(), false).unwrap()
     }
 
     pub fn is_sound(&self) {

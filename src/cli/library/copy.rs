@@ -143,7 +143,10 @@ impl Run<'_> {
             let mut writer = Writer::new(self.to.draft(to, None)?, self.to.cut());
             let sent = &mut self.tally.sent_bytes;
             let write = &mut |piece: Piece<'_>| piece.as_bytes(&mut |bytes| writer.write(bytes));
-            copy_out(self.from, from, manifest, write, &mut |count| *sent += count)?;
+            copy_out(self.from, from, manifest, write, &mut |count| {
+                *sent += count;
+                Ok(())
+            })?;
             writer.finish(meta)?;
             return Ok(());
         }

@@ -30,11 +30,11 @@ pub struct GcArgs {
 /// Removes it, and says how much there was.
 pub fn run(args: GcArgs, out: &mut dyn Write) -> Result<()> {
     let access = if args.dry_run { Access::Look } else { Access::Write };
-    let opened = args.options.open(&args.library, access)?;
-    let swept = opened.library.gc(args.grace, args.dry_run)?;
+    let library = args.options.open(&args.library, access)?.whole()?;
+    let swept = library.gc(args.grace, args.dry_run)?;
     let what = if args.dry_run { "would be removed" } else { "removed" };
     line(out, &format!("{}, {} {what}", counted(swept.chunks, "orphaned chunk"), format_size(swept.bytes)))?;
-    let (aside, place) = opened.library.put_aside()?;
+    let (aside, place) = library.put_aside()?;
     if aside.chunks > 0 {
         let (chunks, bytes) = (counted(aside.chunks, "damaged chunk"), format_size(aside.bytes));
         line(out, &format!("{chunks}, {bytes} put aside by `verify` in {place}: yours to delete"))?;

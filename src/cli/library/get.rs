@@ -1,14 +1,14 @@
 //! `reelfs get`: takes files and folders out of a library, every chunk checked.
 //! Never here: where chunks come from.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{LibraryOptions, counted, each_name, is_folder, line, name_of};
+use super::{Interrupted, LibraryOptions, counted, each_name, is_folder, line, name_of};
 use crate::cli::progress::Shown;
 use crate::cli::{complain, written};
 use crate::config::format_size;
@@ -37,6 +37,7 @@ pub struct GetArgs {
 
 /// Gets them.
 pub fn run(args: GetArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCode> {
+    let interrupted = Interrupted::listen()?;
     let opened = args.options.open(&args.library, Access::Look)?;
     let (library, path) = (&*opened.library, opened.path.as_str());
     if args.to.as_os_str() == STDOUT {
@@ -46,13 +47,13 @@ pub fn run(args: GetArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCod
             path,
             &manifest,
             &mut |piece| piece.as_bytes(&mut |bytes| out.write_all(bytes).map_err(|error| written(&error))),
-            &mut |_| {},
+            &mut |_| interrupted.check(),
         )?;
         out.flush().map_err(|error| written(&error))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut run =
-        Run { library, shown: Shown::new(is_quiet), done_bytes: 0, total_bytes: 0, files: 0, code: ExitCode::SUCCESS };
+    let (shown, code) = (Shown::new(is_quiet), ExitCode::SUCCESS);
+    let mut run = Run { library, interrupted, shown, done_bytes: 0, total_bytes: 0, files: 0, code };
     if is_folder(library, path) {
         let to = if args.to.is_dir() && !path.is_empty() { args.to.join(name_of(path)) } else { args.to };
         run.folder(path, &to)?;
@@ -67,6 +68,7 @@ pub fn run(args: GetArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCod
 
 struct Run<'a> {
     library: &'a dyn Library,
+    interrupted: Interrupted,
     shown: Shown,
     done_bytes: u64,
     total_bytes: u64,
@@ -89,6 +91,7 @@ impl Run<'_> {
                     Err(Error::new(Kind::Unsupported, format!("{}: neither a file nor a folder", named.path)))
                 }
             };
+            self.interrupted.check()?;
             if let Err(error) = got {
                 complain(&error);
                 self.code = ExitCode::FAILURE;
@@ -102,6 +105,14 @@ impl Run<'_> {
         self.total_bytes += manifest.size_bytes();
         let above = to.parent().filter(|above| !above.as_os_str().is_empty());
         above.map_or(Ok(()), fs::create_dir_all).map_err(|error| Error::io(to.display(), &error))?;
+        // A pipe or a device stays what it is, and takes the bytes; what a link leads to is replaced, and not the link.
+        let there = fs::metadata(to).ok();
+        if there.is_some_and(|there| !there.is_file() && !there.is_dir()) {
+            self.pour(path, &manifest, to)?;
+            self.files += 1;
+            return Ok(());
+        }
+        let to = &fs::canonicalize(to).unwrap_or_else(|_| to.to_owned());
         let part = part_of(to);
         let got = self.fill(path, &manifest, &part);
         let named = got.and_then(|()| fs::rename(&part, to).map_err(|error| Error::io(to.display(), &error)));
@@ -112,20 +123,36 @@ impl Run<'_> {
         named
     }
 
+    fn pour(&mut self, path: &str, manifest: &Manifest, to: &Path) -> Result<()> {
+        let failed = |error: io::Error| Error::io(to.display(), &error);
+        let mut open = OpenOptions::new().write(true).open(to).map_err(failed)?;
+        self.copy_out(path, manifest, &mut |piece| piece.as_bytes(&mut |bytes| open.write_all(bytes).map_err(failed)))
+    }
+
+    /// All of a file, told as it goes.
+    fn copy_out(
+        &mut self,
+        path: &str,
+        manifest: &Manifest,
+        write: &mut dyn FnMut(Piece<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let Self { library, interrupted, shown, done_bytes, total_bytes, .. } = self;
+        copy_out(*library, path, manifest, write, &mut |count| {
+            *done_bytes += count;
+            shown.show(&Progress { path: path.to_owned(), done_bytes: *done_bytes, total_bytes: *total_bytes });
+            interrupted.check()
+        })
+    }
+
     fn fill(&mut self, path: &str, manifest: &Manifest, part: &Path) -> Result<()> {
         let failed = |error: io::Error| Error::io(part.display(), &error);
         let mut file = File::create_new(part).map_err(failed)?;
-        let (library, shown, total_bytes) = (self.library, &mut self.shown, self.total_bytes);
-        let done_bytes = &mut self.done_bytes;
         let mut write = |piece: Piece<'_>| match piece {
             Piece::Bytes(bytes) => file.write_all(bytes).map_err(failed),
             // Passed over, it is one here, too; the last one needs the end set.
             Piece::Hole(count) => file.seek(SeekFrom::Current(count.cast_signed())).map(drop).map_err(failed),
         };
-        copy_out(library, path, manifest, &mut write, &mut |count| {
-            *done_bytes += count;
-            shown.show(&Progress { path: path.to_owned(), done_bytes: *done_bytes, total_bytes });
-        })?;
+        self.copy_out(path, manifest, &mut write)?;
         file.set_len(manifest.size_bytes()).map_err(failed)?;
         file.set_modified(manifest.meta().modified).and_then(|()| file.sync_all()).map_err(failed)
     }
@@ -161,12 +188,12 @@ pub fn copy_out(
     path: &str,
     manifest: &Manifest,
     write: &mut dyn FnMut(Piece<'_>) -> Result<()>,
-    each: &mut dyn FnMut(u64),
+    each: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<()> {
     match manifest.content() {
         Content::Inline(bytes) => {
             write(Piece::Bytes(bytes))?;
-            each(bytes.len() as u64);
+            each(bytes.len() as u64)?;
         }
         Content::Chunks(chunks) => {
             for (n, chunk) in chunks.iter().enumerate() {
@@ -175,7 +202,7 @@ pub fn copy_out(
                 } else {
                     write(Piece::Bytes(&library.chunk(path, manifest, n)?))?;
                 }
-                each(chunk.range.len());
+                each(chunk.range.len())?;
             }
         }
     }

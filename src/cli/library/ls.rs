@@ -112,7 +112,7 @@ impl Listing<'_> {
             return self.raw(&format!("],\n\"cursor\":{}}}\n", json!(cursor)));
         }
         if let Some(cursor) = cursor {
-            say(&format!("there is more: go on with --cursor '{}'", cursor.replace('\'', r"'\''")));
+            say(&format!("there is more: go on with --cursor {}", quoted(cursor)));
         }
         Ok(())
     }
@@ -120,6 +120,19 @@ impl Listing<'_> {
     fn raw(&mut self, text: &str) -> Result<()> {
         self.out.write_all(text.as_bytes()).map_err(|error| written(&error))
     }
+}
+
+/// As a shell takes it; what would not survive being shown is escaped, as bash and its like have it.
+fn quoted(text: &str) -> String {
+    if !text.contains(char::is_control) && text.trim_end() == text {
+        return format!("'{}'", text.replace('\'', r"'\''"));
+    }
+    let escaped = text.bytes().map(|byte| match byte {
+        b'\'' | b'\\' => format!("\\{}", char::from(byte)),
+        b' '..=b'~' => char::from(byte).to_string(),
+        _ => format!("\\x{byte:02x}"),
+    });
+    format!("$'{}'", escaped.collect::<String>())
 }
 
 /// A folder ends with `/`.
@@ -150,6 +163,15 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::*;
+
+    #[test]
+    fn a_cursor_is_taken_as_it_is_shown() {
+        assert_eq!(quoted("a b/it's"), r"'a b/it'\''s'");
+        let odd = "nl/a\nb é'\u{1b}\\ ";
+        let shown = crate::cli::printable(&quoted(odd));
+        let echoed = std::process::Command::new("bash").args(["-c", &format!("printf %s {shown}")]).output().unwrap();
+        assert_eq!(String::from_utf8(echoed.stdout).unwrap(), odd);
+    }
 
     #[test]
     fn lines_for_people_and_programs() {

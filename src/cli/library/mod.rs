@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use super::options::{Env, S3Options};
 use super::{complain, written};
 use crate::config::PlacesConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::library::place::{self, Access, Opened};
 use crate::library::{Library, Named, PAGE_NAMES_MAX, Query};
 
@@ -66,6 +66,15 @@ impl Interrupted {
 
     fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// For what can't be left half done.
+    fn check(&self) -> Result<()> {
+        if self.is_set() {
+            Err(Error::new(Kind::Local, "broken off: nothing is left of what was not whole"))
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -27,8 +27,8 @@ pub struct PurgeArgs {
 /// Removes them, and counts what went.
 pub fn run(args: PurgeArgs, out: &mut dyn Write) -> Result<ExitCode> {
     let interrupted = Interrupted::listen()?;
-    let opened = args.options.open(&args.library, Access::Write)?;
-    let swept = opened.library.purge(&args.tag, &mut |_| !interrupted.is_set())?;
+    let library = args.options.open(&args.library, Access::Write)?.whole()?;
+    let swept = library.purge(&args.tag, &mut |_| !interrupted.is_set())?;
     line(out, &told(&swept))?;
     if interrupted.is_set() {
         line(out, "broken off: run it again for the rest")?;

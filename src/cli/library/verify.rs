@@ -1,6 +1,7 @@
 //! `reelfs verify`: hashes every chunk of a library, and repairs what another library still has.
 //! Never here: where a home keeps its chunks.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -48,7 +49,7 @@ pub fn run(args: VerifyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<Exit
         }
         opened => opened?,
     };
-    let library = &*opened.library;
+    let library = &*opened.whole()?;
     let other = args.repair_from.map(|text| place::open(&text, &places, Access::Look)).transpose()?;
     let mut shown = Shown::new(is_quiet);
     let (mut findings, mut damaged, mut orphans, mut told) = (Vec::new(), 0_u64, (0, 0), Ok(()));
@@ -76,9 +77,14 @@ pub fn run(args: VerifyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<Exit
     told?;
     let mut left = damaged;
     if let Some(other) = &other {
+        // Equal chunks of several files may be one and the same.
+        let mut repaired = HashSet::new();
         for finding in &findings {
-            match repair(library, &*other.library, finding) {
+            let bytes = (&finding.place, finding.sha256);
+            let done = if repaired.contains(&bytes) { Ok(()) } else { repair(library, &*other.library, finding) };
+            match done {
                 Ok(()) => {
+                    repaired.insert(bytes);
                     line(out, &format!("repaired: {}", place_of(finding)))?;
                     left -= 1;
                 }

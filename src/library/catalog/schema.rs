@@ -101,6 +101,11 @@ pub fn create(dir: &Path, cut: Cut, before: &dyn Fn() -> Result<()>) -> Result<(
         let message = format!("{} is not empty: a library is made in an empty folder, or a new one", dir.display());
         return Err(Error::new(Kind::Invalid, message));
     }
+    if holds_blobs(dir) {
+        let message =
+            format!("{} has blobs of a library that has lost its catalog: a new one would know none", dir.display());
+        return Err(Error::new(Kind::Invalid, message));
+    }
     let _lock = take_lock(dir)?;
     // Another one may have made it just now.
     check_is_new()?;
@@ -143,11 +148,21 @@ pub fn is_at(dir: &Path) -> bool {
     path(dir).is_file()
 }
 
+/// Whether there are bytes of files in `dir`. Without a catalog nobody knows whose.
+fn holds_blobs(dir: &Path) -> bool {
+    let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries(&dir.join("blobs")).any(|entry| entries(&entry.path()).next().is_some())
+}
+
 pub(super) fn check_is_there(dir: &Path) -> Result<()> {
     if path(dir).exists() {
         return Ok(());
     }
     let place = dir.display();
+    if holds_blobs(dir) {
+        let message = format!("{place} has blobs, and has lost its catalog: put `catalog.sqlite` back from a copy");
+        return Err(Error::new(Kind::Corrupt, message));
+    }
     let message = format!("{place} is not a library; `reelfs init library:{place}` makes one");
     Err(Error::new(Kind::Missing, message))
 }

@@ -6,8 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use url::Url;
-
 use super::*;
 use crate::cancel::Cancel;
 use crate::library::keyed::{KeyedLibrary, Settings};
@@ -90,7 +88,7 @@ impl House {
 
     /// What of the library is at `path`, as a source.
     fn origin(&self, path: &str) -> Kept {
-        let address = Address::new(Url::parse("redb:///test").unwrap()).unwrap();
+        let address = Address::parse("redb:///test").unwrap();
         let kept = Kept::new(&address, &PlacesConfig::default());
         let library = || Arc::clone(&self.library) as Arc<dyn Library>;
         let opened = Opened::new(library(), library(), path.to_owned()).unwrap();

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use opendal::Operator;
 use opendal::services::CloudflareKv;
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use redis::IntoConnectionInfo as _;
 use url::Url;
 
@@ -30,6 +30,8 @@ const CLOUDFLARE_KEY_BYTES_MAX: usize = 512;
 const CLOUDFLARE_REQUESTS_PER_SECOND: u32 = 3;
 /// Enough for a long line, few enough to hold their values in memory.
 const WRITES_AT_ONCE: usize = 3;
+/// What of a path a URL must not take for something of its own.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// What Cloudflare is asked with.
 const CLOUDFLARE_TOKEN: &str = "CLOUDFLARE_API_TOKEN";
 
@@ -47,14 +49,22 @@ enum Home {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
     home: Home,
-    /// Of the scheme `SERVICE`.
+    /// Of the scheme `SERVICE`; its path is encoded.
     url: Url,
 }
 
 impl Address {
-    /// Reads what stands behind `kv+`. Pure.
-    pub fn new(url: Url) -> Result<Self> {
+    /// Reads what stands behind `kv+`. The path is taken as it is written: it goes on into a library, whose names may have
+    /// a `#`, a `?` or a `%` in them. Pure.
+    pub fn parse(text: &str) -> Result<Self> {
+        let at = text.find("://").map_or(text.len(), |at| at + "://".len());
+        let (front, path) = text.split_at(text[at..].find('/').map_or(text.len(), |slash| at + slash));
+        let url = Url::parse(&format!("{front}{}", utf8_percent_encode(path, ENCODED)))
+            .map_err(|error| Error::new(Kind::Invalid, format!("this kv+SERVICE:// URL can't be read: {error}")))?;
         let invalid = |what: &str| Err(Error::new(Kind::Invalid, format!("kv+{} {what}", shown(&url))));
+        if path.split('/').any(|name| matches!(name, "." | "..")) {
+            return invalid("was written with `.` or `..`, which no name here can be");
+        }
         let home = match url.scheme() {
             "redb" => Home::Redb,
             "file" => Home::Folder,
@@ -78,7 +88,9 @@ impl Address {
 
     /// Without credentials.
     pub fn shown(&self) -> String {
-        format!("kv+{}", shown(&self.url))
+        let (shown, path) = (shown(&self.url), self.url.path());
+        let front = shown.strip_suffix(path).unwrap_or(&shown);
+        format!("kv+{front}{}", percent_decode_str(path).decode_utf8_lossy())
     }
 
     /// As it may be shown, and told from places of the same name.
@@ -99,9 +111,9 @@ impl Address {
         };
         let at = |count: usize| {
             let mut url = self.url.clone();
-            // Encodes what needs it; a cut of the old one would do, but for slashes that are doubled.
-            if let Ok(mut path) = url.path_segments_mut() {
-                path.clear().extend(&components[..count]);
+            // A cut of the old one would do, but for slashes that are doubled.
+            if !components.is_empty() {
+                url.set_path(&utf8_percent_encode(&format!("/{}", components[..count].join("/")), ENCODED).to_string());
             }
             (Self { home: self.home, url }, components[count..].join("/"))
         };
@@ -198,14 +210,15 @@ mod tests {
     use super::*;
 
     fn address(text: &str) -> Result<Address> {
-        Address::new(Url::parse(text).unwrap())
+        Address::parse(text)
     }
 
     #[test]
     fn homes_as_people_write_them() {
         for (text, shown) in [
             ("redb:///srv/films.redb", "kv+redb:///srv/films.redb"),
-            ("file:///srv/my%20films", "kv+file:///srv/my%20films"),
+            ("file:///srv/my films", "kv+file:///srv/my films"),
+            ("file:///srv/Film #1? 100%20.mkv ", "kv+file:///srv/Film #1? 100%20.mkv "),
             ("redis://:secret@host:7000/2/films", "kv+redis://host:7000/2/films"),
             ("redis://host", "kv+redis://host"),
             ("s3://bucket/films", "kv+s3://bucket/films"),
@@ -224,9 +237,14 @@ mod tests {
         };
         let pair = |address: &str, path: &str| (address.to_owned(), path.to_owned());
         assert_eq!(
-            parts("s3://films/a%20b//c/"),
-            [pair("kv+s3://films/a%20b/c", ""), pair("kv+s3://films/a%20b", "c"), pair("kv+s3://films/", "a b/c")]
+            parts("s3://films/a b//c/"),
+            [pair("kv+s3://films/a b/c", ""), pair("kv+s3://films/a b", "c"), pair("kv+s3://films/", "a b/c")]
         );
+        // As it is written, whatever a URL would make of it.
+        for name in ["Film #1.mkv", "What?.mkv", "p%20c", "%2e%2e", "a\nb\tc ", "\\", "é|[x]:y"] {
+            let above = parts(&format!("redb:///films.redb/{name}"));
+            assert_eq!(above.last().unwrap(), &pair("kv+redb:///films.redb", name));
+        }
         assert_eq!(
             parts("redb:///films.redb/a"),
             [pair("kv+redb:///films.redb/a", ""), pair("kv+redb:///films.redb", "a")]
@@ -236,9 +254,16 @@ mod tests {
 
     #[test]
     fn what_is_no_home_is_refused_in_one_line() {
-        for text in
-            ["redb:films", "redb://host/films", "redb:///", "redis:///0", "redis://host/films", "s3:///x", "ftp://h/"]
-        {
+        for text in [
+            "redb:films",
+            "redb://host/films",
+            "redb:///films/../x",
+            "redb:///",
+            "redis:///0",
+            "redis://host/films",
+            "s3:///x",
+            "ftp://h/",
+        ] {
             let error = address(text).unwrap_err();
             assert!(error.kind() == Kind::Invalid && !error.to_string().contains('\n'), "{text}: {error}");
         }
