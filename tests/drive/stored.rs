@@ -126,7 +126,9 @@ impl Store {
     fn all(&self) -> BTreeMap<String, Bytes> {
         let home = self.home();
         let value = |key: String| {
-            let value = home.get(&key, ByteRange::new(0, 1 << 20)).unwrap();
+            let get = || home.get(&key, ByteRange::new(0, 1 << 20));
+            // A server may hang up once, as rclone does under load: a library asks again, and so do we.
+            let value = get().or_else(|_| get()).unwrap();
             (key, value)
         };
         self.keys().into_iter().map(value).collect()
@@ -168,7 +170,7 @@ fn works(store: &Store) {
     }
     mount.end();
     // A part of it, too.
-    let mount = Mount::new(&store.at("shelf/a%20series"), &store.options());
+    let mount = Mount::new(&store.at("shelf/a series"), &store.options());
     assert!(fs::read(mount.file("70000.mkv")).unwrap() == film(6, 70_000));
     mount.end();
     let taken = store.folder.path().join("taken");

@@ -37,7 +37,8 @@ const FLUSH_EVERY: Duration = Duration::from_secs(1);
 const STDIN: &str = "-";
 
 /// Put files into a library. What is there already, with the same size and time, is skipped; a put that was broken off
-/// goes on where it was when it is run again. Like `cp -r`: into the path if that is a folder, else under that name.
+/// goes on where it was when it is run again. Like `cp -r`: into the path if that is a folder, else under that name. Times
+/// are kept; permissions, links and empty folders are not.
 #[derive(Debug, Args)]
 pub struct PutArgs {
     /// Files, folders with all below them, or `-` for standard input (then the library's path names the file).
