@@ -376,6 +376,29 @@ fn a_put_that_is_stopped_has_kept_what_was_done() {
     }
 }
 
+#[test]
+fn a_get_that_is_stopped_leaves_nothing_behind() {
+    let place = Place::new();
+    assert!(place.run(&["init", "@library"]).status.success());
+    fs::write(place.path("films/long.mkv"), vec![7; 256 << 20]).unwrap();
+    assert!(place.run(&["put", "@films/long.mkv", "@library"]).status.success());
+    fs::create_dir(place.path("to")).unwrap();
+    let got = Command::new(env!("CARGO_BIN_EXE_reelfs"))
+        .args(["get", "-q", &place.path("library/long.mkv"), &place.path("to")])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + Duration::from_mins(1);
+    while fs::read_dir(place.path("to")).unwrap().next().is_none() {
+        assert!(Instant::now() < until, "it has not begun");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(Command::new("kill").args(["-INT", &got.id().to_string()]).status().unwrap().success());
+    let ended = got.wait_with_output().unwrap();
+    assert_eq!((ended.status.code(), &*ended.stderr), (Some(1), &b"reelfs: broken off\n"[..]));
+    assert!(fs::read_dir(place.path("to")).unwrap().next().is_none());
+}
+
 /// As a mount writes them: a film with a hole in it, a link, and a folder with nothing in it.
 #[test]
 fn what_a_copy_leaves_out_is_told_and_holes_stay_holes() {

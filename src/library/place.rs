@@ -100,10 +100,10 @@ pub fn shown(text: &str) -> String {
     if !text.contains("://") {
         return text.to_owned();
     }
-    let (kind, url) = text.strip_prefix(KEYED).map_or(("", text), |url| (KEYED, url));
     if let Ok(Some(address)) = keyed(text) {
         return address.shown();
     }
+    let (kind, url) = text.strip_prefix(KEYED).map_or(("", text), |url| (KEYED, url));
     // What cannot be read may be anything.
     Url::parse(url).map_or_else(|_| "this URL".to_owned(), |url| format!("{kind}{}", remote::shown(&url)))
 }

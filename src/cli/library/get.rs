@@ -123,6 +123,7 @@ impl Run<'_> {
         named
     }
 
+    /// Into what is there already.
     fn pour(&mut self, path: &str, manifest: &Manifest, to: &Path) -> Result<()> {
         let failed = |error: io::Error| Error::io(to.display(), &error);
         let mut open = OpenOptions::new().write(true).open(to).map_err(failed)?;

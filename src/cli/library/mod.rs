@@ -68,13 +68,9 @@ impl Interrupted {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// For what can't be left half done.
+    /// For what ends by an error, and then takes away what is not whole.
     fn check(&self) -> Result<()> {
-        if self.is_set() {
-            Err(Error::new(Kind::Local, "broken off: nothing is left of what was not whole"))
-        } else {
-            Ok(())
-        }
+        if self.is_set() { Err(Error::new(Kind::Local, "broken off")) } else { Ok(()) }
     }
 }
 

@@ -138,7 +138,7 @@ impl Address {
             Home::S3 => {
                 let place = remote::service::Address::new(self.url.clone());
                 let place = place.ok_or_else(|| Error::new(Kind::Invalid, format!("{}: no bucket", self.shown())))?;
-                let (operator, described) = (place.operator(s3)?, format!("kv+{}", place.located(s3)));
+                let (operator, described) = (place.operator(s3)?, self.located(s3));
                 let prefix = prefix(&components);
                 let limits = limits(S3_KEY_BYTES_MAX, &prefix, None);
                 Box::new(Service::new(operator, prefix, described, limits)?)
