@@ -160,7 +160,10 @@ pub(super) fn check_is_there(dir: &Path) -> Result<()> {
     }
     let place = dir.display();
     if holds_blobs(dir) {
-        let message = format!("{place} has blobs, and has lost its catalog: put `catalog.sqlite` back from a copy");
+        let message = format!(
+            "{place} has blobs, and has lost its catalog: put `catalog.sqlite` back; of a damaged one, \
+             `reelfs verify --salvage` saves what can be read"
+        );
         return Err(Error::new(Kind::Corrupt, message));
     }
     let message = format!("{place} is not a library; `reelfs init library:{place}` makes one");
