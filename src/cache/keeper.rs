@@ -18,6 +18,7 @@ use super::index::{ChunkRow, NewChunk, micros};
 use super::{Done, Entry, Kept, Shared};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::metrics::Metrics;
 use crate::range::ByteRange;
 
 /// Chunks written but not recorded yet; the writer waits beyond it. They can't be evicted, so it is kept small.
@@ -34,7 +35,7 @@ const TICK: Duration = Duration::from_secs(2);
 /// What the writer thread is asked.
 pub(super) enum Job {
     /// Write and record.
-    Keep { entry: Arc<Entry>, range: ByteRange, bytes: Arc<Vec<u8>>, digest: Digest, done: Done },
+    Keep(Keep),
     /// The row is gone: give the bytes back.
     Punch { entry_id: i64, slot_size: u64, range: ByteRange },
     /// Players open the film with it: what is recorded of it is marked.
@@ -43,6 +44,26 @@ pub(super) enum Job {
     Retire { entry_id: i64 },
     /// Answer when all before it is recorded.
     Flush(Sender<()>),
+}
+
+/// Bytes that are to be kept.
+pub(super) struct Keep {
+    pub(super) entry: Arc<Entry>,
+    pub(super) range: ByteRange,
+    pub(super) bytes: Arc<Vec<u8>>,
+    pub(super) digest: Digest,
+    pub(super) done: Done,
+}
+
+impl Keep {
+    /// They are not.
+    pub(super) fn skip(self, metrics: &Metrics) {
+        let Self { range, bytes, done, .. } = self;
+        // Whoever fetched them may be the only one to hold them, once it is told.
+        drop(bytes);
+        metrics.cache_skipped_bytes.add(range.len());
+        done(Kept::Skipped);
+    }
 }
 
 /// Chunks to be recorded together, by entry and first byte.
@@ -56,8 +77,8 @@ enum Written {
     Flush(Sender<()>),
 }
 
-/// Starts both threads; they end, with everything recorded, when `inbox` is closed.
-pub(super) fn start(shared: Arc<Shared>, inbox: Receiver<Job>) -> Result<JoinHandle<()>> {
+/// Starts both threads; they end, with everything recorded, when the queue is closed.
+pub(super) fn start(shared: Arc<Shared>) -> Result<JoinHandle<()>> {
     let cannot = |error: std::io::Error| Error::io("starting a cache thread", &error);
     let (written, to_record) = bounded(UNRECORDED_MAX);
     let recorder = {
@@ -67,7 +88,7 @@ pub(super) fn start(shared: Arc<Shared>, inbox: Receiver<Job>) -> Result<JoinHan
     thread::Builder::new()
         .name("writer".into())
         .spawn(move || {
-            for job in inbox {
+            while let Some(job) = shared.queue.next() {
                 run(&shared, job, &written);
             }
             drop(written);
@@ -82,7 +103,7 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
         punch(shared, entry_id, slot_size, range);
     }
     match job {
-        Job::Keep { entry, range, bytes, digest, done } => {
+        Job::Keep(Keep { entry, range, bytes, digest, done }) => {
             let failed_syncs = entry.data.failed_syncs();
             let kept = match write(shared, &entry, range, &bytes, written) {
                 Ok(kept) => kept,

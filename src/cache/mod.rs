@@ -21,6 +21,7 @@ mod hot;
 pub mod index;
 mod keeper;
 mod pins;
+mod queue;
 mod status;
 mod sweep;
 mod tree;
@@ -34,7 +35,7 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
 use crate::config::CacheConfig;
@@ -48,7 +49,8 @@ use crate::store::Stat;
 use data::{DataDir, DataFile, disk_cost};
 use hot::Hot;
 use index::{ChunkRow, EntryKey, EntryRow, Index, micros};
-use keeper::Job;
+use keeper::{Job, Keep};
+use queue::Queue;
 use tree::Tree;
 use unread::Unread;
 
@@ -58,8 +60,6 @@ pub use status::{CacheStatus, EntryStatus, entries, status};
 pub use tree::{KeptListing, KnownListing, Spool};
 pub use upkeep::{BadChunk, Purge, Purged, Verified};
 
-/// Chunks waiting to be written; their bytes are counted by whoever fetched them.
-const JOBS_MAX: usize = 64;
 /// A process that is just ending, or a child of it that is just starting, may hold the directory a moment longer.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
 /// Of the budget, left for what the filesystem itself adds to sparse files (extent blocks, folders): 1 part in 64.
@@ -68,7 +68,6 @@ const FILESYSTEM_SHARE: u64 = 64;
 /// The cache of one source, owned by this process.
 pub struct Cache {
     shared: Arc<Shared>,
-    jobs: Option<Sender<Job>>,
     writer: Option<JoinHandle<()>>,
     tree: Tree,
 }
@@ -80,6 +79,8 @@ struct Shared {
     index: Index,
     data: DataDir,
     hot: Hot,
+    // What the writer thread is asked.
+    queue: Queue,
     // Guards which entries are open: making, retiring and deleting an entry exclude each other through it.
     open: Mutex<HashMap<i64, Weak<Entry>>>,
     // Guards the dropping of chunks that failed their hash: two checks of one chunk must not drop it twice, as the
@@ -192,6 +193,7 @@ impl Cache {
             index: Index::open(&index_path(&config.dir))?,
             data: DataDir::open(&config.dir)?,
             hot: Hot::new(),
+            queue: Queue::default(),
             open: Mutex::default(),
             drops: Mutex::default(),
             used_bytes: AtomicU64::new(0),
@@ -207,10 +209,9 @@ impl Cache {
         });
         status::note_budget(&config.dir, config.size_bytes);
         shared.sweep()?;
-        let (jobs, inbox) = bounded(JOBS_MAX);
-        let writer = keeper::start(Arc::clone(&shared), inbox)?;
-        let tree = Tree::start(&shared)?;
-        Ok(Self { shared, jobs: Some(jobs), writer: Some(writer), tree })
+        let writer = keeper::start(Arc::clone(&shared))?;
+        let tree = Tree::start(&shared).inspect_err(|_| shared.queue.close())?;
+        Ok(Self { shared, writer: Some(writer), tree })
     }
 
     /// Removes the directory of a cache that was made a moment ago, and has nothing to keep.
@@ -264,7 +265,7 @@ impl Cache {
                 shared.pass_pin_on(&other, &entry)?;
             }
             // Best effort: what does not fit the queue now is evicted by age.
-            let _ = self.jobs().try_send(Job::Retire { entry_id: other.entry_id });
+            shared.queue.offer(Job::Retire { entry_id: other.entry_id });
         }
         Ok(entry)
     }
@@ -360,21 +361,31 @@ impl Cache {
             shared.metrics.cache_corrupt_chunks.add(1);
             // In the writer's queue before the row goes: no new bytes for this range can be ahead of the hole.
             let slot_size = entry.chunk_size_bytes;
-            let _ = self.jobs().send(Job::Punch { entry_id: entry.id, slot_size, range: chunk.range });
+            let _ = shared.queue.push(Job::Punch { entry_id: entry.id, slot_size, range: chunk.range });
             shared.index.remove(std::slice::from_ref(chunk))?;
         }
         Ok(false)
     }
 
-    /// Takes a whole, hashed piece of a slot to be written and recorded. Blocks while the writer is behind.
+    /// Takes a whole, hashed piece of a slot to be written and recorded. Blocks while the writer is behind, but not while
+    /// its disk is stuck: then the piece is skipped.
     pub fn keep(&self, entry: &Arc<Entry>, range: ByteRange, bytes: Arc<Vec<u8>>, digest: Digest, done: Done) {
         entry.unread.came(range);
-        let job = Job::Keep { entry: Arc::clone(entry), range, bytes, digest, done };
-        if let Err(unsent) = self.jobs().send(job)
-            && let Job::Keep { done, .. } = unsent.into_inner()
-        {
-            done(Kept::Skipped);
+        let keep = Keep { entry: Arc::clone(entry), range, bytes, digest, done };
+        if let Err(Job::Keep(keep)) = self.shared.queue.push(Job::Keep(keep)) {
+            keep.skip(&self.shared.metrics);
         }
+    }
+
+    /// Whether the disk has been at one piece for longer than a reader should wait for it.
+    pub fn is_stuck(&self) -> bool {
+        self.shared.queue.is_stuck()
+    }
+
+    /// Skips the piece that has waited longest for the disk; `false`: none waits.
+    pub fn skip_oldest(&self) -> bool {
+        let oldest = self.shared.queue.take_oldest();
+        oldest.map(|keep| keep.skip(&self.shared.metrics)).is_some()
     }
 
     /// Players open the film with `range`: what is and will be kept of it outlives the middle of films.
@@ -387,7 +398,7 @@ impl Cache {
             opening.insert(range);
         }
         // Best effort: what does not fit the queue now goes a little earlier than it should.
-        let _ = self.jobs().try_send(Job::Opening { entry: Arc::clone(entry), range });
+        self.shared.queue.offer(Job::Opening { entry: Arc::clone(entry), range });
     }
 
     /// Number and bytes of the chunks recorded of `entry`.
@@ -417,21 +428,17 @@ impl Cache {
     /// Returns when everything kept before is recorded (or known not to be).
     pub fn flush(&self) {
         let (done, wait) = bounded(1);
-        if self.jobs().send(Job::Flush(done)).is_ok() {
+        if self.shared.queue.push(Job::Flush(done)).is_ok() {
             // An error means the writer has ended, and all is done.
             let _ = wait.recv();
         }
         self.tree.flush();
     }
-
-    fn jobs(&self) -> &Sender<Job> {
-        self.jobs.as_ref().expect("taken only by drop")
-    }
 }
 
 impl Drop for Cache {
     fn drop(&mut self) {
-        drop(self.jobs.take());
+        self.shared.queue.close();
         if let Some(writer) = self.writer.take() {
             let _ = writer.join();
         }

@@ -85,6 +85,8 @@ pub(super) struct Inner {
     interests: usize,
     // The last interest was lost while someone still waited: once they have their bytes, nobody wants the rest.
     is_left: bool,
+    // The cache has been given the bytes.
+    is_given: bool,
     asked_at: Option<Instant>,
     first_at: Option<Instant>,
 }
@@ -133,6 +135,7 @@ impl Flight {
                 waits: Vec::new(),
                 interests: 0,
                 is_left: false,
+                is_given: false,
                 asked_at: None,
                 first_at: None,
             }),
@@ -234,6 +237,17 @@ impl Flight {
         (ByteRange::new(self.start, inner.end), Arc::clone(&inner.bytes), digest)
     }
 
+    /// All its bytes, once they have landed.
+    pub(super) fn whole(&self) -> (ByteRange, Arc<Vec<u8>>) {
+        let inner = self.inner.lock();
+        (ByteRange::new(self.start, inner.end), Arc::clone(&inner.bytes))
+    }
+
+    /// The cache has been given them.
+    pub(super) fn given(&self) {
+        self.inner.lock().is_given = true;
+    }
+
     /// Ends a running flight early. Whole blocks that came are kept, if `error` does not cast doubt on them: the
     /// flight is then `Landed`, and shorter. Else it is `Dead`. Every wait left is answered with `error` by the caller.
     pub(super) fn end_early(&self, error: &Error, block: u64) -> (Option<Whole>, Answered) {
@@ -268,6 +282,14 @@ impl Flight {
     pub(super) fn waited_for_until(&self) -> Option<Instant> {
         let inner = self.inner.lock();
         inner.waits.iter().filter(|wait| wait.waiter.is_waiting()).map(|wait| wait.waiter.deadline()).max()
+    }
+
+    /// Its lane, which is demand as soon as somebody waits for it, and until when the first of them does.
+    pub(super) fn urgency(&self) -> (Lane, Option<Instant>) {
+        let inner = self.inner.lock();
+        let waits = inner.waits.iter().filter(|wait| wait.waiter.is_waiting());
+        let first = waits.map(|wait| wait.waiter.deadline()).min();
+        (if first.is_some() { Lane::Demand } else { inner.lane }, first)
     }
 
     /// Whether a worker has it, and nothing has ended it.
@@ -345,6 +367,11 @@ impl Inner {
     /// Whether every byte of a flight from `start` on is here.
     fn is_whole(&self, start: u64) -> bool {
         start + self.bytes.len() as u64 == self.end
+    }
+
+    /// Whether it has come to nothing, or the cache has been given what came.
+    pub(super) fn has_ended(&self) -> bool {
+        self.is_given || self.state == State::Dead
     }
 
     /// Bytes that have come, how long they took, and how long the first one took; nothing before it is there.

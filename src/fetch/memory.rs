@@ -3,15 +3,11 @@
 //! each costs more than their transfer, while one that keeps them keeps too many.
 //! Never here: what is in them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::lanes::Lane;
-use crate::cancel::Cancel;
-
-/// How often a waiting worker looks whether its flight was called off.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// Smaller buffers are left to the allocator, which is good at them.
 const POOLED_MIN_BYTES: usize = 256 << 10;
@@ -37,16 +33,16 @@ impl Memory {
         Self { limit_bytes, state: Mutex::default(), freed: Condvar::new() }
     }
 
-    /// Takes `bytes`, waiting until there is room: all of it for demand, three quarters for what is only guessed.
-    /// `false` when the flight was called off meanwhile. One flight always fits.
-    pub(super) fn take(&self, bytes: u64, lane: Lane, cancel: &Cancel) -> bool {
+    /// Takes `bytes`, waiting up to `wait` for room: all of it for demand, three quarters for what is only guessed.
+    /// `false` when there was none. One flight always fits.
+    pub(super) fn take(&self, bytes: u64, lane: Lane, wait: Duration) -> bool {
         let limit = if lane == Lane::Demand { self.limit_bytes } else { self.limit_bytes / 4 * 3 };
+        let until = Instant::now() + wait;
         let mut state = self.state.lock();
         while state.used_bytes > 0 && state.used_bytes + bytes > limit {
-            if cancel.is_cancelled() {
+            if self.freed.wait_until(&mut state, until).timed_out() {
                 return false;
             }
-            self.freed.wait_for(&mut state, LOOK);
         }
         state.used_bytes += bytes;
         true
@@ -90,26 +86,25 @@ mod tests {
 
     #[test]
     fn guesses_leave_room_for_demand() {
-        let (memory, cancel) = (Memory::new(100), Cancel::new());
-        assert!(memory.take(70, Lane::Lookahead, &cancel));
-        cancel.cancel();
-        assert!(!memory.take(10, Lane::Lookahead, &cancel), "three quarters are taken");
-        assert!(memory.take(30, Lane::Demand, &cancel));
-        assert!(!memory.take(1, Lane::Demand, &cancel), "all is taken");
+        let memory = Memory::new(100);
+        assert!(memory.take(70, Lane::Lookahead, Duration::ZERO));
+        assert!(!memory.take(10, Lane::Lookahead, Duration::ZERO), "three quarters are taken");
+        assert!(memory.take(30, Lane::Demand, Duration::ZERO));
+        assert!(!memory.take(1, Lane::Demand, Duration::ZERO), "all is taken");
     }
 
     #[test]
     fn one_flight_always_fits() {
         let memory = Memory::new(10);
-        assert!(memory.take(1_000, Lane::Fill, &Cancel::new()));
+        assert!(memory.take(1_000, Lane::Fill, Duration::ZERO));
     }
 
     #[test]
     fn who_waits_gets_what_is_given_back() {
         let memory = Memory::new(100);
-        assert!(memory.take(100, Lane::Demand, &Cancel::new()));
+        assert!(memory.take(100, Lane::Demand, Duration::ZERO));
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| memory.take(60, Lane::Demand, &Cancel::new()));
+            let waiting = scope.spawn(|| memory.take(60, Lane::Demand, Duration::from_mins(1)));
             memory.give_back(60, None);
             assert!(waiting.join().unwrap());
         });
@@ -121,7 +116,7 @@ mod tests {
         let len = POOLED_MIN_BYTES as u64;
         let memory = Memory::new(2 * len);
         for _ in 0..2 {
-            assert!(memory.take(len, Lane::Demand, &Cancel::new()));
+            assert!(memory.take(len, Lane::Demand, Duration::ZERO));
         }
         let mut buffer = memory.buffer(len);
         buffer.push(1);

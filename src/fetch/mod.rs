@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 use crate::cache::{Cache, Entry, Kept};
 use crate::cancel::Cancel;
 use crate::config::{BLOCK_SIZE_BYTES, FetchConfig};
+use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::metrics::Metrics;
 use crate::origin::{Begun, Health, Origin};
@@ -81,11 +82,19 @@ struct Shared {
 #[derive(Default)]
 struct Table {
     flights: HashMap<i64, BTreeMap<u64, Arc<Flight>>>,
-    // Landed but not cacheable, oldest first.
-    resident: VecDeque<(Arc<Flight>, u64)>,
+    // Oldest first.
+    resident: VecDeque<Resident>,
     resident_bytes: u64,
     // No worker is left to fly anything.
     is_stopped: bool,
+}
+
+/// A flight that has landed, and whose bytes the cache has not taken, or not yet.
+struct Resident {
+    flight: Arc<Flight>,
+    digest: Digest,
+    // What it holds of the memory for flights.
+    taken_bytes: u64,
 }
 
 /// Keeps a flight going while it lives, though nobody waits for it yet.
@@ -265,7 +274,8 @@ impl Fetcher {
         for flight in table.overlapping(entry.id(), gap) {
             let mut inner = flight.inner.lock();
             shared.raise(&flight, &mut inner, lane);
-            if matches!(inner.state, State::Queued | State::Running) {
+            // One that is called off just now can't be kept going.
+            if inner.state != State::Ending && !inner.has_ended() {
                 Flight::add_interest(&mut inner);
                 drop(inner);
                 interests.push(Interest { shared: Arc::clone(shared), flight });
@@ -358,7 +368,7 @@ impl Interest {
 
     /// Whether it has ended, and the cache has been given what came.
     pub fn has_ended(&self) -> bool {
-        !matches!(self.flight.inner.lock().state, State::Queued | State::Running)
+        self.flight.inner.lock().has_ended()
     }
 }
 
@@ -403,6 +413,13 @@ impl Table {
             .collect()
     }
 
+    /// The one that has been resident for longest is no longer.
+    fn take_resident(&mut self) -> Option<Resident> {
+        let oldest = self.resident.pop_front()?;
+        self.resident_bytes -= oldest.taken_bytes;
+        Some(oldest)
+    }
+
     /// The parts of `range` that no flight holds.
     fn free(&self, entry: &Entry, range: ByteRange) -> Vec<ByteRange> {
         let flights = self.overlapping(entry.id(), range);
@@ -421,25 +438,24 @@ impl Shared {
     }
 
     /// The cache has taken the bytes, or can't: the flight leaves, or stays a while as the only place to have them from.
-    fn settle_kept(&self, flight: &Arc<Flight>, taken_bytes: u64, kept: Kept) {
+    fn settle_kept(&self, landed: Resident, kept: Kept) {
         self.is_kept.store(kept == Kept::Written, Ordering::Relaxed);
         let mut table = self.table.lock();
         if kept == Kept::Written {
-            table.remove(flight);
-            let buffer = flight.let_go();
+            table.remove(&landed.flight);
+            let buffer = landed.flight.let_go();
             drop(table);
-            return self.memory.give_back(taken_bytes, buffer);
+            return self.memory.give_back(landed.taken_bytes, buffer);
         }
-        table.resident_bytes += taken_bytes;
-        table.resident.push_back((Arc::clone(flight), taken_bytes));
+        table.resident_bytes += landed.taken_bytes;
+        table.resident.push_back(landed);
         let (mut freed, mut buffer) = (0, None);
         while table.resident_bytes > self.resident_max_bytes
-            && let Some((oldest, bytes)) = table.resident.pop_front()
+            && let Some(oldest) = table.take_resident()
         {
-            table.resident_bytes -= bytes;
-            freed += bytes;
-            table.remove(&oldest);
-            buffer = oldest.let_go().or(buffer);
+            freed += oldest.taken_bytes;
+            table.remove(&oldest.flight);
+            buffer = oldest.flight.let_go().or(buffer);
         }
         drop(table);
         self.memory.give_back(freed, buffer);

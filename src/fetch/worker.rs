@@ -3,13 +3,14 @@
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Shared;
 use super::flight::{Flight, Whole};
 use super::lanes::{Flown, Seat};
 use super::race::Race;
+use super::{Resident, Shared};
 use crate::cancel::Cancel;
 use crate::config::BLOCK_SIZE_BYTES;
 use crate::error::{Error, Kind, Result};
@@ -19,8 +20,11 @@ use crate::retry;
 
 /// A flight that moves is let go on this many timeouts: a chunk over a line of a tenth of a film's rate.
 const FLIGHT_TIMEOUTS_MAX: u32 = 12;
-/// How often a wait before a retry looks whether the flight was called off.
+/// How often a wait for memory, or before a retry, looks whether the flight was called off.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Of a reader's time, one part in so many may go by until the cache's disk has taken what came before.
+const DISK_SHARE: u32 = 2;
 
 impl Shared {
     /// Flies one flight to its end, and tells what it brought. Never panics: a panic below is an error for
@@ -30,8 +34,7 @@ impl Shared {
             return Flown::default();
         }
         let asked_bytes = flight.missing().len();
-        let lane = flight.inner.lock().lane;
-        let has_memory = self.memory.take(asked_bytes, lane, &flight.cancel);
+        let has_memory = self.take_memory(flight, asked_bytes);
         if has_memory {
             flight.land_in(self.memory.buffer(asked_bytes));
         }
@@ -69,10 +72,40 @@ impl Shared {
         brought
     }
 
+    /// Waits for memory; `false`: the flight was called off meanwhile. A reader who has waited for too long waits no more for
+    /// the cache's disk: what it has not taken yet is let go.
+    fn take_memory(&self, flight: &Flight, bytes: u64) -> bool {
+        loop {
+            let (lane, waits_until) = flight.urgency();
+            if self.memory.take(bytes, lane, LOOK) {
+                return true;
+            }
+            if flight.cancel.is_cancelled() {
+                return false;
+            }
+            let Some(until) = waits_until else { continue };
+            if self.cache.is_stuck() {
+                while self.cache.skip_oldest() {}
+            } else if until.saturating_duration_since(Instant::now()) < self.config.chunk_timeout / DISK_SHARE {
+                self.cache.skip_oldest();
+            }
+        }
+    }
+
+    /// To the cache; and, where it takes bytes again, what it did not take before.
     fn hand_over(self: &Arc<Self>, flight: &Arc<Flight>, (range, bytes, digest): Whole, taken_bytes: u64) {
-        let (shared, flown) = (Arc::clone(self), Arc::clone(flight));
-        let done = Box::new(move |kept| shared.settle_kept(&flown, taken_bytes, kept));
-        self.cache.keep(&flight.entry, range, bytes, digest, done);
+        let again = if self.is_kept.load(Ordering::Relaxed) { self.table.lock().take_resident() } else { None };
+        if let Some(resident) = again {
+            let (range, bytes) = resident.flight.whole();
+            self.keep(range, bytes, resident);
+        }
+        self.keep(range, bytes, Resident { flight: Arc::clone(flight), digest, taken_bytes });
+    }
+
+    fn keep(self: &Arc<Self>, range: ByteRange, bytes: Arc<Vec<u8>>, of: Resident) {
+        let (shared, flight, digest) = (Arc::clone(self), Arc::clone(&of.flight), of.digest);
+        self.cache.keep(&flight.entry, range, bytes, digest, Box::new(move |kept| shared.settle_kept(of, kept)));
+        flight.given();
     }
 
     /// Lands every byte, over as many attempts as the retry rules allow.

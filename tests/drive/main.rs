@@ -40,6 +40,7 @@ mod scan;
 mod service;
 mod sftp;
 mod shown;
+mod slow_disk;
 mod ssh;
 mod steps;
 mod stored;
@@ -105,6 +106,7 @@ fn main() {
         service::tests(),
         sftp::tests(),
         shown::tests(),
+        slow_disk::tests(),
         steps::tests(),
         stored::tests(),
         storm::tests(),

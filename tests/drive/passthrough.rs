@@ -36,7 +36,7 @@ fn server(files: &[(&str, (u64, u64))]) -> Server {
     Server::start(ServerConfig { files: files.collect(), ..ServerConfig::default() }).unwrap()
 }
 
-fn cached_bytes(path: &Path) -> u64 {
+pub fn cached_bytes(path: &Path) -> u64 {
     let mut value = [0; 32];
     let len = rustix::fs::getxattr(path, "user.reelfs.cached_bytes", &mut value).unwrap();
     std::str::from_utf8(&value[..len]).unwrap().parse().unwrap()

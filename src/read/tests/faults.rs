@@ -65,11 +65,16 @@ fn what_may_pass_is_asked_again_and_what_came_is_not() {
     let handle = house.sequential(128 * KIB);
     house.gate(true);
     let answer = house.ask(&handle, ByteRange::at(128 * KIB, 128 * KIB));
-    let first = house.request();
+    // On a busy machine the rest of the chunk may be asked for before the read is, and on its own.
+    let mut first = house.request();
+    if first.range == ByteRange::new(256 * KIB, CHUNK) {
+        first.act(Act::Finish);
+        first = house.request();
+    }
     first.act(Act::Send(100 * KIB));
     first.act(Act::Fail(Error::new(Kind::Unreachable, "reset")));
     let second = house.request();
-    assert_eq!(second.range, ByteRange::new(228 * KIB, CHUNK));
+    assert_eq!(second.range, ByteRange::new(228 * KIB, first.range.end));
     second.act(Act::Finish);
     assert!(wait(&answer).unwrap() == right(ByteRange::at(128 * KIB, 128 * KIB)));
 }
