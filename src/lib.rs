@@ -21,7 +21,8 @@
 //!    version, lands pieces as they come, hashes them, and answers each reader when its own bytes are there. A request
 //!    that is *late*, as the origin's last answers tell, is overtaken by a second one: 5 % more, and none while it errs.
 //!    One that fails is made again as [`retry`] says; none is made while the origin is away, as its *breaker* knows.
-//! 6. A landed chunk goes to the cache's *writer* (room first, then bytes) and *recorder* (sync first, then rows).
+//! 6. A landed chunk goes to the cache's *writer* (room first, then bytes) and *recorder* (sync first, then rows). While
+//!    the disk is stuck it is let go, *resident* in its flight for a while, and offered again.
 //! 7. A file that is whole and trusted when it is opened is *lent* to the kernel, pinned: its reads never come here.
 //! 8. Meanwhile the handle's *pattern* says what will be read next and its *pace* how soon, and a thread fetches ahead:
 //!    half a minute of a film, half of that in the *urgent* lane, over as many connections as help; where one fills the
@@ -78,7 +79,7 @@
 //! 3. **One flight for each byte**, however many readers; one that fails or panics answers all of them.
 //! 4. **A slow origin slows only who needs it**: no session thread ever waits for it.
 //! 5. **Every wait has an end**: `read::deadlines` for readers, `fetch::worker` for flights, `retry` for asking again,
-//!    `origin::breaker` for asking at all.
+//!    `origin::breaker` for asking at all, `cache::queue` for the cache's own disk.
 //! 6. **The budget is hard**: room is made before bytes are written.
 //! 7. **Memory is bounded**: `fetch::memory` for flights, LRUs for trust, listings and stats; each limit has a name. Names
 //!    come in pages; a folder too large for memory is read from the index, and a walk through it makes the kernel forget.

@@ -56,13 +56,28 @@ pub(super) struct Keep {
 }
 
 impl Keep {
-    /// They are not.
-    pub(super) fn skip(self, metrics: &Metrics) {
+    /// Their turn did not come in time.
+    pub(super) fn let_go(self, metrics: &Metrics) {
         let Self { range, bytes, done, .. } = self;
         // Whoever fetched them may be the only one to hold them, once it is told.
         drop(bytes);
         metrics.cache_skipped_bytes.add(range.len());
-        done(Kept::Skipped);
+        done(Kept::Late);
+    }
+}
+
+/// Ends the queue with its writer, whatever ends that: nobody may wait for a thread that is gone.
+struct LastJob<'a>(&'a Shared);
+
+impl Drop for LastJob<'_> {
+    fn drop(&mut self) {
+        self.0.queue.close();
+        // Of an end in order nothing is left. What is dropped wakes those who wait for it.
+        while let Some(job) = self.0.queue.next() {
+            if let Job::Keep(keep) = job {
+                keep.let_go(&self.0.metrics);
+            }
+        }
     }
 }
 
@@ -88,10 +103,11 @@ pub(super) fn start(shared: Arc<Shared>) -> Result<JoinHandle<()>> {
     thread::Builder::new()
         .name("writer".into())
         .spawn(move || {
+            let last = LastJob(&shared);
             while let Some(job) = shared.queue.next() {
                 run(&shared, job, &written);
             }
-            drop(written);
+            drop((last, written));
             let _ = recorder.join();
         })
         .map_err(cannot)
@@ -122,8 +138,10 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
                     // The recorder outlives this thread's sender.
                     let _ = written.send(Written::Chunk(entry, chunk, failed_syncs));
                 }
-                Kept::Skipped => shared.metrics.cache_skipped_bytes.add(range.len()),
+                Kept::Skipped | Kept::Late => shared.metrics.cache_skipped_bytes.add(range.len()),
             }
+            // What is told may bring the next bytes.
+            shared.queue.goes_on();
             done(kept);
         }
         Job::Punch { entry_id, slot_size, range } => punch(shared, entry_id, slot_size, range),
@@ -161,7 +179,12 @@ fn punch(shared: &Shared, entry_id: i64, slot_size: u64, range: ByteRange) {
 fn write(shared: &Shared, entry: &Entry, range: ByteRange, bytes: &[u8], written: &Sender<Written>) -> Result<Kept> {
     let is_lost = |(id, _, lost): &(i64, u64, ByteRange)| *id == entry.id && !lost.intersect(range).is_empty();
     // The hole that is still to be punched there would take the new bytes along.
-    if !entry.is_kept() || shared.lost.lock().iter().any(is_lost) || !make_room(shared, disk_cost(range), written)? {
+    let is_whole = bytes.len() as u64 == range.len();
+    if !entry.is_kept()
+        || !is_whole
+        || shared.lost.lock().iter().any(is_lost)
+        || !make_room(shared, disk_cost(range), written)?
+    {
         return Ok(Kept::Skipped);
     }
     shared.used_bytes.fetch_add(disk_cost(range), Ordering::Relaxed);

@@ -11,8 +11,8 @@
 //! The way of a chunk: hashed by its fetcher → `keep` → *writer* thread (room, then bytes; from here on it is read
 //! from disk) → *recorder* thread (sync, then row; from here on it survives a crash).
 //!
-//! Locks, in the order they are taken: `pinning` → `open`, `drops` or the tree's → the index's writer → `hot`. None is held
-//! while an origin is asked.
+//! Locks, in the order they are taken: `pinning` → `open`, `drops` or the tree's → the index's writer → `hot`, the queue's.
+//! None is held while an origin is asked.
 
 mod backing;
 mod data;
@@ -133,6 +133,8 @@ pub enum Kept {
     Written,
     /// There was no room, or the disk failed: whoever wants them must hold on to them.
     Skipped,
+    /// The disk was stuck, or took too long: the same, but it may take them later.
+    Late,
 }
 
 /// Told when the bytes are in the cache, or will not be.
@@ -160,7 +162,7 @@ impl Entry {
     }
 
     /// Whether anything can be kept of it.
-    fn is_kept(&self) -> bool {
+    pub fn is_kept(&self) -> bool {
         self.data.is_somewhere()
     }
 
@@ -265,7 +267,7 @@ impl Cache {
                 shared.pass_pin_on(&other, &entry)?;
             }
             // Best effort: what does not fit the queue now is evicted by age.
-            shared.queue.offer(Job::Retire { entry_id: other.entry_id });
+            let _ = shared.queue.offer(Job::Retire { entry_id: other.entry_id });
         }
         Ok(entry)
     }
@@ -367,14 +369,26 @@ impl Cache {
         Ok(false)
     }
 
-    /// Takes a whole, hashed piece of a slot to be written and recorded. Blocks while the writer is behind, but not while
-    /// its disk is stuck: then the piece is skipped.
+    /// Takes a whole, hashed piece of a slot to be written and recorded. Blocks while the writer is behind, but no longer
+    /// than a disk may take before it counts as stuck.
     pub fn keep(&self, entry: &Arc<Entry>, range: ByteRange, bytes: Arc<Vec<u8>>, digest: Digest, done: Done) {
         entry.unread.came(range);
         let keep = Keep { entry: Arc::clone(entry), range, bytes, digest, done };
         if let Err(Job::Keep(keep)) = self.shared.queue.push(Job::Keep(keep)) {
-            keep.skip(&self.shared.metrics);
+            keep.let_go(&self.shared.metrics);
         }
+    }
+
+    /// Takes a piece that it did not take before, if that is possible at once; `false`: not now, and `done` is not called.
+    pub fn keep_again(
+        &self,
+        entry: &Arc<Entry>,
+        range: ByteRange,
+        bytes: Arc<Vec<u8>>,
+        digest: Digest,
+        done: Done,
+    ) -> bool {
+        self.shared.queue.offer(Job::Keep(Keep { entry: Arc::clone(entry), range, bytes, digest, done })).is_ok()
     }
 
     /// Whether the disk has been at one piece for longer than a reader should wait for it.
@@ -382,10 +396,10 @@ impl Cache {
         self.shared.queue.is_stuck()
     }
 
-    /// Skips the piece that has waited longest for the disk; `false`: none waits.
-    pub fn skip_oldest(&self) -> bool {
+    /// Lets the piece go that has waited longest for the disk; `false`: none waits.
+    pub fn let_oldest_go(&self) -> bool {
         let oldest = self.shared.queue.take_oldest();
-        oldest.map(|keep| keep.skip(&self.shared.metrics)).is_some()
+        oldest.map(|keep| keep.let_go(&self.shared.metrics)).is_some()
     }
 
     /// Players open the film with `range`: what is and will be kept of it outlives the middle of films.
@@ -398,7 +412,7 @@ impl Cache {
             opening.insert(range);
         }
         // Best effort: what does not fit the queue now goes a little earlier than it should.
-        self.shared.queue.offer(Job::Opening { entry: Arc::clone(entry), range });
+        let _ = self.shared.queue.offer(Job::Opening { entry: Arc::clone(entry), range });
     }
 
     /// Number and bytes of the chunks recorded of `entry`.

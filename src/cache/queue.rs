@@ -16,11 +16,13 @@ const JOBS_MAX: usize = 64;
 const STUCK_AFTER: Duration = Duration::from_secs(2);
 /// How often whoever waits for a place looks whether the disk is stuck.
 const LOOK: Duration = Duration::from_millis(20);
+/// A disk that is slow time and again is told of once in so long.
+const TELL_EVERY: Duration = Duration::from_mins(1);
 
 /// The way to the writer, from many threads to one.
 pub(super) struct Queue {
     stuck_after: Duration,
-    // Guards the jobs; taken alone, and never held while one of them is done or let go.
+    // Guards the jobs; nothing is taken, done, let go or logged under it.
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -30,7 +32,8 @@ struct State {
     jobs: VecDeque<Job>,
     // Since when the writer is at the job it has taken last.
     busy_since: Option<Instant>,
-    // It has been said that the disk is stuck.
+    // When it was last said that the disk is stuck, and whether it is to be said that it goes on.
+    told_at: Option<Instant>,
     is_told: bool,
     is_closed: bool,
 }
@@ -46,14 +49,21 @@ impl Queue {
         Self { stuck_after, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Adds a job, waiting for a place. It comes back when nobody is left to do it, and bytes when the disk is stuck.
+    /// Adds a job, waiting for a place. It comes back when the queue is closed; bytes also when the disk is stuck, or
+    /// there is no place for as long as makes it so.
     pub(super) fn push(&self, job: Job) -> Result<(), Job> {
+        let has_bytes = matches!(job, Job::Keep(_));
+        let begun = Instant::now();
         let mut state = self.state.lock();
         loop {
-            if state.is_closed || (matches!(job, Job::Keep(_)) && self.finds_stuck(&mut state)) {
+            let is_full = state.jobs.len() >= JOBS_MAX;
+            let is_late = self.is_stuck_in(&state) || (is_full && begun.elapsed() >= self.stuck_after);
+            if state.is_closed || (has_bytes && is_late) {
+                drop(state);
+                self.tell_if_stuck();
                 return Err(job);
             }
-            if state.jobs.len() < JOBS_MAX {
+            if !is_full {
                 break;
             }
             self.changed.wait_for(&mut state, LOOK);
@@ -63,24 +73,22 @@ impl Queue {
         Ok(())
     }
 
-    /// Adds a job that may be forgotten, if there is a place.
-    pub(super) fn offer(&self, job: Job) {
+    /// Adds a job if there is a place for it now, and, for bytes, the disk is not stuck. Never waits.
+    pub(super) fn offer(&self, job: Job) -> Result<(), Job> {
         let mut state = self.state.lock();
-        if !state.is_closed && state.jobs.len() < JOBS_MAX {
-            state.jobs.push_back(job);
-            self.changed.notify_all();
+        if state.is_closed || state.jobs.len() >= JOBS_MAX || (matches!(job, Job::Keep(_)) && self.is_stuck_in(&state))
+        {
+            return Err(job);
         }
+        state.jobs.push_back(job);
+        self.changed.notify_all();
+        Ok(())
     }
 
     /// The next job, for the one writer; `None` when the queue is closed and empty.
     pub(super) fn next(&self) -> Option<Job> {
+        self.goes_on();
         let mut state = self.state.lock();
-        let busy_since = state.busy_since.take();
-        if std::mem::take(&mut state.is_told)
-            && let Some(since) = busy_since
-        {
-            log::warn!("cache: the disk goes on after {:.1?}", since.elapsed());
-        }
         loop {
             if let Some(job) = state.jobs.pop_front() {
                 state.busy_since = Some(Instant::now());
@@ -94,6 +102,17 @@ impl Queue {
         }
     }
 
+    /// The writer has done its job, but for telling of it: nothing of it can be stuck any more.
+    pub(super) fn goes_on(&self) {
+        let (busy_since, is_told) = {
+            let mut state = self.state.lock();
+            (state.busy_since.take(), std::mem::take(&mut state.is_told))
+        };
+        if let Some(since) = busy_since.filter(|_| is_told) {
+            log::warn!("cache: the disk goes on after {:.1?}", since.elapsed());
+        }
+    }
+
     /// Nothing more is taken; what waits is still done.
     pub(super) fn close(&self) {
         self.state.lock().is_closed = true;
@@ -102,15 +121,22 @@ impl Queue {
 
     /// Whether the writer has been at one job for longer than anyone should wait for.
     pub(super) fn is_stuck(&self) -> bool {
-        self.finds_stuck(&mut self.state.lock())
+        self.is_stuck_in(&self.state.lock())
     }
 
-    fn finds_stuck(&self, state: &mut State) -> bool {
-        let is_stuck = state.busy_since.is_some_and(|since| since.elapsed() >= self.stuck_after);
-        if is_stuck && !std::mem::replace(&mut state.is_told, true) {
-            log::warn!("cache: the disk is slow: what comes before it goes on is served, but not kept");
+    fn is_stuck_in(&self, state: &State) -> bool {
+        state.busy_since.is_some_and(|since| since.elapsed() >= self.stuck_after)
+    }
+
+    fn tell_if_stuck(&self) {
+        {
+            let mut state = self.state.lock();
+            if !self.is_stuck_in(&state) || state.told_at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
+                return;
+            }
+            (state.told_at, state.is_told) = (Some(Instant::now()), true);
         }
-        is_stuck
+        log::warn!("cache: the disk is slow: what comes before it goes on is served, but not kept");
     }
 
     /// Takes the bytes out that have waited longest.
@@ -177,11 +203,11 @@ mod tests {
     fn first_come_first_served_until_it_is_closed() {
         let queue = Queue::new(NEVER);
         assert!(queue.push(retire(1)).is_ok());
-        queue.offer(retire(2));
+        assert!(queue.offer(retire(2)).is_ok());
         assert_eq!(next(&queue), Some(1));
         queue.close();
         assert!(queue.push(retire(3)).is_err());
-        queue.offer(retire(3));
+        assert!(queue.offer(retire(3)).is_err());
         assert_eq!(next(&queue), Some(2));
         assert!(queue.next().is_none());
     }
@@ -192,7 +218,7 @@ mod tests {
         for job in (0..).take(JOBS_MAX) {
             assert!(queue.push(retire(job)).is_ok());
         }
-        queue.offer(retire(-1));
+        assert!(queue.offer(retire(-1)).is_err());
         thread::scope(|scope| {
             let waiting = scope.spawn(|| queue.push(retire(-2)).is_ok());
             assert_eq!(next(&queue), Some(0));
@@ -213,11 +239,23 @@ mod tests {
         assert!(queue.is_stuck());
         let (second, told) = keep();
         let Err(Job::Keep(refused)) = queue.push(second) else { panic!("it is stuck") };
-        refused.skip(&crate::metrics::Metrics::default());
-        assert_eq!(told.recv(), Ok(Kept::Skipped));
+        let Err(refused) = queue.offer(Job::Keep(refused)) else { panic!("it is stuck") };
+        let Job::Keep(refused) = refused else { panic!("it is another") };
+        refused.let_go(&crate::metrics::Metrics::default());
+        assert_eq!(told.recv(), Ok(Kept::Late));
         assert!(queue.push(retire(2)).is_ok(), "what holds no bytes waits");
         assert!(queue.take_oldest().is_some() && queue.take_oldest().is_none());
         assert_eq!(next(&queue), Some(2));
+    }
+
+    #[test]
+    fn bytes_find_no_place_for_as_long_as_makes_a_disk_stuck() {
+        let queue = Queue::new(Duration::from_millis(50));
+        for job in (0..).take(JOBS_MAX) {
+            assert!(queue.push(retire(job)).is_ok());
+        }
+        let (bytes, _told) = keep();
+        assert!(!queue.is_stuck() && queue.push(bytes).is_err());
     }
 
     #[test]

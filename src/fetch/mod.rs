@@ -71,7 +71,7 @@ struct Shared {
     late: Mutex<Late>,
     memory: Memory,
     resident_max_bytes: u64,
-    // Whether the cache took the last bytes it was given.
+    // Whether the cache had room for the last bytes it was given.
     is_kept: AtomicBool,
 }
 
@@ -82,7 +82,7 @@ struct Shared {
 #[derive(Default)]
 struct Table {
     flights: HashMap<i64, BTreeMap<u64, Arc<Flight>>>,
-    // Oldest first.
+    // In the order in which the cache did not take them.
     resident: VecDeque<Resident>,
     resident_bytes: u64,
     // No worker is left to fly anything.
@@ -90,11 +90,14 @@ struct Table {
 }
 
 /// A flight that has landed, and whose bytes the cache has not taken, or not yet.
+#[derive(Clone)]
 struct Resident {
     flight: Arc<Flight>,
     digest: Digest,
     // What it holds of the memory for flights.
     taken_bytes: u64,
+    // The cache had room, but its disk took too long.
+    is_late: bool,
 }
 
 /// Keeps a flight going while it lives, though nobody waits for it yet.
@@ -252,11 +255,13 @@ impl Fetcher {
     }
 
     /// Has `gap`, which lies in one slot and is not in the cache, fetched in a lower lane; each interest keeps one
-    /// flight of it going. What does not fit the lane is left out; all of it while the origin is away.
+    /// flight of it going. What does not fit the lane is left out; all of it while the origin is away. What is here, but
+    /// came too fast for the cache's disk, is given to it again.
     pub fn want(&self, entry: &Arc<Entry>, gap: ByteRange, lane: Lane) -> Vec<Interest> {
         let shared = &self.shared;
         // A guess is worth nothing to an origin that is away, and would come back to it all at once.
         let is_away = shared.origin.health() != Health::Closed;
+        let is_stuck = shared.cache.is_stuck();
         let mut table = shared.table.lock();
         if table.is_stopped || is_away {
             return Vec::new();
@@ -281,13 +286,23 @@ impl Fetcher {
                 interests.push(Interest { shared: Arc::clone(shared), flight });
             }
         }
+        let again = if is_stuck { Vec::new() } else { table.take_late(entry, gap) };
+        drop(table);
+        for resident in again {
+            shared.hand_over_again(resident);
+        }
         interests
     }
 
     /// Chunks that all lookahead together may fetch before they are read: while the cache takes none, more would push each
     /// other out of memory and be fetched again. `None`: any number.
     pub fn ahead_max_chunks(&self) -> Option<u64> {
-        (!self.shared.is_kept.load(Ordering::Relaxed)).then_some(RESIDENT_AHEAD_CHUNKS)
+        (self.has_no_room() || self.shared.cache.is_stuck()).then_some(RESIDENT_AHEAD_CHUNKS)
+    }
+
+    /// Whether the cache had no room for what it was given last.
+    pub fn has_no_room(&self) -> bool {
+        !self.shared.is_kept.load(Ordering::Relaxed)
     }
 
     /// Whether no reader and no lookahead has anything under way or queued.
@@ -413,11 +428,26 @@ impl Table {
             .collect()
     }
 
-    /// The one that has been resident for longest is no longer.
-    fn take_resident(&mut self) -> Option<Resident> {
-        let oldest = self.resident.pop_front()?;
-        self.resident_bytes -= oldest.taken_bytes;
-        Some(oldest)
+    /// Of those that are `wanted` the one that has been resident for longest is no longer.
+    fn take_resident(&mut self, wanted: impl Fn(&Resident) -> bool) -> Option<Resident> {
+        let taken = self.resident.remove(self.resident.iter().position(wanted)?)?;
+        self.resident_bytes -= taken.taken_bytes;
+        Some(taken)
+    }
+
+    /// Those of `gap` that only the cache's disk was too slow for are no longer.
+    fn take_late(&mut self, entry: &Entry, gap: ByteRange) -> Vec<Resident> {
+        let is_wanted = |resident: &Resident| {
+            let flight = &resident.flight;
+            resident.is_late && flight.entry.id() == entry.id() && gap.contains(flight.whole().0)
+        };
+        std::iter::from_fn(|| self.take_resident(is_wanted)).collect()
+    }
+
+    /// One that was taken is resident again.
+    fn put_back(&mut self, taken: Resident) {
+        self.resident_bytes += taken.taken_bytes;
+        self.resident.push_front(taken);
     }
 
     /// The parts of `range` that no flight holds.
@@ -438,20 +468,28 @@ impl Shared {
     }
 
     /// The cache has taken the bytes, or can't: the flight leaves, or stays a while as the only place to have them from.
-    fn settle_kept(&self, landed: Resident, kept: Kept) {
-        self.is_kept.store(kept == Kept::Written, Ordering::Relaxed);
+    /// Where it takes some, it may take more: one after the other is given to it again.
+    fn settle_kept(self: &Arc<Self>, landed: Resident, kept: Kept) {
+        if kept != Kept::Late {
+            self.is_kept.store(kept == Kept::Written, Ordering::Relaxed);
+        }
         let mut table = self.table.lock();
         if kept == Kept::Written {
             table.remove(&landed.flight);
             let buffer = landed.flight.let_go();
+            let again = table.take_resident(|resident| resident.flight.entry.is_kept());
             drop(table);
-            return self.memory.give_back(landed.taken_bytes, buffer);
+            self.memory.give_back(landed.taken_bytes, buffer);
+            if let Some(again) = again {
+                self.hand_over_again(again);
+            }
+            return;
         }
         table.resident_bytes += landed.taken_bytes;
-        table.resident.push_back(landed);
+        table.resident.push_back(Resident { is_late: kept == Kept::Late, ..landed });
         let (mut freed, mut buffer) = (0, None);
         while table.resident_bytes > self.resident_max_bytes
-            && let Some(oldest) = table.take_resident()
+            && let Some(oldest) = table.take_resident(|_| true)
         {
             freed += oldest.taken_bytes;
             table.remove(&oldest.flight);

@@ -3,7 +3,6 @@
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -72,8 +71,8 @@ impl Shared {
         brought
     }
 
-    /// Waits for memory; `false`: the flight was called off meanwhile. A reader who has waited for too long waits no more for
-    /// the cache's disk: what it has not taken yet is let go.
+    /// Waits for memory; `false`: the flight was called off meanwhile. Nobody waits for a disk of the cache that is stuck,
+    /// and no reader for half of its time: what the disk has not taken yet is let go.
     fn take_memory(&self, flight: &Flight, bytes: u64) -> bool {
         loop {
             let (lane, waits_until) = flight.urgency();
@@ -83,29 +82,34 @@ impl Shared {
             if flight.cancel.is_cancelled() {
                 return false;
             }
-            let Some(until) = waits_until else { continue };
+            let is_late = |until: Instant| {
+                until.saturating_duration_since(Instant::now()) < self.config.chunk_timeout / DISK_SHARE
+            };
             if self.cache.is_stuck() {
-                while self.cache.skip_oldest() {}
-            } else if until.saturating_duration_since(Instant::now()) < self.config.chunk_timeout / DISK_SHARE {
-                self.cache.skip_oldest();
+                while self.cache.let_oldest_go() {}
+            } else if waits_until.is_some_and(is_late) {
+                self.cache.let_oldest_go();
             }
         }
     }
 
-    /// To the cache; and, where it takes bytes again, what it did not take before.
     fn hand_over(self: &Arc<Self>, flight: &Arc<Flight>, (range, bytes, digest): Whole, taken_bytes: u64) {
-        let again = if self.is_kept.load(Ordering::Relaxed) { self.table.lock().take_resident() } else { None };
-        if let Some(resident) = again {
-            let (range, bytes) = resident.flight.whole();
-            self.keep(range, bytes, resident);
-        }
-        self.keep(range, bytes, Resident { flight: Arc::clone(flight), digest, taken_bytes });
+        let landed = Resident { flight: Arc::clone(flight), digest, taken_bytes, is_late: false };
+        let shared = Arc::clone(self);
+        let done = Box::new(move |kept| shared.settle_kept(landed, kept));
+        self.cache.keep(&flight.entry, range, bytes, digest, done);
+        flight.given();
     }
 
-    fn keep(self: &Arc<Self>, range: ByteRange, bytes: Arc<Vec<u8>>, of: Resident) {
-        let (shared, flight, digest) = (Arc::clone(self), Arc::clone(&of.flight), of.digest);
-        self.cache.keep(&flight.entry, range, bytes, digest, Box::new(move |kept| shared.settle_kept(of, kept)));
-        flight.given();
+    /// Gives the cache what it did not take before. Called without a lock, also by the cache's writer, for which nobody
+    /// may wait here.
+    pub(super) fn hand_over_again(self: &Arc<Self>, resident: Resident) {
+        let (range, bytes) = resident.flight.whole();
+        let (shared, again) = (Arc::clone(self), resident.clone());
+        let done = Box::new(move |kept| shared.settle_kept(again, kept));
+        if !self.cache.keep_again(&resident.flight.entry, range, bytes, resident.digest, done) {
+            self.table.lock().put_back(resident);
+        }
     }
 
     /// Lands every byte, over as many attempts as the retry rules allow.

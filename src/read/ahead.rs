@@ -278,7 +278,7 @@ fn fill_gap(core: &Core, handle: &Handle, gap: ByteRange, inbox: &Receiver<Weak<
             return true;
         }
     }
-    // A flight is over when its bytes have landed, which is before they can be read from the disk.
+    // A flight has ended when the cache is given its bytes, which is before they can be read from the disk.
     core.cache.flush();
     !interests.is_empty() || !core.cache.trusted(&handle.entry, gap).is_empty()
 }

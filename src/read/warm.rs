@@ -127,7 +127,7 @@ impl Core {
         if gap.tries > TRIES_MAX {
             self.read_now(entry, ByteRange::at(first.start, BLOCK_SIZE_BYTES.min(first.len())), tell)?;
             self.cache.flush();
-            if self.fetcher.ahead_max_chunks().is_some() {
+            if self.fetcher.has_no_room() {
                 let message = format!("{}: the cache has no room for it on its disk", entry.path());
                 return Err(Error::new(Kind::Full, message));
             }

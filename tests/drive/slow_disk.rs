@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use reelfs::demo::{Server, ServerConfig};
 
 use super::compare::{check, made, wait_until};
-use super::mount::{Mount, open_direct};
+use super::mount::{Mount, open_direct, reelfs};
 use super::needs::{FUSE, Need, Test};
 use super::passthrough::cached_bytes;
 use super::steps::watched;
@@ -39,7 +39,7 @@ fn read_whole(mount: &Mount) -> Duration {
 
 fn no_reader_waits_for_it() {
     let server = Server::start(ServerConfig::default().file("film.mkv", made(FILM.0, FILM.1))).unwrap();
-    let mount = Mount::new(&server.url(), &["--chunk-timeout", &TIMEOUT_SECONDS.to_string()]);
+    let mount = Mount::new(&server.url(), &["--chunk-timeout", &TIMEOUT_SECONDS.to_string(), "--fill", "never"]);
     let slow = format!("inject=fdatasync:delay_enter={SYNC_SECONDS}s");
     let mut watcher = watched(&mount, &["-e", "trace=fdatasync", "-e", &slow]);
     let longest = read_whole(&mount);
@@ -47,9 +47,15 @@ fn no_reader_waits_for_it() {
     assert!(mount.place.log().contains("the disk is slow"), "{}", mount.place.log());
     watcher.kill().unwrap();
     watcher.wait().unwrap();
-    // Kept as soon as the disk takes it again.
+    // What the disk did not take is fetched again, or, where it is still in memory, given to it again.
     wait_until("it goes on", || mount.place.log().contains("the disk goes on"));
-    read_whole(&mount);
+    let mut warm = reelfs();
+    warm.args(["cache", "warm"]).arg(mount.file("film.mkv")).env("XDG_RUNTIME_DIR", mount.place.runtime());
+    let warmed = warm.output().unwrap();
+    assert!(warmed.status.success(), "{}", String::from_utf8_lossy(&warmed.stderr));
     wait_until("all of it is kept", || cached_bytes(&mount.file("film.mkv")) == FILM.1);
+    let before = server.total().body_bytes;
+    read_whole(&mount);
+    assert_eq!(server.total().body_bytes, before);
     mount.end();
 }
