@@ -163,9 +163,8 @@ mod tests {
     use crate::cache::{Cache, Kept};
     use crate::config::CacheConfig;
     use crate::digest::Digest;
-    use crate::origin::Version;
     use crate::range::ByteRange;
-    use crate::store::Stat;
+    use crate::store::{Stat, Version};
 
     const NEVER: Duration = Duration::from_hours(1);
 
