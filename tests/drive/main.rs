@@ -22,6 +22,7 @@ mod hanging;
 mod homes;
 mod keep;
 mod kills;
+mod late;
 mod lifecycle;
 mod limit;
 mod listings;
