@@ -24,16 +24,18 @@ use super::needs::{FUSE, Need, Test};
 
 const REDIS: &[Need] = &[FUSE, Need::Program("redis-server")];
 
+/// A program that any other test starts has copies of all files for a moment, and to close one of them puts the file: what
+/// is not to be put yet is written alone.
 pub fn tests() -> Vec<Test> {
     vec![
         Test::new("written::into_a_file", &[FUSE], || works(&Store::file())),
         Test::new("written::into_a_folder", &[FUSE], || works(&Store::folder())),
         Test::new("written::into_redis", REDIS, || works(&Store::redis())),
         Test::new("written::a_name_is_moved_and_taken_away", &[FUSE], names),
-        Test::new("written::nobody_sees_it_before_it_is_closed", &[FUSE], closed),
+        Test::alone("written::nobody_sees_it_before_it_is_closed", &[FUSE], closed),
         Test::new("written::a_folder_is_copied_in_and_removed", &[FUSE], trees),
-        Test::new("written::a_kill_leaves_the_old_version", &[FUSE], killed),
-        Test::new("written::a_store_that_fails_fails_the_close", REDIS, failed),
+        Test::alone("written::a_kill_leaves_the_old_version", &[FUSE], killed),
+        Test::alone("written::a_store_that_fails_fails_the_close", REDIS, failed),
         Test::new("written::what_a_library_can_not_keep_is_refused", &[FUSE], refused),
     ]
 }
