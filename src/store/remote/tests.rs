@@ -208,7 +208,7 @@ fn silence_ends_in_time() {
         let patience = Patience { stall, cancel: Cancel::new() };
         let error = read_with(&server.remote(), ByteRange::new(5, 10), &patience).unwrap_err();
         assert_eq!(error.kind(), Kind::TimedOut);
-        assert!(started.elapsed() >= stall && started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        assert!(started.elapsed() >= stall && started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
     }
 }
 
@@ -240,8 +240,7 @@ fn a_cancelled_read_ends_at_once() {
         let ended = Instant::now();
         assert_eq!(error.kind(), Kind::Cancelled);
         let late = ended.saturating_duration_since(canceller.join().unwrap());
-        // The server is silent for far longer.
-        assert!(late < Duration::from_secs(5), "{late:?}");
+        assert!(late < Duration::from_millis(500), "{late:?}");
     }
 }
 
