@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
+/// A process that is just ending, or a child of it that is just starting, may hold the folder a moment longer.
+const WAIT: Duration = Duration::from_millis(500);
 /// How often it is looked whether it is still held.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// No pid is longer.
@@ -20,12 +22,12 @@ const PID_BYTES_MAX: u64 = 32;
 pub struct Lock(File);
 
 impl Lock {
-    /// Takes the lock of `dir`, and waits for it so long. `None`: another process holds it.
-    pub fn take(dir: &Path, wait: Duration) -> Result<Option<Self>> {
+    /// Takes the lock of `dir`, and waits a moment for it. `None`: another process holds it.
+    pub fn take(dir: &Path) -> Result<Option<Self>> {
         let path = path(dir);
         let failed = |error: io::Error| Error::io(path.display(), &error);
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-        let give_up_at = Instant::now() + wait;
+        let give_up_at = Instant::now() + WAIT;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Some(Self(file))),

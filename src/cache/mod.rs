@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
@@ -60,8 +60,6 @@ pub use status::{CacheStatus, EntryStatus, entries, status};
 pub use tree::{KeptListing, KnownListing, Spool};
 pub use upkeep::{BadChunk, Purge, Purged, Verified};
 
-/// A process that is just ending, or a child of it that is just starting, may hold the directory a moment longer.
-const LOCK_WAIT: Duration = Duration::from_millis(500);
 /// Of the budget, left for what the filesystem itself adds to sparse files (extent blocks, folders): 1 part in 64.
 const FILESYSTEM_SHARE: u64 = 64;
 
@@ -509,7 +507,7 @@ fn index_path(dir: &Path) -> PathBuf {
 
 /// One process at a time.
 fn take_lock(dir: &Path) -> Result<Lock> {
-    let Some(mut lock) = Lock::take(dir, LOCK_WAIT)? else {
+    let Some(mut lock) = Lock::take(dir)? else {
         let (holder, dir) = (lock::holder(dir), dir.display());
         return Err(Error::new(
             Kind::Busy,

@@ -372,7 +372,7 @@ fn give_up(writer: &mut Writer, why: &Error) -> Error {
 
 /// One process writes to a library.
 fn take_lock(dir: &Path) -> Result<Lock> {
-    let Some(mut lock) = Lock::take(dir, Duration::ZERO)? else {
+    let Some(mut lock) = Lock::take(dir)? else {
         let message = format!("the library {} is open for writing by {}", dir.display(), lock::holder(dir));
         return Err(Error::new(Kind::Busy, message));
     };
