@@ -71,13 +71,19 @@ impl Shown {
     }
 }
 
-/// `1.2 GiB of 4.1 GiB, 10.5 MiB/s, 4 min left: film.mkv`; `come_bytes` came in `took`.
+/// `1.2 GiB of 4.1 GiB, 10.5 MiB/s, 4 min left: film.mkv`; `come_bytes` came in `took`. Whoever looks through everything
+/// learns how much that is on the way: then it is `1.2 GiB, 10.5 MiB/s: film.mkv`.
 fn line(progress: &Progress, took: Duration, come_bytes: u64) -> String {
     let Progress { path, done_bytes, total_bytes } = progress;
     let rate = come_bytes.checked_div(took.as_secs()).unwrap_or(0);
+    let done = format_size(*done_bytes);
+    let speed = if rate > 0 { format!(", {}/s", format_size(rate)) } else { String::new() };
+    if *total_bytes == 0 {
+        return format!("{done}{speed}: {path}");
+    }
     let left = total_bytes.saturating_sub(*done_bytes).checked_div(rate);
-    let left = left.map(|seconds| format!(", {}/s, {} min left", format_size(rate), seconds.div_ceil(60)));
-    format!("{} of {}{}: {path}", format_size(*done_bytes), format_size(*total_bytes), left.unwrap_or_default())
+    let left = left.map(|seconds| format!(", {} min left", seconds.div_ceil(60))).unwrap_or_default();
+    format!("{done} of {}{speed}{left}: {path}", format_size(*total_bytes))
 }
 
 #[cfg(test)]
@@ -88,6 +94,8 @@ mod tests {
     fn a_line_says_how_far_how_fast_how_long() {
         let progress = Progress { path: "film.mkv".into(), done_bytes: 1 << 30, total_bytes: 4 << 30 };
         let line = |seconds, come_bytes| line(&progress, Duration::from_secs(seconds), come_bytes);
+        let endless = Progress { total_bytes: 0, ..progress.clone() };
+        assert_eq!(super::line(&endless, Duration::from_secs(64), 1 << 30), "1.0 GiB, 16.0 MiB/s: film.mkv");
         assert_eq!(line(0, 0), "1.0 GiB of 4.0 GiB: film.mkv", "nothing is known yet");
         assert_eq!(line(10, 0), "1.0 GiB of 4.0 GiB: film.mkv", "it stands still");
         assert_eq!(line(64, 1 << 30), "1.0 GiB of 4.0 GiB, 16.0 MiB/s, 4 min left: film.mkv");
