@@ -22,7 +22,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         Test::alone("memory::fifty_streams", &[FUSE], fifty_streams),
         Test::alone("memory::a_hundred_thousand_names", &[FUSE], a_hundred_thousand_names),
-        Test::alone("memory::a_million_names", &[FUSE], a_million_names),
+        Test::long("memory::a_million_names", &[FUSE], a_million_names),
     ]
 }
 

@@ -1,9 +1,10 @@
 //! What a test needs beyond Rust. Without it a test is ignored and says what is missing; with `REELFS_TESTS_REQUIRE=1`
-//! it fails.
+//! it fails. A test that takes minutes is ignored but with `REELFS_TESTS_LONG=1`.
 //! Never here: the tests.
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Failed, Trial};
 use parking_lot::RwLock;
@@ -32,17 +33,26 @@ pub const PASSTHROUGH: Need = Need::Passthrough;
 /// Tests that measure run alone, all others side by side.
 static TURN: RwLock<()> = RwLock::new(());
 
+/// A test that takes longer is named with its time, so that a slow suite shows where its time goes.
+const SLOW: Duration = Duration::from_secs(5);
+
 /// A test as its module lists it.
 pub struct Test {
     name: &'static str,
     needs: &'static [Need],
     is_alone: bool,
+    is_long: bool,
     body: fn(),
+}
+
+/// Whether the long tests run, too: `tests/run long` sets this variable.
+fn runs_long() -> bool {
+    std::env::var("REELFS_TESTS_LONG").is_ok_and(|value| value == "1")
 }
 
 impl Test {
     pub fn new(name: &'static str, needs: &'static [Need], body: fn()) -> Self {
-        Self { name, needs, is_alone: false, body }
+        Self { name, needs, is_alone: false, is_long: false, body }
     }
 
     /// A test whose figures others would spoil.
@@ -50,10 +60,17 @@ impl Test {
         Self { is_alone: true, ..Self::new(name, needs, body) }
     }
 
+    /// A test of minutes, which runs alone, and only in `tests/run long`.
+    pub fn long(name: &'static str, needs: &'static [Need], body: fn()) -> Self {
+        Self { is_long: true, ..Self::alone(name, needs, body) }
+    }
+
     pub fn into_trial(self) -> Trial {
         let is_required = std::env::var("REELFS_TESTS_REQUIRE").is_ok_and(|value| value == "1");
         let missing: Vec<_> = self.needs.iter().filter_map(Need::missing).collect();
-        let (is_ignored, said) = (!missing.is_empty() && !is_required, missing.join(", "));
+        let is_skipped_as_long = self.is_long && !runs_long();
+        let is_ignored = is_skipped_as_long || !missing.is_empty() && !is_required;
+        let said = if is_skipped_as_long { "tests/run long".into() } else { missing.join(", ") };
         let run = move || {
             if !missing.is_empty() {
                 return Err(Failed::from(missing.join(", ")));
@@ -61,7 +78,11 @@ impl Test {
             // Held while the test runs.
             let _alone = self.is_alone.then(|| TURN.write());
             let _together = (!self.is_alone).then(|| TURN.read());
+            let begun = Instant::now();
             (self.body)();
+            if begun.elapsed() > SLOW {
+                eprintln!("{} took {} s", self.name, begun.elapsed().as_secs());
+            }
             Ok(())
         };
         Trial::test(self.name, run).with_ignored_flag(is_ignored).with_kind(said)
