@@ -17,6 +17,7 @@ use crate::fetch::Fetcher;
 use crate::fuse::session::Session;
 use crate::fuse::signals::End;
 use crate::metrics::Metrics;
+use crate::modes;
 use crate::origin::Origin;
 use crate::origin::breaker::Breaker;
 use crate::origin::library::Kept;
@@ -89,6 +90,7 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     let metrics_listener = config.metrics_listen.map(Exporter::listen).transpose()?;
     let cache_was_there = config.cache.dir.exists();
     let cache = Arc::new(Cache::open(&config.cache, origin.describe(), Arc::clone(&metrics))?);
+    open_to_group(&config.cache.dir, config.is_group_read)?;
     let library = library.filter(|_| !config.fuse.is_read_only);
     let writable = library.map(|library| Writable::new(library, &config.cache.dir)).transpose()?;
     let drive = Arc::new(drive(config, &origin, &cache, Arc::clone(&metrics), writable)?);
@@ -148,6 +150,10 @@ impl MountedVolume {
 pub fn mount_volume(config: &Config, dir: &Path, ends: Sender<End>) -> Result<MountedVolume> {
     sys::raise_open_files_limit();
     sys::keep_allocator_lean();
+    // What `reelfs init --group-read` gave stays.
+    if config.is_group_read {
+        open_to_group(dir, true)?;
+    }
     let volume = Arc::new(Volume::open(dir, config.fuse.is_read_only)?);
     let ended = move || {
         // Full: the mount is ending already.
@@ -155,6 +161,18 @@ pub fn mount_volume(config: &Config, dir: &Path, ends: Sender<End>) -> Result<Mo
     };
     let session = Session::mount_volume(&volume, &config.source, &config.mountpoint, &config.fuse, ended)?;
     Ok(MountedVolume { session, volume })
+}
+
+/// A folder of a filesystem without modes stays as it is.
+fn open_to_group(dir: &Path, is_read: bool) -> Result<()> {
+    match modes::set_group_read(dir, is_read) {
+        Err(error) if is_read => Err(Error::io(format!("opening {} to its group", dir.display()), &error)),
+        Err(error) => {
+            log::debug!("{}: {error}", dir.display());
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 /// Everything above the cache and below the kernel.

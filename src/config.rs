@@ -168,6 +168,8 @@ pub struct Config {
     pub read: ReadConfig,
     /// How names and files look.
     pub drive: DriveConfig,
+    /// Whether the user's group may read what is kept: the cache, and a library of this machine that is mounted.
+    pub is_group_read: bool,
     /// Where Prometheus may ask for figures; nowhere without it.
     pub metrics_listen: Option<SocketAddr>,
 }

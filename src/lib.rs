@@ -56,7 +56,7 @@
 //!
 //! | room | what it is for |
 //! |---|---|
-//! | [`error`] [`refusal`] [`range`] [`digest`] [`config`] [`metrics`] [`retry`] [`cancel`] [`lock`] [`sqlite`] [`sys`] | pure or tiny; used by all |
+//! | [`error`] [`refusal`] [`range`] [`digest`] [`config`] [`metrics`] [`retry`] [`cancel`] [`modes`] [`lock`] [`sqlite`] [`sys`] | pure or tiny; used by all |
 //! | [`store`] | keyed bytes: on a disk; on the web, in buckets, over `WebDAV` (`OpenDAL`, in `store/remote`); over SFTP and FTP; values under keys (`store/keyed`) |
 //! | [`demo`] | a film and a far server to show it from; also the tests' origin, with any weather |
 //! | [`library`] | files that are put: manifests, chunks, tags; on this machine (`local`), and in a store (`keyed`) |
@@ -110,6 +110,7 @@ pub mod fuse;
 pub mod library;
 pub mod lock;
 pub mod metrics;
+pub mod modes;
 pub mod origin;
 pub mod range;
 pub mod read;

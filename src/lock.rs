@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::modes::Modes;
 
 /// A process that is just ending, or a child of it that is just starting, may hold the folder a moment longer.
 const WAIT: Duration = Duration::from_millis(500);
@@ -26,7 +27,9 @@ impl Lock {
     pub fn take(dir: &Path) -> Result<Option<Self>> {
         let path = path(dir);
         let failed = |error: io::Error| Error::io(path.display(), &error);
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        let modes = Modes::of(dir);
+        let file = modes.options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        modes.mend_file(&file);
         let give_up_at = Instant::now() + WAIT;
         loop {
             match file.try_lock() {

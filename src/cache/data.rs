@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
+use crate::modes::Modes;
 use crate::range::ByteRange;
 use crate::sys;
 
@@ -34,7 +35,7 @@ impl DataDir {
     /// Makes the folder if it is missing.
     pub fn open(cache_dir: &Path) -> Result<Self> {
         let root = cache_dir.join("entries");
-        std::fs::create_dir_all(&root).map_err(|error| Error::io(root.display(), &error))?;
+        Modes::of(cache_dir).make_folder(&root).map_err(|error| Error::io(root.display(), &error))?;
         Ok(Self { root })
     }
 
@@ -46,11 +47,14 @@ impl DataDir {
     /// Opens an entry's data file, making it (and its length) if need be.
     pub fn open_or_create(&self, entry_id: i64, size_bytes: u64) -> Result<DataFile> {
         let path = self.path(entry_id);
+        // Asked each time: a mount may open its cache to a group, or close it.
+        let modes = Modes::of(&self.root);
         let open = || -> io::Result<File> {
             if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder)?;
+                modes.make_folders(folder)?;
             }
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+            let file = modes.options().read(true).write(true).create(true).truncate(false).open(&path)?;
+            modes.mend_file(&file);
             if file.metadata()?.len() != size_bytes {
                 file.set_len(size_bytes)?;
             }
@@ -63,7 +67,10 @@ impl DataDir {
     pub fn open_existing(&self, entry_id: i64) -> Result<Option<DataFile>> {
         let path = self.path(entry_id);
         match OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(file) => Ok(Some(DataFile::of(file))),
+            Ok(file) => {
+                Modes::of(&self.root).mend_file(&file);
+                Ok(Some(DataFile::of(file)))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io(path.display(), &error)),
         }

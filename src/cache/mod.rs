@@ -43,6 +43,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::lock::{self, Lock};
 use crate::metrics::Metrics;
+use crate::modes::{self, Modes};
 use crate::range::{ByteRange, RangeSet};
 use crate::store::Stat;
 
@@ -186,8 +187,10 @@ impl Cache {
     /// `origin` names the source, without credentials.
     pub fn open(config: &CacheConfig, origin: &str, metrics: Arc<Metrics>) -> Result<Self> {
         config.check()?;
-        std::fs::create_dir_all(&config.dir)
+        Modes::OWNER
+            .make_folders(&config.dir)
             .map_err(|error| Error::io(format!("the cache directory {}", config.dir.display()), &error))?;
+        modes::mend(&config.dir);
         let lock = take_lock(&config.dir)?;
         let shared = Arc::new(Shared {
             index: Index::open(&index_path(&config.dir))?,

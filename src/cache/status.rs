@@ -9,6 +9,7 @@ use super::index::{EntryRow, Index};
 use super::index_path;
 use crate::error::{Error, Kind, Result};
 use crate::lock;
+use crate::modes::Modes;
 
 /// One cache directory.
 #[derive(Clone, Debug)]
@@ -90,5 +91,7 @@ fn budget_path(dir: &Path) -> PathBuf {
 /// the cache without it makes room enough, so a failure to write it is no failure.
 pub(super) fn note_budget(dir: &Path, budget_bytes: u64) {
     let new = dir.join("budget.new");
-    let _ = std::fs::write(&new, format!("{budget_bytes}\n")).and_then(|()| std::fs::rename(&new, budget_path(dir)));
+    let _ = Modes::of(dir)
+        .write(&new, format!("{budget_bytes}\n").as_bytes())
+        .and_then(|()| std::fs::rename(&new, budget_path(dir)));
 }

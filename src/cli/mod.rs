@@ -397,6 +397,7 @@ mod tests {
             "gid",
             "umask",
             "allow-other",
+            "group-read",
             "threads",
             "metrics-listen",
         ] {

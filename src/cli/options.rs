@@ -89,6 +89,10 @@ struct CacheOptions {
     /// is lost on a seek, and a round trip is short beside it.
     #[arg(long, value_name = "SIZE", env = "REELFS_CHUNK_SIZE", default_value = "2MiB", value_parser = parse_size)]
     chunk_size: u64,
+    /// Let your group read what is kept: folders are 0750 and files 0640 then, of the cache, or of the library that is mounted
+    /// from this machine. Default: they are yours alone, 0700 and 0600, whatever the umask.
+    #[arg(long, env = "REELFS_GROUP_READ", value_parser = BoolishValueParser::new())]
+    group_read: bool,
 }
 
 #[derive(Debug, Args)]
@@ -247,6 +251,7 @@ impl MountOptions {
             Some(dir) => dir,
             None => cache_dir::of_source(&parsed, &s3, env)?,
         };
+        let is_group_read = cache.group_read;
         let cache = CacheConfig {
             dir,
             size_bytes: cache.cache_size,
@@ -288,6 +293,7 @@ impl MountOptions {
                 gid: drive.gid.unwrap_or(gid),
                 umask: drive.umask,
             },
+            is_group_read,
             metrics_listen: watch.metrics_listen,
         })
     }

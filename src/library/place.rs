@@ -70,6 +70,15 @@ pub fn create(text: &str, config: &PlacesConfig, cut: (Option<u64>, Option<u64>)
     Ok(format!("{LOCAL}{}", dir.display()))
 }
 
+/// The folder or file of this machine that the library at `text` is kept in. `Unsupported` of one that a server keeps.
+pub fn on_disk(text: &str) -> Result<PathBuf> {
+    let Some(address) = keyed(text)? else { return absolute(local(text)?) };
+    address.on_disk()?.ok_or_else(|| {
+        let message = format!("{}: a server keeps it, and says itself who may read it", address.shown());
+        Error::new(Kind::Unsupported, message)
+    })
+}
+
 /// Opens the library that `text` lies in.
 pub fn open(text: &str, config: &PlacesConfig, access: Access) -> Result<Opened> {
     if let Some(address) = keyed(text)? {

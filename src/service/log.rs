@@ -12,6 +12,7 @@ use env_logger::{Builder, Target};
 use log::{Level, Log, Metadata, Record};
 
 use crate::error::{Error, Result};
+use crate::modes::Modes;
 
 /// Where the system's log listens, systemd's or another.
 const SYSTEM_LOG: &str = "/dev/log";
@@ -60,8 +61,8 @@ pub fn start(mut builder: Builder, to: &LogTo) -> Result<()> {
             }
         }
         LogTo::File(path) => {
-            let file = File::options().append(true).create(true).open(path);
-            builder.target(Target::Pipe(Box::new(file.map_err(|error| Error::io(path.display(), &error))?)));
+            let file = open(path).map_err(|error| Error::io(path.display(), &error))?;
+            builder.target(Target::Pipe(Box::new(file)));
         }
         LogTo::System => {
             let pid = std::process::id();
@@ -82,6 +83,13 @@ pub fn start(mut builder: Builder, to: &LogTo) -> Result<()> {
         std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     }
     Ok(())
+}
+
+/// A log names what is read: it is its owner's alone. What one that is there gives to a group stays.
+fn open(path: &Path) -> io::Result<File> {
+    let file = Modes::OWNER.options().append(true).create(true).open(path)?;
+    Modes::of(path).mend_file(&file);
+    Ok(file)
 }
 
 /// The log, wherever it goes, with each message on one line that can do nothing to a terminal.

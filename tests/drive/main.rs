@@ -33,6 +33,7 @@ mod offline;
 mod outage;
 mod passthrough;
 mod places;
+mod private;
 mod puts;
 mod readers;
 mod readonly;
@@ -99,6 +100,7 @@ fn main() {
         outage::tests(),
         passthrough::tests(),
         places::tests(),
+        private::tests(),
         puts::tests(),
         readers::tests(),
         readonly::tests(),

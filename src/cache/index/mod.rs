@@ -19,6 +19,7 @@ use rusqlite::Connection;
 
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
+use crate::modes::Modes;
 use crate::range::ByteRange;
 use crate::sqlite::{self, Readers, Tuning};
 
@@ -159,6 +160,8 @@ impl Index {
             return Err(Error::new(Kind::Corrupt, format!("the index {} was found damaged in use", path.display())));
         }
         let size = std::fs::metadata(path).map_or(0, |meta| meta.len());
+        // SQLite gives its journals the mode of the database.
+        modes_of(path).make_file(path).map_err(|error| Error::io(path.display(), &error))?;
         let writer = Connection::open(path).map_err(|error| failed(path, &error))?;
         let run = |connection: &Connection| -> rusqlite::Result<i64> {
             connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -220,7 +223,8 @@ impl Index {
     fn failed(&self, error: &rusqlite::Error) -> Error {
         let error = failed(&self.path, error);
         if error.kind() == Kind::Corrupt {
-            let _ = std::fs::write(damage_mark(&self.path), error.to_string());
+            let mark = damage_mark(&self.path);
+            let _ = modes_of(&mark).write(&mark, error.to_string().as_bytes());
         }
         error
     }
@@ -234,6 +238,11 @@ fn migrate(connection: &Connection, from: i64) -> rusqlite::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Who may read what stands beside `path`.
+fn modes_of(path: &Path) -> Modes {
+    path.parent().map_or(Modes::OWNER, Modes::of)
 }
 
 fn damage_mark(path: &Path) -> PathBuf {

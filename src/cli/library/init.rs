@@ -7,8 +7,9 @@ use clap::Args;
 
 use super::{LibraryOptions, line};
 use crate::config::parse_size;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::library::place;
+use crate::modes;
 
 /// Make a library: a place of your own where files are put, kept once, and hashed.
 #[derive(Debug, Args)]
@@ -22,12 +23,20 @@ pub struct InitArgs {
     /// Cut larger files into chunks of this size. Default: 2 MiB; on a key-value store 5 MiB.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     chunk_size: Option<u64>,
+    /// Let your group read it: folders are 0750 and files 0640 then, also those that are made later. Default: the library is
+    /// yours alone, 0700 and 0600, whatever the umask. A server says itself who may read.
+    #[arg(long)]
+    group_read: bool,
     #[command(flatten)]
     options: LibraryOptions,
 }
 
 /// Makes it, and says how it is written from now on.
 pub fn run(args: InitArgs, out: &mut dyn Write) -> Result<()> {
+    let on_disk = if args.group_read { Some(place::on_disk(&args.library)?) } else { None };
     let made = place::create(&args.library, &args.options.places()?, (args.inline_max, args.chunk_size))?;
+    if let Some(path) = on_disk {
+        modes::set_group_read(&path, true).map_err(|error| Error::io(path.display(), &error))?;
+    }
     line(out, &format!("made the library {made}; `reelfs put FILE {made}` fills it"))
 }

@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
+use crate::modes::Modes;
 use crate::sys;
 
 pub use behind::BEHIND_BYTES_MAX;
@@ -37,12 +38,12 @@ pub use written::Written;
 
 /// From so many blobs on, one sync of the whole filesystem is cheaper than one for each.
 const SYNC_EACH_MAX: usize = 8;
-/// Only the owner may look at a library's bytes past its catalog; nobody writes them.
-const BLOB_MODE: u32 = 0o400;
 
 /// The blobs of one library. Its methods may be called from any thread.
 pub struct Blobs {
     dir: PathBuf,
+    // Who may look at a library's bytes past its catalog; nobody writes them.
+    modes: Modes,
     pins: Arc<Pins>,
     readers: Readers,
     scratches: AtomicU64,
@@ -63,11 +64,13 @@ pub struct Found {
 impl Blobs {
     /// Makes the folders of a new library in `dir`, and syncs them.
     pub fn create(dir: &Path) -> Result<()> {
+        let modes = Modes::of(dir);
+        let make = |path: PathBuf| modes.make_folder(&path).map_err(|error| Error::io(path.display(), &error));
         for name in ["blobs", "scratch", "quarantine"] {
-            make_folder(&dir.join(name))?;
+            make(dir.join(name))?;
         }
         for first in 0..=u8::MAX {
-            make_folder(&dir.join("blobs").join(format!("{first:02x}")))?;
+            make(dir.join("blobs").join(format!("{first:02x}")))?;
         }
         sync_folder(&dir.join("blobs"))?;
         sync_folder(dir)
@@ -77,6 +80,7 @@ impl Blobs {
     pub fn open(dir: &Path) -> Result<Self> {
         Ok(Self {
             dir: dir.to_owned(),
+            modes: Modes::of(dir),
             pins: Arc::default(),
             readers: Readers::new(),
             scratches: AtomicU64::new(0),
@@ -127,7 +131,7 @@ impl Blobs {
                 return Err(Error::new(Kind::Local, message));
             }
             // Over one that is there: it may be damaged, and its name may not be synced yet.
-            scratch.seal(BLOB_MODE)?.rename_to(&path)?;
+            scratch.seal(self.modes.sealed())?.rename_to(&path)?;
             self.readers.forget(digest);
             folders.extend(path.parent().map(Path::to_owned));
         }
@@ -265,13 +269,6 @@ fn has_blob(path: &Path, size_bytes: u64) -> Result<bool> {
         Ok(metadata) => Ok(metadata.len() == size_bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(Error::io(path.display(), &error)),
-    }
-}
-
-fn make_folder(path: &Path) -> Result<()> {
-    match fs::create_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::io(path.display(), &error)),
-        _ => Ok(()),
     }
 }
 

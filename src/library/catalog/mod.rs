@@ -36,6 +36,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::Cut;
 use crate::error::{Error, Kind, Result};
 use crate::lock::{self, Lock};
+use crate::modes;
 use crate::sqlite::{self, Readers, Tuning};
 
 pub use chunks::{ChunkRow, LooseBlob, NamedChunk, UsedBlob};
@@ -99,6 +100,7 @@ impl Catalog {
     pub fn open(dir: &Path) -> Result<Self> {
         schema::check_is_there(dir)?;
         let lock = take_lock(dir)?;
+        modes::mend(dir);
         let path = schema::path(dir);
         let size = std::fs::metadata(&path).map_or(0, |meta| meta.len());
         let connection =
@@ -121,6 +123,7 @@ impl Catalog {
         };
         tune().map_err(|error| failed(&path, &error))?;
         schema::quick_check(&connection, &path, size)?;
+        schema::add_indexes(&connection).map_err(|error| failed(&path, &error))?;
         let cut = schema::cut(&connection, &path)?;
         let writer = Writer { connection, changes: 0, sweeps: 0, bytes: 0, failed: None };
         let catalog = Self::with(dir, Some(writer), cut, Some(lock));
@@ -133,6 +136,7 @@ impl Catalog {
     /// Opens it for looking only, beside whoever writes to it.
     pub fn open_to_look(dir: &Path) -> Result<Self> {
         schema::check_is_there(dir)?;
+        modes::mend(dir);
         let path = schema::path(dir);
         let reader = sqlite::open_reader(&path, READING).map_err(|error| failed(&path, &error))?;
         schema::check(&reader, &path)?;

@@ -122,6 +122,7 @@ pub fn salvage(
     for name in ["sqlite.new", "sqlite.new-wal", "sqlite.new-shm"] {
         let _ = fs::remove_file(path.with_extension(name));
     }
+    schema::make_file(&new_path)?;
     let blobs = Blobs { is_there: has_blob, named: Cell::new(0), found: Cell::new(0) };
     let go_on = || {
         let cancelled = || Error::new(Kind::Cancelled, "broken off: nothing was changed");

@@ -12,6 +12,7 @@ use super::{failed, nanos, take_lock};
 use crate::error::{Error, Kind, Result};
 use crate::library::Cut;
 use crate::library::manifest::CHUNK_BYTES_MAX;
+use crate::modes::{self, Modes};
 use crate::sqlite::{self, loaded, stored};
 
 /// The newest format this program knows: `PRAGMA user_version`.
@@ -64,6 +65,7 @@ const TABLES: &str = "
         PRIMARY KEY (node_id, start_byte)
     ) WITHOUT ROWID;
     CREATE INDEX file_chunks_by_blob ON file_chunks (sha256) WHERE sha256 IS NOT NULL;
+    CREATE INDEX file_chunks_holes ON file_chunks (node_id, end_byte) WHERE sha256 IS NULL;
     -- Blobs that no chunk names: to be removed.
     CREATE TABLE loose_blobs (sha256 BLOB PRIMARY KEY, size_bytes INTEGER NOT NULL, since_ns INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE tags (tag TEXT NOT NULL, node_id INTEGER NOT NULL, PRIMARY KEY (tag, node_id)) WITHOUT ROWID;
@@ -85,7 +87,9 @@ pub(super) fn path(dir: &Path) -> PathBuf {
 pub fn create(dir: &Path, cut: Cut, before: &dyn Fn() -> Result<()>) -> Result<()> {
     check_cut(cut)?;
     let io = |error: std::io::Error| Error::io(dir.display(), &error);
-    std::fs::create_dir_all(dir).map_err(io)?;
+    // The folders above it are not only a library's.
+    dir.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(io)?;
+    Modes::OWNER.make_folder(dir).map_err(io)?;
     let path = path(dir);
     let check_is_new = || {
         let is_there = || Error::new(Kind::Invalid, format!("{} is a library already", dir.display()));
@@ -106,6 +110,7 @@ pub fn create(dir: &Path, cut: Cut, before: &dyn Fn() -> Result<()>) -> Result<(
             format!("{} has blobs of a library that has lost its catalog: a new one would know none", dir.display());
         return Err(Error::new(Kind::Invalid, message));
     }
+    modes::mend(dir);
     let _lock = take_lock(dir)?;
     // Another one may have made it just now.
     check_is_new()?;
@@ -116,10 +121,17 @@ pub fn create(dir: &Path, cut: Cut, before: &dyn Fn() -> Result<()>) -> Result<(
         _ => {}
     }
     before()?;
+    make_file(&new)?;
     write_tables(&new, cut).map_err(|error| failed(&new, &error))?;
     File::open(&new).and_then(|file| file.sync_all()).map_err(io)?;
     std::fs::rename(&new, &path).map_err(io)?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
+}
+
+/// A database nothing is in yet, with the mode that its journals are given, too.
+pub(super) fn make_file(path: &Path) -> Result<()> {
+    let modes = path.parent().map_or(Modes::OWNER, Modes::of);
+    modes.make_file(path).map_err(|error| Error::io(path.display(), &error))
 }
 
 /// A database with empty tables, and the top folder.
@@ -194,6 +206,13 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<()> {
         return Err(Error::new(Kind::Unsupported, message));
     }
     Ok(())
+}
+
+/// Adds what earlier versions made no index of. They know nothing of it, and lose nothing by it.
+pub(super) fn add_indexes(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "CREATE INDEX IF NOT EXISTS file_chunks_holes ON file_chunks (node_id, end_byte) WHERE sha256 IS NULL",
+    )
 }
 
 /// Looks at all of a database that is small.

@@ -120,6 +120,12 @@ impl Address {
         Ok((least.min(components.len())..=components.len()).rev().map(at).collect())
     }
 
+    /// The file or folder that is the home, if it is one.
+    pub fn on_disk(&self) -> Result<Option<PathBuf>> {
+        let is_on_disk = matches!(self.home, Home::Redb | Home::Folder);
+        if is_on_disk { Ok(Some(path(&self.components()?))) } else { Ok(None) }
+    }
+
     /// The home, open. `is_new`: a file or folder of this machine is made if it is missing; servers are asked nothing yet.
     pub fn open(&self, s3: &S3Config, is_new: bool) -> Result<Box<dyn Keyed>> {
         let components = self.components()?;

@@ -1,14 +1,19 @@
 //! A home in a folder of this machine, or of a share it has mounted: a file for each value, by its key's own name.
 //! Never here: what is in the files.
 //!
+//! Links in the folder are nobody's values, and none is followed: what one leads to lies elsewhere. Each key is reached
+//! folder by folder, through descriptors, so that no link can be put in the place of a folder meanwhile. The folder itself
+//! may be reached by a link.
+//!
 //! `OpenDAL` could write such files, but neither syncs them nor lists them in order.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::ops::Bound;
-use std::os::unix::fs::FileExt as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +21,7 @@ use bytes::Bytes;
 
 use super::{Key, Keyed, Limits, is_from, missing};
 use crate::error::{Error, Kind, Result};
+use crate::modes::{self, Modes};
 use crate::range::ByteRange;
 use crate::store::{NAME_BYTES_MAX, is_safe_name};
 
@@ -40,13 +46,16 @@ pub(super) struct Folder {
 impl Folder {
     /// The folder at `root`; made if it may be (`is_new`), else `Missing` unless it is there.
     pub fn open(root: &Path, is_new: bool, described: String) -> Result<Self> {
-        let failed = |error: std::io::Error| Error::io(root.display(), &error);
+        let failed = |error: io::Error| Error::io(root.display(), &error);
         if is_new {
-            fs::create_dir_all(root).map_err(failed)?;
+            // The folders above it are not only a library's.
+            root.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
+            Modes::OWNER.make_folder(root).map_err(failed)?;
         }
         if !fs::metadata(root).map_err(failed)?.is_dir() {
             return Err(Error::new(Kind::Missing, format!("{}: not a folder", root.display())));
         }
+        modes::mend_once(root);
         let folder = Self { root: std::path::absolute(root).map_err(failed)?, described };
         folder.sweep_scratch();
         Ok(folder)
@@ -54,7 +63,8 @@ impl Folder {
 
     /// Room is all that is at stake: what fails here fails again where it matters.
     fn sweep_scratch(&self) {
-        let Ok(entries) = fs::read_dir(self.root.join(SCRATCH)) else { return };
+        let Ok(scratch) = self.place(&format!("{SCRATCH}/."), None) else { return };
+        let Ok(entries) = fs::read_dir(&scratch.path) else { return };
         for entry in entries.flatten() {
             let modified = entry.metadata().and_then(|metadata| metadata.modified());
             let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
@@ -64,6 +74,7 @@ impl Folder {
         }
     }
 
+    /// As a person would call the file of a key.
     fn path(&self, key: &str) -> Result<PathBuf> {
         if key.split('/').all(is_safe_name) {
             return Ok(self.root.join(key));
@@ -71,28 +82,77 @@ impl Folder {
         Err(Error::new(Kind::Invalid, format!("`{}` is not a key in {}", key.escape_debug(), self.described)))
     }
 
+    /// The folder of a key, which is made where it is missing if there are modes for it. `NotADirectory` if a link or a file
+    /// stands in its way.
+    fn place(&self, key: &str, modes: Option<Modes>) -> io::Result<Place> {
+        let (above, name) = key.rsplit_once('/').unwrap_or(("", key));
+        let mut folder = open_folder(&self.root, 0)?;
+        for part in above.split('/').filter(|part| !part.is_empty()) {
+            if !is_safe_name(part) {
+                return Err(ErrorKind::NotFound.into());
+            }
+            let path = below(&folder, part);
+            folder = match (open_folder(&path, libc::O_NOFOLLOW), modes) {
+                (Err(error), Some(modes)) if error.kind() == ErrorKind::NotFound => {
+                    modes.make_folder(&path)?;
+                    open_folder(&path, libc::O_NOFOLLOW)?
+                }
+                (opened, _) => opened?,
+            };
+        }
+        let path = below(&folder, name);
+        Ok(Place { _folder: folder, path })
+    }
+
     /// Writes and syncs one value under its name; the name itself lasts when its folder is synced, too.
-    fn write(&self, path: &Path, value: &[u8]) -> Result<()> {
-        let scratch = self.root.join(SCRATCH).join(format!("{:032x}", fastrand::u128(..)));
-        let written = create(&scratch).and_then(|mut file| {
+    fn write(&self, key: &str, value: &[u8]) -> io::Result<()> {
+        let modes = Modes::of(&self.root);
+        let scratch = self.place(&format!("{SCRATCH}/{:032x}", fastrand::u128(..)), Some(modes))?;
+        let written = modes.options().write(true).create_new(true).open(&scratch.path).and_then(|mut file| {
+            modes.mend_file(&file);
             file.write_all(value)?;
             file.sync_all()?;
-            rename(&scratch, path)
+            self.rename(modes, &scratch.path, key)
         });
-        written.map_err(|error| {
-            let _ = fs::remove_file(&scratch);
-            Error::io(path.display(), &error)
+        written.inspect_err(|_| {
+            let _ = fs::remove_file(&scratch.path);
         })
     }
 
-    /// Takes folders away that hold nothing any longer, from `path`'s own on up: a folder without files is no folder here.
-    fn prune(&self, path: &Path) {
-        for folder in
-            path.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root) && *folder != self.root)
-        {
-            if fs::remove_dir(folder).is_err() {
+    fn rename(&self, modes: Modes, from: &Path, key: &str) -> io::Result<()> {
+        let mut tries = 0;
+        loop {
+            let renamed = self.place(key, Some(modes)).and_then(|to| fs::rename(from, &to.path));
+            match renamed {
+                Err(error) if error.kind() == ErrorKind::NotFound && tries < RENAMES_MAX => tries += 1,
+                other => return other,
+            }
+        }
+    }
+
+    /// Opens the value of a key; nothing if there is none: neither a link nor a folder is one.
+    fn open_value(&self, key: &str) -> io::Result<Option<File>> {
+        let opened = self.place(key, None).and_then(|place| {
+            // A pipe in its place must not wait for a writer.
+            File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&place.path)
+        });
+        match opened {
+            Err(error) if is_none(&error) => Ok(None),
+            opened => {
+                let file = opened?;
+                Ok(file.metadata()?.is_file().then_some(file))
+            }
+        }
+    }
+
+    /// Takes folders away that hold nothing any longer, from the one of `key` on up: a folder without files is no folder here.
+    fn prune(&self, key: &str) {
+        let mut below = key;
+        while let Some((folder, _)) = below.rsplit_once('/') {
+            if self.place(folder, None).and_then(|place| fs::remove_dir(&place.path)).is_err() {
                 return;
             }
+            below = folder;
         }
     }
 
@@ -108,7 +168,9 @@ impl Folder {
                 }
                 if key.ends_with('/') {
                     self.walk(key, prefix, from, limit, keys)?;
-                } else if let Ok(metadata) = fs::metadata(self.root.join(key)) {
+                } else if let Ok(metadata) = self.place(key, None).and_then(|place| fs::symlink_metadata(&place.path))
+                    && metadata.is_file()
+                {
                     // Else it went meanwhile.
                     keys.push(Key { key: key.clone(), size_bytes: Some(metadata.len()) });
                 }
@@ -131,13 +193,13 @@ impl Folder {
         limit: usize,
     ) -> Result<BTreeSet<String>> {
         let there = self.root.join(folder);
-        let failed = |error: std::io::Error| Error::io(there.display(), &error);
-        let entries = match fs::read_dir(&there) {
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                return Ok(BTreeSet::new());
-            }
-            entries => entries.map_err(failed)?,
+        let failed = |error: io::Error| Error::io(there.display(), &error);
+        // Of the folder's own place, so that it is no link either; open until its last name was read.
+        let place = match self.place(&format!("{folder}."), None) {
+            Err(error) if is_none(&error) => return Ok(BTreeSet::new()),
+            place => place.map_err(failed)?,
         };
+        let entries = fs::read_dir(&place.path).map_err(failed)?;
         let mut names = BTreeSet::new();
         for entry in entries {
             let entry = entry.map_err(failed)?;
@@ -172,17 +234,9 @@ impl Keyed for Folder {
 
     fn get(&self, key: &str, range: ByteRange) -> Result<Bytes> {
         let path = self.path(key)?;
-        let failed = |error: std::io::Error| Error::io(path.display(), &error);
-        let file = match File::open(&path) {
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                return Err(missing(&self.described, key));
-            }
-            file => file.map_err(failed)?,
-        };
+        let failed = |error: io::Error| Error::io(path.display(), &error);
+        let Some(file) = self.open_value(key).map_err(failed)? else { return Err(missing(&self.described, key)) };
         let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            return Err(missing(&self.described, key));
-        }
         let end = range.end.min(metadata.len());
         let mut bytes = vec![0; end.saturating_sub(range.start) as usize];
         file.read_exact_at(&mut bytes, range.start).map_err(failed)?;
@@ -193,7 +247,14 @@ impl Keyed for Folder {
         // Each with its name before the next is written: the order is what a crash leaves.
         for (key, value) in entries {
             let path = self.path(key)?;
-            self.write(&path, value)?;
+            self.write(key, value).map_err(|error| match error.kind() {
+                ErrorKind::NotADirectory => {
+                    let message =
+                        format!("{}: a link or a file stands in the way, and links are not followed", path.display());
+                    Error::new(Kind::Denied, message)
+                }
+                _ => Error::io(path.display(), &error),
+            })?;
             sync_folders(&self.root, std::iter::once(path.as_path()))?;
         }
         Ok(())
@@ -201,17 +262,15 @@ impl Keyed for Folder {
 
     fn delete(&self, keys: &[String]) -> Result<()> {
         let paths = keys.iter().map(|key| self.path(key)).collect::<Result<Vec<_>>>()?;
-        for path in &paths {
-            match fs::remove_file(path) {
-                Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                    return Err(Error::io(path.display(), &error));
-                }
+        for (key, path) in keys.iter().zip(&paths) {
+            match self.place(key, None).and_then(|place| fs::remove_file(&place.path)) {
+                Err(error) if !is_none(&error) => return Err(Error::io(path.display(), &error)),
                 _ => {}
             }
         }
         sync_folders(&self.root, paths.iter().map(PathBuf::as_path))?;
-        for path in &paths {
-            self.prune(path);
+        for key in keys {
+            self.prune(key);
         }
         Ok(())
     }
@@ -237,28 +296,26 @@ fn may_hold(key: &str, prefix: &str, from: Bound<&str>) -> bool {
     }
 }
 
-/// A new file, in a folder that is made where it is missing.
-fn create(path: &Path) -> std::io::Result<File> {
-    match File::create_new(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            fs::create_dir_all(path.parent().unwrap_or(path))?;
-            File::create_new(path)
-        }
-        other => other,
-    }
+/// Where a value is, or would be, as long as its folder is held.
+struct Place {
+    _folder: File,
+    path: PathBuf,
 }
 
-fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
-    let mut tries = 0;
-    loop {
-        match fs::rename(from, to) {
-            Err(error) if error.kind() == ErrorKind::NotFound && tries < RENAMES_MAX => {
-                fs::create_dir_all(to.parent().unwrap_or(to))?;
-                tries += 1;
-            }
-            other => return other,
-        }
-    }
+/// A folder to reach others from, opened for nothing else.
+fn open_folder(path: &Path, flags: i32) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY | flags).open(path)
+}
+
+/// `name` in the very folder that is open, wherever it is by now.
+fn below(folder: &File, name: &str) -> PathBuf {
+    Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name)
+}
+
+/// Whether an error says that a key has no value: links, and folders in a value's place, are none.
+fn is_none(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory)
+        || error.raw_os_error() == Some(libc::ELOOP)
 }
 
 /// Makes names last: each of the files' folders, and those above, which may be new.
@@ -276,4 +333,78 @@ fn sync_folders<'a>(root: &Path, files: impl Iterator<Item = &'a Path>) -> Resul
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const WHOLE: ByteRange = ByteRange { start: 0, end: 1 << 20 };
+
+    #[test]
+    fn links_in_the_folder_are_no_values_and_lead_nowhere() {
+        let temp = tempfile::tempdir().unwrap();
+        let (root, outside) = (temp.path().join("home"), temp.path().join("outside"));
+        fs::create_dir_all(outside.join("empty")).unwrap();
+        fs::write(outside.join("secret"), "TOPSECRET").unwrap();
+        fs::create_dir(&root).unwrap();
+        symlink(&root, temp.path().join("way")).unwrap();
+        // The folder itself may be reached by a link.
+        let home = Folder::open(&temp.path().join("way"), false, "home".into()).unwrap();
+        home.put(&[("films/one".to_owned(), Bytes::from_static(b"one"))]).unwrap();
+        symlink(outside.join("secret"), root.join("film")).unwrap();
+        symlink("films/one", root.join("inside")).unwrap();
+        symlink(&outside, root.join("folder")).unwrap();
+        symlink(&outside, root.join("films/deep")).unwrap();
+
+        let keys = |prefix: &str| {
+            let listed = home.list(prefix, Bound::Unbounded, 100).unwrap();
+            listed.into_iter().map(|key| key.key).collect::<Vec<_>>()
+        };
+        assert_eq!(keys(""), ["films/one"]);
+        for prefix in ["folder/", "films/deep/", "../outside/"] {
+            assert!(keys(prefix).is_empty(), "{prefix}");
+        }
+        let taken = ["film", "inside", "folder", "folder/secret", "films/deep/secret", "folder/empty/x"];
+        for key in taken {
+            assert_eq!(home.get(key, WHOLE).unwrap_err().kind(), Kind::Missing, "{key}");
+        }
+        for key in ["folder/new", "films/deep/new", "folder/new/deeper"] {
+            let error = home.put(&[(key.to_owned(), Bytes::from_static(b"x"))]).unwrap_err();
+            assert!(error.kind() == Kind::Denied && error.to_string().contains("link"), "{key}: {error}");
+        }
+        // A link that has a value's name goes as the value would; what it leads to stays.
+        home.put(&[("film".to_owned(), Bytes::from_static(b"a film"))]).unwrap();
+        assert_eq!(home.get("film", WHOLE).unwrap(), b"a film".as_slice());
+        home.delete(&taken.map(str::to_owned)).unwrap();
+        assert_eq!(fs::read(outside.join("secret")).unwrap(), b"TOPSECRET");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 2, "nothing was made or taken away there");
+        assert_eq!(home.get("films/one", WHOLE).unwrap(), b"one".as_slice());
+    }
+
+    #[test]
+    fn values_and_their_folders_are_their_owners_alone() {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().join("home");
+        let mode = |path: &str| fs::metadata(root.join(path)).unwrap().mode() & 0o777;
+        let put = |home: &Folder, key: &str| home.put(&[(key.to_owned(), Bytes::from_static(b"x"))]).unwrap();
+        let home = Folder::open(&root, true, "home".into()).unwrap();
+        put(&home, "films/one");
+        assert_eq!(["", "films", ".reelfs/scratch", "films/one"].map(mode), [0o700, 0o700, 0o700, 0o600]);
+        // As an earlier version left it.
+        for (path, mode) in [("films/one", 0o644), ("films", 0o755), ("", 0o755)] {
+            fs::set_permissions(root.join(path), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        drop(Folder::open(&root, false, "home".into()).unwrap());
+        assert_eq!(["", "films", "films/one"].map(mode), [0o700, 0o700, 0o600]);
+        modes::set_group_read(&root, true).unwrap();
+        let home = Folder::open(&root, false, "home".into()).unwrap();
+        put(&home, "films/two");
+        put(&home, "new/three");
+        let found = ["", "films", "films/one", "films/two", "new", "new/three"].map(mode);
+        assert_eq!(found, [0o750, 0o750, 0o640, 0o640, 0o750, 0o640]);
+    }
 }

@@ -14,6 +14,7 @@ use redb::{
 
 use super::{ANSWER_TIMEOUT, Key, Keyed, LIMITS, Limits, Step, Swap, at_least, missing, within};
 use crate::error::{Error, Kind, Result};
+use crate::modes::{self, Modes};
 use crate::range::ByteRange;
 
 /// Values in pieces, by key and number.
@@ -41,6 +42,10 @@ impl RedbFile {
         if path.is_dir() {
             return Err(Error::new(Kind::Missing, format!("{}: a folder, not a file", path.display())));
         }
+        if is_new {
+            Modes::OWNER.make_file(path).map_err(|error| Error::io(path.display(), &error))?;
+        }
+        modes::mend(path);
         let mut builder = Builder::new();
         builder.set_cache_size(CACHE_BYTES).set_concurrency_mode(ConcurrencyMode::MultiWriter);
         let opened = if is_new { builder.create(path) } else { builder.open(path) };

@@ -1,0 +1,291 @@
+//! Who may read what reelfs keeps: caches and libraries are their owner's alone, unless the owner opens them to a group.
+//! Never here: what is kept, and the modes of files on a drive.
+//!
+//! The folder's own permission bits are the one record of it: what its owner gave to the group, files in it are given,
+//! too. A folder that others may enter was made by an earlier version, or by hand: it is closed to group and others.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+
+/// Permission bits of the owner, the group and others; and those that say more, like setgid.
+const OWNER: u32 = 0o700;
+const GROUP: u32 = 0o070;
+const OTHERS: u32 = 0o007;
+const SPECIAL: u32 = 0o7000;
+const SETGID: u32 = 0o2000;
+/// Folders within each other that are mended: deeper than any that a cache or a library has by itself.
+const DEPTH_MAX: u32 = 64;
+
+/// What the group may do in a folder that is kept, and so with the files in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Modes {
+    // Permission bits of the group, where they stand in a mode. Others never have any.
+    group: u32,
+}
+
+impl Modes {
+    /// The owner's alone.
+    pub const OWNER: Self = Self { group: 0 };
+    /// The group may read.
+    pub const GROUP_READ: Self = Self { group: 0o050 };
+
+    /// As the permission bits of the folder say.
+    pub fn of(dir: &Path) -> Self {
+        fs::metadata(dir).map_or(Self::OWNER, |metadata| Self::kept_of(metadata.mode()))
+    }
+
+    /// What a mode gives to the group on purpose: no common umask leaves the group some bits and others none, and setgid is
+    /// only set by hand.
+    fn kept_of(mode: u32) -> Self {
+        if mode & OTHERS == 0 || mode & SETGID != 0 { Self { group: mode & GROUP } } else { Self::OWNER }
+    }
+
+    /// Of a folder.
+    pub fn folder(self) -> u32 {
+        OWNER | self.group
+    }
+
+    /// Of a file that is written.
+    pub fn file(self) -> u32 {
+        0o600 | (self.group & 0o060)
+    }
+
+    /// Of a file that nobody writes any more.
+    pub fn sealed(self) -> u32 {
+        0o400 | (self.group & 0o040)
+    }
+
+    /// What a file or folder with this mode should have instead.
+    fn mended(self, mode: u32, is_folder: bool) -> u32 {
+        // The group gets no more of a file than the owner has.
+        let group = if is_folder { self.group } else { self.group & ((mode & 0o600) >> 3) };
+        (mode & (SPECIAL | OWNER)) | group
+    }
+
+    /// Options that make a file with this mode, whatever the umask leaves of it.
+    pub fn options(self) -> OpenOptions {
+        let mut options = File::options();
+        options.mode(self.file());
+        options
+    }
+
+    /// Gives an open file the mode it should have. What the filesystem refuses (one without modes) stays as it is.
+    pub fn mend_file(self, file: &File) {
+        if let Ok(metadata) = file.metadata()
+            && metadata.is_file()
+        {
+            let (mode, wanted) = (metadata.mode() & 0o7777, self.mended(metadata.mode() & 0o7777, false));
+            if mode != wanted {
+                let changed = file.set_permissions(Permissions::from_mode(wanted));
+                let _ = changed.inspect_err(|error| log::debug!("a file keeps the mode {mode:o}: {error}"));
+            }
+        }
+    }
+
+    /// Makes sure that there is a file at `path`, with this mode, before a library that knows no modes opens it.
+    pub fn make_file(self, path: &Path) -> io::Result<()> {
+        match self.options().write(true).create_new(true).open(path) {
+            // A umask may have taken more.
+            Ok(file) => file.set_permissions(Permissions::from_mode(self.file())),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Replaces what is in a small file, or makes it.
+    pub fn write(self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        use io::Write as _;
+        let mut file = self.options().write(true).create(true).truncate(true).open(path)?;
+        self.mend_file(&file);
+        file.write_all(bytes)
+    }
+
+    /// Makes a folder, and those above it that are missing, with this mode. One that is there stays as it is.
+    pub fn make_folders(self, path: &Path) -> io::Result<()> {
+        match self.make_folder(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                DirBuilder::new().recursive(true).mode(self.folder()).create(path)?;
+                fs::set_permissions(path, Permissions::from_mode(self.folder()))
+            }
+            made => made,
+        }
+    }
+
+    /// Makes a folder with this mode in one that is there. One that is there already stays as it is.
+    pub fn make_folder(self, path: &Path) -> io::Result<()> {
+        match DirBuilder::new().mode(self.folder()).create(path) {
+            Ok(()) => fs::set_permissions(path, Permissions::from_mode(self.folder())),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Opens what is kept at `path` to its group, to be read, or closes it to everybody but its owner; what is in a folder, too.
+pub fn set_group_read(path: &Path, is_read: bool) -> io::Result<()> {
+    let modes = if is_read { Modes::GROUP_READ } else { Modes::OWNER };
+    let metadata = fs::metadata(path)?;
+    let mode = metadata.mode() & 0o7777;
+    let wanted = modes.mended(mode, metadata.is_dir());
+    if mode != wanted {
+        fs::set_permissions(path, Permissions::from_mode(wanted))?;
+    }
+    mend(path);
+    Ok(())
+}
+
+/// Closes the folder (or file) `dir` to others, and gives what is in it the modes that follow from its own: those of an earlier
+/// version, which went by the umask, too. A folder below it that is as it should be is not looked into. Links are left
+/// alone, and so is what another user owns. What can't be mended is told once in the log, and is no error: there are
+/// filesystems without modes.
+pub fn mend(dir: &Path) -> Modes {
+    let mut mending = Mending { modes: Modes::of(dir), user: rustix::process::geteuid().as_raw(), failed: None };
+    // First, so that nobody looks in while the rest is mended.
+    mending.one(dir);
+    mending.below(dir, DEPTH_MAX);
+    if let Some(error) = mending.failed {
+        log::warn!("{}: others may be able to read in it: {error}", dir.display());
+    }
+    mending.modes
+}
+
+/// The same of `dir` itself and, only if that was open to others, of what is in it: for folders with very many names.
+pub fn mend_once(dir: &Path) -> Modes {
+    let is_mended = fs::metadata(dir)
+        .is_ok_and(|metadata| Modes::of(dir).mended(metadata.mode(), true) == metadata.mode() & 0o7777);
+    if is_mended { Modes::of(dir) } else { mend(dir) }
+}
+
+struct Mending {
+    modes: Modes,
+    // Who we are: of others' files, only root mends any.
+    user: u32,
+    failed: Option<io::Error>,
+}
+
+impl Mending {
+    fn below(&mut self, folder: &Path, depth: u32) {
+        let Ok(entries) = fs::read_dir(folder) else { return };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            let is_wrong = self.modes.mended(metadata.mode() & 0o7777, metadata.is_dir()) != metadata.mode() & 0o7777;
+            if !is_wrong || !(metadata.is_dir() || metadata.is_file()) {
+                continue;
+            }
+            // Itself after what is in it: one that is right was mended to its end.
+            if metadata.is_dir() && depth > 0 {
+                self.below(&path, depth - 1);
+            }
+            self.one(&path);
+        }
+    }
+
+    /// Through a descriptor, so that nobody can put a link in its place.
+    fn one(&mut self, path: &Path) {
+        let changed =
+            File::options().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path).and_then(|file| {
+                let metadata = file.metadata()?;
+                let mode = metadata.mode() & 0o7777;
+                let wanted = self.modes.mended(mode, metadata.is_dir());
+                let is_ours = self.user == 0 || metadata.uid() == self.user;
+                if mode == wanted || !is_ours || !(metadata.is_dir() || metadata.is_file()) {
+                    return Ok(());
+                }
+                fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), Permissions::from_mode(wanted))
+            });
+        if let Err(error) = changed
+            && error.kind() != ErrorKind::NotFound
+        {
+            self.failed.get_or_insert(error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().mode() & 0o7777
+    }
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// A folder as an earlier version left it: `top/{file,sealed,below/deep,link}`; the link leads to `outside`.
+    fn old(dir: &Path, folder_mode: u32) -> std::path::PathBuf {
+        let top = dir.join("top");
+        fs::create_dir_all(top.join("below")).unwrap();
+        for (name, mode) in [("file", 0o644), ("sealed", 0o444), ("below/deep", 0o664)] {
+            fs::write(top.join(name), "x").unwrap();
+            chmod(&top.join(name), mode);
+        }
+        fs::write(dir.join("outside"), "x").unwrap();
+        chmod(&dir.join("outside"), 0o644);
+        symlink("../outside", top.join("link")).unwrap();
+        chmod(&top.join("below"), 0o755);
+        chmod(&top, folder_mode);
+        top
+    }
+
+    #[test]
+    fn modes_of_an_open_folder_are_mended_to_the_owner_alone() {
+        for open in [0o755, 0o777, 0o775, 0o705, 0o751] {
+            let temp = tempfile::tempdir().unwrap();
+            let top = old(temp.path(), open);
+            assert_eq!(mend(&top), Modes::OWNER);
+            let modes = ["", "below", "file", "sealed", "below/deep"].map(|name| mode(&top.join(name)));
+            assert_eq!(modes, [0o700, 0o700, 0o600, 0o400, 0o600], "{open:o}");
+            assert_eq!(mode(&temp.path().join("outside")), 0o644, "links are left alone");
+        }
+    }
+
+    #[test]
+    fn modes_that_the_owner_gave_to_a_group_are_kept() {
+        for (open, expected) in [
+            (0o750, [0o750, 0o750, 0o640, 0o440, 0o640]),
+            (0o770, [0o770, 0o770, 0o660, 0o440, 0o660]),
+            // A share of several users.
+            (0o2775, [0o2770, 0o770, 0o660, 0o440, 0o660]),
+        ] {
+            let temp = tempfile::tempdir().unwrap();
+            let top = old(temp.path(), open);
+            mend(&top);
+            let modes = ["", "below", "file", "sealed", "below/deep"].map(|name| mode(&top.join(name)));
+            assert_eq!(modes, expected, "{open:o}");
+        }
+    }
+
+    #[test]
+    fn modes_follow_group_read_given_and_taken() {
+        let temp = tempfile::tempdir().unwrap();
+        let top = old(temp.path(), 0o755);
+        set_group_read(&top, true).unwrap();
+        assert_eq!(Modes::of(&top), Modes::GROUP_READ);
+        assert_eq!([mode(&top), mode(&top.join("sealed")), mode(&top.join("below/deep"))], [0o750, 0o440, 0o640]);
+        set_group_read(&top, false).unwrap();
+        assert_eq!(Modes::of(&top), Modes::OWNER);
+        assert_eq!([mode(&top), mode(&top.join("sealed")), mode(&top.join("below/deep"))], [0o700, 0o400, 0o600]);
+    }
+
+    #[test]
+    fn modes_of_what_is_made_do_not_depend_on_the_umask() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = temp.path().join("a/b");
+        for modes in [Modes::OWNER, Modes::GROUP_READ] {
+            modes.make_folders(&folder).unwrap();
+            modes.make_file(&folder.join("file")).unwrap();
+            modes.write(&folder.join("written"), b"x").unwrap();
+            let found = ["", "file", "written"].map(|name| mode(&folder.join(name)));
+            assert_eq!(found, [modes.folder(), modes.file(), modes.file()]);
+            fs::remove_dir_all(temp.path().join("a")).unwrap();
+        }
+    }
+}
