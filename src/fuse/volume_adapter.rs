@@ -121,7 +121,8 @@ fn file_attr(node: &Node) -> FileAttr {
     FileAttr {
         ino: INodeNo(node.node_id),
         size: node.size_bytes,
-        blocks: node.size_bytes.div_ceil(512),
+        // Holes take no room: by this number programs tell that there are some.
+        blocks: node.size_bytes.saturating_sub(node.hole_bytes).div_ceil(512),
         atime: node.accessed,
         mtime: node.modified,
         ctime: node.changed,

@@ -30,6 +30,19 @@ pub struct Chunk {
     pub proof: Proof,
 }
 
+impl Chunk {
+    /// Whether `bytes` are its bytes, by their number and by their hash: whoever hands bytes of a chunk on asks this, and
+    /// nothing else. Never of a hole, which is kept nowhere.
+    pub fn fits(&self, bytes: &[u8]) -> bool {
+        bytes.len() as u64 == self.range.len()
+            && match self.proof {
+                Proof::Sha256(digest) => Digest::of(bytes) == digest,
+                Proof::Size => true,
+                Proof::Zeros => false,
+            }
+    }
+}
+
 /// How the bytes of a chunk are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {

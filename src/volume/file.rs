@@ -255,8 +255,13 @@ impl State {
     /// The node as it is with what the catalog does not know yet.
     pub fn over(&self, node: Node) -> Node {
         let content = &self.content;
+        // At most so much is kept: what was written may stand in the place of what the catalog says.
+        let kept_bytes = node.size_bytes.saturating_sub(node.hole_bytes);
+        let written_bytes: u64 = content.chunks.values().map(|chunk| chunk.len).sum();
+        let data_bytes = if content.is_small() { content.size } else { kept_bytes.saturating_add(written_bytes) };
         Node {
             size_bytes: content.size,
+            hole_bytes: content.size.saturating_sub(data_bytes),
             modified: content.modified,
             changed: content.changed.max(node.changed),
             ..node

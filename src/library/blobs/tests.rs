@@ -1,5 +1,6 @@
 //! Blobs: kept once, whole or not at all, never shown damaged, never removed under somebody's hands.
 
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -85,6 +86,79 @@ fn one_bit_is_enough() {
     // Good bytes may be put again.
     drop(blobs.keep(vec![scratch(&blobs, &bytes)]).unwrap());
     assert_eq!(blobs.check(digest).unwrap(), 300_000);
+}
+
+#[test]
+fn blobs_changed_after_they_were_hashed_are_hashed_again() {
+    let bytes = vec![7; 300_000];
+    let digest = Digest::of(&bytes);
+    let read = |blobs: &Blobs, offset: u64| {
+        let mut read = vec![0; 1000];
+        blobs.read_at(digest, 300_000, offset, &mut read).map(|()| read)
+    };
+    let zero = |path: &Path| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+        let file = File::options().write(true).open(path).unwrap();
+        // Past the grain of the filesystem's clock.
+        let before = file.metadata().unwrap();
+        while (before.ctime(), before.ctime_nsec()) == {
+            file.set_len(0).unwrap();
+            file.set_len(300_000).unwrap();
+            let after = file.metadata().unwrap();
+            (after.ctime(), after.ctime_nsec())
+        } {}
+    };
+    let cut = |path: &Path| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+        File::options().write(true).open(path).unwrap().set_len(10_000).unwrap();
+    };
+    let replace = |path: &Path| {
+        fs::write(path.with_extension("new"), vec![0; 300_000]).unwrap();
+        fs::rename(path.with_extension("new"), path).unwrap();
+    };
+    let remove = |path: &Path| fs::remove_file(path).unwrap();
+    let touch = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o440)).unwrap();
+    // What is done to the blob's file, and whether its bytes are still there for who has it open.
+    let cases: [(&str, &dyn Fn(&Path), bool); 5] = [
+        ("zeroed in place", &zero, false),
+        ("cut", &cut, false),
+        ("replaced", &replace, true),
+        ("removed", &remove, true),
+        ("given another mode", &touch, true),
+    ];
+    for (what, change, is_sound) in cases {
+        let (_temp, blobs) = blobs();
+        drop(blobs.keep(vec![scratch(&blobs, &bytes)]).unwrap());
+        assert_eq!(read(&blobs, 0).unwrap(), bytes[..1000]);
+        assert!(blobs.adopt(digest, 300_000).unwrap().is_some());
+        change(&blobs.path(digest));
+        for offset in [0, 200_000] {
+            match read(&blobs, offset) {
+                Ok(read) => assert!(is_sound && read == bytes[..1000], "{what}"),
+                Err(error) => assert!(!is_sound && error.kind() == Kind::Corrupt, "{what}: {error}"),
+            }
+        }
+        // What is put again is put anew where its blob is no longer what it was.
+        let is_there = what == "given another mode";
+        assert_eq!(blobs.adopt(digest, 300_000).unwrap().is_some(), is_there, "{what}");
+        drop(blobs.keep(vec![scratch(&blobs, &bytes)]).unwrap());
+        assert_eq!(read(&blobs, 0).unwrap(), bytes[..1000], "{what}, and put again");
+    }
+}
+
+#[test]
+fn blobs_of_another_size_than_is_asked_for_are_refused_also_when_they_were_hashed() {
+    let (_temp, blobs) = blobs();
+    let bytes = vec![7; 1000];
+    let digest = Digest::of(&bytes);
+    drop(blobs.keep(vec![scratch(&blobs, &bytes)]).unwrap());
+    for _ in 0..2 {
+        for size_bytes in [999, 1001] {
+            let error = blobs.read_at(digest, size_bytes, 0, &mut [0; 9]).unwrap_err();
+            assert_eq!(error.kind(), Kind::Corrupt);
+        }
+        blobs.read_at(digest, 1000, 0, &mut [0; 9]).unwrap();
+    }
 }
 
 #[test]

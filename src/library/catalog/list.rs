@@ -3,7 +3,7 @@
 
 use rusqlite::params;
 
-use super::nodes::{COLUMNS, node_row};
+use super::nodes::{COLUMNS, COLUMNS_COUNT, node_row};
 use super::{Node, NodeKind, View};
 use crate::error::{Error, Kind, Result};
 use crate::library::{Named, NamedKind, PAGE_NAMES_MAX, Page, Query};
@@ -122,7 +122,7 @@ impl View<'_> {
                  WHERE names.folder_id = ?1 AND names.in_path {compare} ?2 ORDER BY names.in_path LIMIT {STEP}"
             ))?;
             let rows = query.query_map(params![stored(folder_id), from.name], |row| {
-                let name: String = row.get(13)?;
+                let name: String = row.get(COLUMNS_COUNT)?;
                 Ok(node_row(row)?.map(|node| (name, node)))
             })?;
             rows.filter_map(rusqlite::Result::transpose).collect()

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::nodes::{COLUMNS, expect_one, node_row};
+use super::nodes::{COLUMNS, COLUMNS_COUNT, expect_one, node_row};
 use super::{Change, Node, NodeKind, ROOT, View, nanos};
 use crate::error::{Error, Kind, Result};
 use crate::sqlite::{loaded, stored};
@@ -73,7 +73,7 @@ impl View<'_> {
                  ORDER BY names.name_id LIMIT {NAMES_PAGE}"
             ))?;
             let rows = query.query_map([stored(folder_id), stored(after), stored(last)], |row| {
-                let (name_id, name) = (loaded(row.get(13)?), row.get(14)?);
+                let (name_id, name) = (loaded(row.get(COLUMNS_COUNT)?), row.get(COLUMNS_COUNT + 1)?);
                 Ok(node_row(row)?.map(|node| Entry { name_id, name, node }))
             })?;
             rows.filter_map(rusqlite::Result::transpose).collect()

@@ -68,6 +68,8 @@ pub struct Node {
     pub created: SystemTime,
     /// The content is kept in the node itself.
     pub is_inline: bool,
+    /// Of the bytes of a file, those that are in holes: nothing is kept of them.
+    pub hole_bytes: u64,
 }
 
 impl Node {
@@ -87,6 +89,7 @@ impl Node {
             accessed: now,
             created: now,
             is_inline: kind == NodeKind::File,
+            hole_bytes: 0,
         }
     }
 }
@@ -113,7 +116,13 @@ pub struct InlineState {
 
 /// In the order [`node_row`] reads them, for a table called `n`.
 pub(super) const COLUMNS: &str = "n.node_id, n.kind, n.mode, n.uid, n.gid, n.rdev, n.links, n.size_bytes,
-    n.modified_ns, n.changed_ns, n.accessed_ns, n.created_ns, n.inline IS NOT NULL";
+    n.modified_ns, n.changed_ns, n.accessed_ns, n.created_ns, n.inline IS NOT NULL,
+    CASE WHEN n.kind = 8 AND n.inline IS NULL THEN
+        (SELECT CAST(total(h.end_byte - h.start_byte) AS INTEGER) FROM file_chunks h
+         WHERE h.node_id = n.node_id AND h.sha256 IS NULL)
+    ELSE 0 END";
+/// How many columns that are: what else a row holds comes behind them.
+pub(super) const COLUMNS_COUNT: usize = 14;
 
 /// `None` of a row that only damage could have written.
 pub(super) fn node_row(row: &Row<'_>) -> rusqlite::Result<Option<Node>> {
@@ -132,6 +141,7 @@ pub(super) fn node_row(row: &Row<'_>) -> rusqlite::Result<Option<Node>> {
         accessed: time(row.get(10)?),
         created: time(row.get(11)?),
         is_inline: row.get(12)?,
+        hole_bytes: loaded(row.get(13)?),
     }))
 }
 
@@ -274,7 +284,7 @@ impl Change<'_> {
                     |row| row.get(0).map(loaded),
                 )
         })?;
-        Ok(Node { node_id, links: 0, size_bytes, is_inline: inline.is_some(), ..*node })
+        Ok(Node { node_id, links: 0, size_bytes, is_inline: inline.is_some(), hole_bytes: 0, ..*node })
     }
 
     /// Writes mode, owner and times; nothing else of it.

@@ -11,7 +11,7 @@ use lru::LruCache;
 use super::groups::{Mark, for_each_group, tag_entries};
 use super::keys::{self, Id};
 use super::value::{self, HEAD_BYTES};
-use super::{GRACE, HEAD, KeyedLibrary, Loaded, fits, place};
+use super::{GRACE, HEAD, KeyedLibrary, Loaded, place};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::library::manifest::Kept;
@@ -186,7 +186,7 @@ pub(super) fn repair(library: &KeyedLibrary, finding: &Finding, bytes: &[u8]) ->
     let Some(chunk) = chunk.filter(|_| place(path, &manifest, n) == finding.place) else {
         return Err(Error::new(Kind::Changed, format!("{}: replaced meanwhile", path.escape_debug())));
     };
-    if !fits(chunk, bytes) {
+    if !chunk.fits(bytes) {
         return Err(wrong("these bytes are not the ones that were put"));
     }
     let Kept::Within { start_byte } = manifest.kept() else {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::changes::is_replaced;
 use super::groups::{is_being_removed, tag_entries};
 use super::keys::{self, Id};
-use super::{KeyedLibrary, fits, seen_of, value};
+use super::{KeyedLibrary, seen_of, value};
 use crate::error::{Error, Kind, Result};
 use crate::library::manifest::{CHUNKS_MAX, Kept};
 use crate::library::{Chunk, Content, Draft, Manifest, Meta, Proof, check_tags};
@@ -170,7 +170,7 @@ impl Draft for KeyedDraft<'_> {
         // Read, not believed: a put of good bytes must not end in a file that is damaged.
         let key = keys::chunk(&group.id.chunk_prefix(), n);
         let is_whole =
-            library.asking.get(&key, ByteRange::new(0, chunk.range.len() + 1)).is_ok_and(|kept| fits(chunk, &kept));
+            library.asking.get(&key, ByteRange::new(0, chunk.range.len() + 1)).is_ok_and(|kept| chunk.fits(&kept));
         if is_whole {
             self.added()?;
         } else {
@@ -180,7 +180,7 @@ impl Draft for KeyedDraft<'_> {
     }
 
     fn add(&mut self, chunk: &Chunk, bytes: Bytes) -> Result<()> {
-        if !fits(chunk, &bytes) {
+        if !chunk.fits(&bytes) {
             return Err(Error::new(Kind::Invalid, format!("{}: a chunk that is none", self.path.escape_debug())));
         }
         if self.add_known(chunk)? {

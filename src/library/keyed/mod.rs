@@ -38,7 +38,6 @@ use self::passing::InPassing;
 use self::value::{Begins, HEAD_BYTES, MANIFEST_BYTES_MAX};
 use super::manifest::{CHUNK_BYTES_MAX, Kept};
 use super::{Chunk, Cut, Draft, Finding, Library, Manifest, Meta, Page, Proof, Query, Swept, Verified};
-use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::keyed::{Keyed, Seen};
@@ -203,7 +202,7 @@ impl KeyedLibrary {
             Kind::Missing => Error::new(Kind::Missing, format!("{} is missing", shown())),
             _ => error,
         })?;
-        if fits(&chunk, &bytes) {
+        if chunk.fits(&bytes) {
             return Ok(bytes);
         }
         Err(Error::new(Kind::Corrupt, format!("{}: its bytes are not the ones that were put", shown())))
@@ -398,16 +397,6 @@ fn place(path: &str, manifest: &Manifest, n: usize) -> String {
         }
         _ => path.to_owned(),
     }
-}
-
-/// Whether bytes are those of a chunk.
-fn fits(chunk: &Chunk, bytes: &[u8]) -> bool {
-    bytes.len() as u64 == chunk.range.len()
-        && match chunk.proof {
-            Proof::Sha256(digest) => Digest::of(bytes) == digest,
-            Proof::Size => true,
-            Proof::Zeros => false,
-        }
 }
 
 #[cfg(test)]

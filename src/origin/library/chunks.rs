@@ -33,7 +33,8 @@ pub(super) struct Chunks {
     ended: Condvar,
 }
 
-/// By their hashes: chunks of two files may be the same. Those without a hash by whose they are.
+/// By their hashes and sizes: chunks of two files may be the same. Those without a hash by whose they are. What is held was
+/// checked against both as it came (see `Chunk::fits`).
 struct State {
     held: LruCache<Digest, Bytes>,
     held_bytes: usize,
@@ -130,12 +131,16 @@ impl Chunks {
     }
 }
 
-/// What tells a chunk's bytes from all others: their hash, or else the file, its version and the number.
+/// What tells a chunk's bytes from all others: their hash and their number, or else the file, its version and the chunk's
+/// number. A manifest that gives another size to the same hash means other bytes, which are checked against both.
 fn key((path, version): (&str, &Version), manifest: &Manifest, n: usize) -> Digest {
-    if let Proof::Sha256(digest) = manifest.chunks()[n].proof {
-        return digest;
-    }
+    let chunk = &manifest.chunks()[n];
     let mut hasher = Hasher::new();
+    hasher.update(&chunk.range.len().to_le_bytes());
+    if let Proof::Sha256(digest) = chunk.proof {
+        hasher.update(digest.as_bytes());
+        return hasher.finish();
+    }
     for part in [path, version.as_str()] {
         hasher.update(&part.len().to_le_bytes());
         hasher.update(part.as_bytes());

@@ -116,6 +116,33 @@ fn read(origin: &Kept, path: &str, stat: &Stat, range: ByteRange) -> Result<Vec<
 }
 
 #[test]
+fn chunks_whose_sizes_the_manifest_tells_wrong_are_refused_also_when_they_were_read_before() {
+    let house = House::new();
+    let long = film(1, 3 * 64 + 30);
+    house.put("right", &long);
+    // As `right`, but its sizes the other way round: each chunk's hash is one that was read, of more bytes or of fewer.
+    let manifest = house.home.get("right", ByteRange::new(0, 1 << 20)).unwrap();
+    let text = String::from_utf8(manifest.to_vec()).unwrap();
+    assert!(text.contains("[64,64,64,30]"), "{text}");
+    let wrong = text.replace("[64,64,64,30]", "[30,64,64,64]");
+    house.home.put(&[("wrong".to_owned(), wrong.into())]).unwrap();
+    let origin = house.origin("");
+    let all = |path: &str, range: ByteRange| {
+        let stat = origin.stat(path, &patience()).unwrap();
+        read(&origin, path, &stat, range)
+    };
+    for _ in 0..2 {
+        assert_eq!(all("right", ByteRange::new(0, 222)).unwrap(), long);
+        for range in [ByteRange::new(0, 30), ByteRange::new(0, 222), ByteRange::new(200, 222), ByteRange::new(158, 159)]
+        {
+            assert_eq!(all("wrong", range).unwrap_err().kind(), Kind::Corrupt, "{range:?}");
+        }
+        // The chunks in the middle are where it says, and what it says.
+        assert_eq!(all("wrong", ByteRange::new(40, 41)).unwrap(), long[74..75]);
+    }
+}
+
+#[test]
 fn ranges_read_as_they_were_put() {
     let house = House::new();
     let origin = house.origin("");

@@ -2,6 +2,7 @@
 //! Never here: names themselves.
 
 use super::*;
+use crate::digest::Digest;
 use crate::library::Damage;
 use crate::library::manifest::stretches;
 
