@@ -1,12 +1,12 @@
 //! A folder of the local machine or of a share it has mounted.
 //! Never here: HTTP, and names as a user typed them.
 //!
-//! Symbolic links are followed, as by every file server: people put them there on purpose. Names can't climb: a key with
-//! `..` in it is refused. What is neither file nor folder (a pipe, a device) does not exist here.
+//! Symbolic links are followed, as by every file server: people put them there on purpose. One that leads back to a folder
+//! on the way to it is left out, as the tree would have no end. Names can't climb: a key with `..` in it is refused. What is neither file nor folder (a pipe, a device) does not exist here.
 
 use std::fs::{File, Metadata};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -64,8 +64,44 @@ impl Dir {
         }
     }
 
+    /// The folders from the root to `folder`, itself the last.
+    fn way(&self, folder: &str) -> std::io::Result<Way> {
+        let mut path = self.root.clone();
+        let mut way = Way { folders: vec![identity(&std::fs::metadata(&path)?)], is_linked: false };
+        for part in folder.split('/').filter(|part| !part.is_empty()) {
+            path.push(part);
+            way.is_linked |= std::fs::symlink_metadata(&path)?.is_symlink();
+            way.folders.push(identity(&std::fs::metadata(&path)?));
+        }
+        Ok(way)
+    }
+
     fn missing(&self, key: &str) -> Error {
         Error::new(Kind::Missing, format!("{}: no file `{}`", self.root.display(), key.escape_debug()))
+    }
+}
+
+/// Device and inode: what tells one folder from another, however it was reached.
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+/// The folders on the way to one that is listed.
+struct Way {
+    folders: Vec<(u64, u64)>,
+    /// Some of them was reached by a link. Only below a link, or by one, can a folder be met again.
+    is_linked: bool,
+}
+
+impl Way {
+    /// Whether the last one was on the way already.
+    fn is_round(&self) -> bool {
+        self.is_linked && self.folders.split_last().is_some_and(|(last, before)| before.contains(last))
+    }
+
+    /// Whether a folder that the last one holds was on the way already.
+    fn meets(&self, folder: &Metadata, is_link: bool) -> bool {
+        (is_link || self.is_linked) && self.folders.contains(&identity(folder))
     }
 }
 
@@ -100,6 +136,10 @@ impl List for Dir {
         }
         let path = self.path(folder)?;
         let failed = |error: &std::io::Error| Error::io(path.display(), error);
+        let way = self.way(folder).map_err(|error| failed(&error))?;
+        if way.is_round() {
+            return Err(self.missing(folder));
+        }
         let mut skipped = 0_usize;
         for entry in std::fs::read_dir(&path).map_err(|error| failed(&error))? {
             let entry = entry.map_err(|error| failed(&error))?;
@@ -115,6 +155,10 @@ impl List for Dir {
                 Err(error) if hides_name(&error) => continue,
                 Err(error) => return Err(Error::io(entry.path().display(), &error)),
             };
+            let is_link = || entry.file_type().is_ok_and(|kind| kind.is_symlink());
+            if metadata.is_dir() && way.meets(&metadata, is_link()) {
+                continue;
+            }
             let Some(listed) = listed(name, &metadata) else { continue };
             paging.add(listed).map_err(|error| error.context(path.display()))?;
         }
@@ -262,6 +306,57 @@ mod tests {
         }
         for key in ["a", "socket", "none"] {
             assert_eq!(dir.stat(key, &patience()).unwrap_err().kind(), Kind::Missing, "{key}");
+        }
+    }
+
+    #[test]
+    fn links_to_folders_on_the_way_end_there() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().join("films");
+        for folder in ["a/deep", "b", "../series"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+            fs::write(root.join(folder).join("film.mkv"), folder).unwrap();
+        }
+        for (target, link) in [
+            (".", "self"),
+            ("..", "up"),
+            ("../b", "a/to_b"),
+            ("../a", "b/to_a"),
+            ("../..", "a/deep/top"),
+            ("a/deep", "shortcut"),
+            ("self/self/a", "round"),
+        ] {
+            symlink(target, root.join(link)).unwrap();
+        }
+        symlink(&root, temp.path().join("way")).unwrap();
+        // The root itself may be a link.
+        for root in [root.clone(), temp.path().join("way")] {
+            let dir = Dir::open(&root).unwrap();
+            let (mut folders, mut found) = (vec![String::new()], Vec::new());
+            while let Some(folder) = folders.pop() {
+                for listed in list(&dir, &folder).unwrap() {
+                    let path = crate::store::join(&folder, &listed.name);
+                    let is_folder = listed.kind == ListedKind::Folder;
+                    if is_folder { folders.push(path) } else { found.push(path) }
+                }
+                assert!(found.len() < 1_000, "the tree has no end: {folder}");
+            }
+            for path in [
+                "a/deep/film.mkv",
+                "a/to_b/film.mkv",
+                "b/to_a/deep/film.mkv",
+                "shortcut/film.mkv",
+                "up/series/film.mkv",
+            ] {
+                assert!(found.iter().any(|found| found == path), "{path} is shown");
+            }
+            let names = |folder: &str| list(&dir, folder).unwrap().into_iter().map(|listed| listed.name.to_string());
+            assert!(!names("").any(|name| name == "self"));
+            assert!(!names("up").any(|name| name == "films" || name == "way"));
+            assert!(!names("a/to_b").any(|name| name == "to_a"));
+            for folder in ["self", "up/films", "a/deep/top"] {
+                assert_eq!(list(&dir, folder).unwrap_err().kind(), Kind::Missing, "{folder}");
+            }
         }
     }
 

@@ -162,6 +162,8 @@ fn what_a_disk_may_hold() {
     symlink("film.mkv", server.film("link to film.mkv")).unwrap();
     symlink("a series", server.film("link to series")).unwrap();
     symlink("nowhere", server.film("link to nothing")).unwrap();
+    symlink("..", server.film("a series/link up")).unwrap();
+    symlink("../..", server.film("a series/link above")).unwrap();
     symlink("link to itself", server.film("link to itself")).unwrap();
     rustix::fs::mkfifoat(rustix::fs::CWD, server.film("pipe"), rustix::fs::Mode::RUSR).unwrap();
     let mount = server.mount(&[]);
@@ -169,6 +171,15 @@ fn what_a_disk_may_hold() {
         fs::read_dir(mount.point()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     assert_eq!(names, ["a series", "film.mkv", "link to film.mkv", "link to series"]);
+    // A link back to the top would make a tree without an end; one that leads above it shows what is there, but for the top.
+    let folders = |path: &str| {
+        let names =
+            fs::read_dir(mount.file(path)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| mount.file(path).join(name).is_dir()).collect::<Vec<_>>()
+    };
+    assert_eq!(folders("a series"), ["link above"]);
+    let top = server.film("film.mkv").parent().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+    assert!(!folders("a series/link above").contains(&top));
     assert!(mount.place.log().contains("1 names left out"), "{}", mount.place.log());
     check_whole(&File::open(mount.file("link to film.mkv")).unwrap(), (7, SIZE), 1 << 20).unwrap();
     check_whole(&File::open(mount.file("link to series/s01 e01.mkv")).unwrap(), (8, SIZE), 1 << 20).unwrap();

@@ -4,6 +4,7 @@
 
 pub mod address;
 mod body;
+mod links;
 mod pool;
 mod session;
 mod ssh;
@@ -18,7 +19,9 @@ use bytes::Bytes;
 
 use self::address::Address;
 use self::body::{Reading, SftpBody, stat};
+use self::links::Way;
 use self::pool::{Lease, Pool};
+use self::session::Answer;
 use self::wire::{Attributes, FileKind, Name, Request};
 use super::driver::Driver;
 use super::listing::too_long;
@@ -177,6 +180,30 @@ impl Sftp {
     }
 }
 
+impl Sftp {
+    /// The folders on the way to `key`.
+    async fn way(&self, lease: &Lease, key: &str) -> Way {
+        let ends = key.match_indices('/').map(|(slash, _)| slash).chain((!key.is_empty()).then_some(key.len()));
+        let asked: Vec<_> = std::iter::once(0)
+            .chain(ends)
+            .map(|end| lease.ask(Request::RealPath(self.address.join(&key[..end]).as_bytes())))
+            .collect();
+        let mut real = Vec::with_capacity(asked.len());
+        for answer in asked {
+            match real_path(answer, &self.described).await {
+                Some(path) => real.push(path),
+                None => return Way::new(key, Vec::new()),
+            }
+        }
+        Way::new(key, real)
+    }
+}
+
+/// A path with all links resolved, if the server says so.
+async fn real_path(answer: Answer, what: &str) -> Option<Bytes> {
+    Some(answer.names(what).await.ok()??.into_iter().next()?.name)
+}
+
 impl List for Sftp {
     fn list(&self, folder: &str, patience: &Patience, pages: &mut Pages<'_>) -> Result<()> {
         let mut paging = Paging::new(pages);
@@ -188,10 +215,15 @@ impl List for Sftp {
         let (mut told, mut skipped) = (0, 0);
         let open = async {
             let lease = self.lease(&path).await?;
-            let handle = lease.ask(Request::OpenFolder(path.as_bytes())).folder(&what).await?;
-            Ok((lease, handle))
+            let handle = lease.ask(Request::OpenFolder(path.as_bytes()));
+            // In the same round trip.
+            let way = self.way(&lease, folder).await;
+            Ok((handle.folder(&what).await?, way, lease))
         };
-        let (lease, handle) = self.wait(patience, &what, open)?;
+        let (handle, way, lease) = self.wait(patience, &what, open)?;
+        if way.is_round() {
+            return Err(Error::new(Kind::Missing, format!("{what}: a link that leads back to where it is")));
+        }
         let mut answers = VecDeque::new();
         loop {
             while answers.len() < PAGES_AHEAD {
@@ -207,7 +239,7 @@ impl List for Sftp {
             if page.is_empty() {
                 break;
             }
-            for (name, attributes) in self.wait(patience, &what, follow(&lease, &path, page))? {
+            for (name, attributes) in self.wait(patience, &what, follow(&lease, &path, &way, page))? {
                 let Some(name) = str::from_utf8(&name).ok().filter(|name| is_safe_name(name)) else {
                     skipped += 1;
                     continue;
@@ -223,24 +255,32 @@ impl List for Sftp {
     }
 }
 
-/// Names of a folder with what they stand for: links are followed, as by every file server. One that leads nowhere, and
-/// the folder's names for itself and the one above, are left out.
-async fn follow(lease: &Lease, folder: &str, names: Vec<Name>) -> Result<Vec<(Bytes, Attributes)>> {
+/// Names of a folder with what they stand for: links are followed, as by every file server. One that leads nowhere, the
+/// folder's names for itself and the one above, and folders that are on the way to this one are left out.
+async fn follow(lease: &Lease, folder: &str, way: &Way, names: Vec<Name>) -> Result<Vec<(Bytes, Attributes)>> {
     let names = names.into_iter().filter(|name| !matches!(&*name.name, b"." | b".."));
     let asked: Vec<_> = names
         .map(|Name { name, attributes }| {
             let is_told = !matches!(attributes.kind, None | Some(FileKind::Link));
             let path = || [folder.as_bytes(), b"/", &name].concat();
-            let target = if is_told { None } else { Some(lease.ask(Request::Stat(&path()))) };
+            let ask = || (lease.ask(Request::Stat(&path())), lease.ask(Request::RealPath(&path())));
+            let target = if is_told { None } else { Some(ask()) };
             (name, attributes, target)
         })
         .collect();
     let mut followed = Vec::with_capacity(asked.len());
     for (name, attributes, target) in asked {
         match target {
+            None if attributes.kind == Some(FileKind::Folder) && way.meets(&name) => {}
             None => followed.push((name, attributes)),
-            Some(target) => match target.attributes(folder).await {
-                Ok(attributes) => followed.push((name, attributes)),
+            Some((target, real)) => match target.attributes(folder).await {
+                Ok(attributes) => {
+                    let is_folder = attributes.kind == Some(FileKind::Folder);
+                    let real = if is_folder { real_path(real, folder).await } else { None };
+                    if !real.is_some_and(|real| way.holds(&real)) {
+                        followed.push((name, attributes));
+                    }
+                }
                 Err(error) if error.kind() == Kind::Unreachable => return Err(error),
                 Err(_) => {}
             },

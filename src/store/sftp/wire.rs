@@ -21,6 +21,7 @@ const READ: u8 = 5;
 const FSTAT: u8 = 8;
 const OPENDIR: u8 = 11;
 const READDIR: u8 = 12;
+const REALPATH: u8 = 16;
 const STAT: u8 = 17;
 
 const IS_VERSION: u8 = 2;
@@ -53,11 +54,17 @@ const IN_ORDER: &[u8] = b"fstatvfs@openssh.com";
 pub(super) enum Request<'a> {
     Open(&'a [u8]),
     Close(&'a [u8]),
-    Read { handle: &'a [u8], offset: u64, bytes: u32 },
+    Read {
+        handle: &'a [u8],
+        offset: u64,
+        bytes: u32,
+    },
     StatHandle(&'a [u8]),
     Stat(&'a [u8]),
     OpenFolder(&'a [u8]),
     ReadFolder(&'a [u8]),
+    /// The path with all links resolved; the reply has it as its only name.
+    RealPath(&'a [u8]),
 }
 
 /// What it answers.
@@ -140,6 +147,7 @@ impl Request<'_> {
             Self::Stat(path) => (STAT, path),
             Self::OpenFolder(path) => (OPENDIR, path),
             Self::ReadFolder(handle) => (READDIR, handle),
+            Self::RealPath(path) => (REALPATH, path),
         };
         packet(kind, |body| {
             body.extend(id.to_be_bytes());
