@@ -17,7 +17,7 @@ use crate::fetch::Fetcher;
 use crate::fuse::session::Session;
 use crate::fuse::signals::End;
 use crate::metrics::Metrics;
-use crate::modes;
+use crate::modes::{self, Modes};
 use crate::origin::Origin;
 use crate::origin::breaker::Breaker;
 use crate::origin::library::Kept;
@@ -89,6 +89,11 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     // One that is taken is told before anything is mounted.
     let metrics_listener = config.metrics_listen.map(Exporter::listen).transpose()?;
     let cache_was_there = config.cache.dir.exists();
+    if config.is_group_read && !cache_was_there {
+        // The folders above it, too, are made for the group to pass through.
+        let made = Modes::GROUP_READ.make_folders(&config.cache.dir);
+        made.map_err(|error| Error::io(config.cache.dir.display(), &error))?;
+    }
     let cache = Arc::new(Cache::open(&config.cache, origin.describe(), Arc::clone(&metrics))?);
     open_to_group(&config.cache.dir, config.is_group_read)?;
     let library = library.filter(|_| !config.fuse.is_read_only);

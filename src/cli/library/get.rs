@@ -16,7 +16,12 @@ use crate::control::Progress;
 use crate::error::{Error, Kind, Result};
 use crate::library::place::Access;
 use crate::library::{Content, Library, Manifest, NamedKind, Proof, Query};
+use crate::store::join;
 
+/// What a file is called at the end before it is whole.
+const PART_ENDING: &str = ".reelfs-part";
+/// Names in a folder that are looked for in the library; one with more of them was not taken out of it just now.
+const ENTRIES_MAX: usize = 1_000;
 /// Stands for standard output.
 const STDOUT: &str = "-";
 /// Zeros of a hole written at once.
@@ -28,7 +33,8 @@ pub struct GetArgs {
     /// A file of a library, or a folder with all below it.
     #[arg(value_name = "LIBRARY/PATH")]
     library: String,
-    /// Where to: into this folder, or under this name; `-` is standard output.
+    /// Where to: into this folder, or under this name; `-` is standard output. A folder that was taken out under this name, or
+    /// has it, goes there again, and not into itself; with `/` at the end it always goes into it.
     #[arg(default_value = ".")]
     to: PathBuf,
     #[command(flatten)]
@@ -55,7 +61,8 @@ pub fn run(args: GetArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCod
     let (shown, code) = (Shown::new(is_quiet), ExitCode::SUCCESS);
     let mut run = Run { library, interrupted, shown, done_bytes: 0, total_bytes: 0, files: 0, code };
     if is_folder(library, path) {
-        let to = if args.to.is_dir() && !path.is_empty() { args.to.join(name_of(path)) } else { args.to };
+        let is_into = args.to.is_dir() && !path.is_empty() && !goes_on_there(library, path, &args.to);
+        let to = if is_into { args.to.join(name_of(path)) } else { args.to };
         run.folder(path, &to)?;
     } else {
         let to = if args.to.is_dir() { args.to.join(name_of(path)) } else { args.to };
@@ -210,16 +217,76 @@ pub fn copy_out(
     Ok(())
 }
 
+/// Whether the folder `to` is what the folder `path` of the library was taken out as, so that it goes there again and not
+/// into it: it has the same name; or all that is there is in `path`, too, and some file of it is the same.
+fn goes_on_there(library: &dyn Library, path: &str, to: &Path) -> bool {
+    if to.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        return false;
+    }
+    if to.file_name().is_some_and(|name| name == name_of(path)) {
+        return true;
+    }
+    let Ok(entries) = fs::read_dir(to) else { return false };
+    let mut is_some_same = false;
+    for (n, entry) in entries.flatten().enumerate() {
+        let Some(name) = entry.file_name().to_str().map(str::to_owned) else { return false };
+        // Left by one that was killed.
+        if name.ends_with(PART_ENDING) {
+            continue;
+        }
+        let there = join(path, &name);
+        let is_ours = match (entry.metadata(), library.manifest(&there)) {
+            (Ok(here), Ok(manifest)) if here.is_file() => {
+                let is_same = here.len() == manifest.size_bytes();
+                is_some_same |= is_same;
+                is_same
+            }
+            (Ok(here), _) => here.is_dir() && is_folder(library, &there),
+            _ => false,
+        };
+        if !is_ours || n >= ENTRIES_MAX {
+            return false;
+        }
+    }
+    is_some_same
+}
+
 /// Beside the file it will be, so that it can be renamed; another one each time: who else gets the file writes its own.
 fn part_of(to: &Path) -> PathBuf {
     let name = to.file_name().unwrap_or_default().to_string_lossy();
     let begin: String = name.chars().take(60).collect();
-    to.with_file_name(format!(".{begin}.{:016x}.reelfs-part", fastrand::u64(..)))
+    to.with_file_name(format!(".{begin}.{:016x}{PART_ENDING}", fastrand::u64(..)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_taken_out_again_go_on_where_they_were() {
+        let temp = tempfile::tempdir().unwrap();
+        let home = format!("library:{}", temp.path().join("library").display());
+        let places = crate::config::PlacesConfig::default();
+        crate::library::place::create(&home, &places, (None, None)).unwrap();
+        let library = crate::library::place::open(&home, &places, Access::Write).unwrap().library;
+        for name in ["films/one.mkv", "films/a/two.mkv"] {
+            let draft = library.draft(name, None).unwrap();
+            let meta = crate::library::Meta::now();
+            draft.commit(Content::Inline(name.as_bytes().to_vec().into()), meta).unwrap();
+        }
+        let to = temp.path().join("out");
+        fs::create_dir_all(to.join("a")).unwrap();
+        let goes_on = |to: &Path| goes_on_there(&*library, "films", to);
+        assert!(!goes_on(&to), "nothing says that it was");
+        fs::write(to.join("one.mkv"), "films/one.mkv").unwrap();
+        fs::write(to.join(".two.mkv.0123.reelfs-part"), "half").unwrap();
+        assert!(goes_on(&to));
+        assert!(!goes_on(&to.join("")), "with a slash it goes into it");
+        fs::write(to.join("other.mkv"), "other").unwrap();
+        assert!(!goes_on(&to), "it holds something else");
+        fs::create_dir(temp.path().join("films")).unwrap();
+        assert!(goes_on(&temp.path().join("films")));
+    }
 
     #[test]
     fn two_gets_of_one_file_write_two_parts() {

@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
 use self::tree::Found;
-use super::{Interrupted, LibraryOptions, counted, is_folder, line};
+use super::{Interrupted, LibraryOptions, counted, is_folder, line, name_of};
 use crate::cli::progress::Shown;
 use crate::cli::{complain, misuse};
 use crate::config::format_size;
@@ -24,11 +24,13 @@ use crate::control::Progress;
 use crate::error::{Error, Kind, Result};
 use crate::library::place::Access;
 use crate::library::writer::{self, Writer};
-use crate::library::{Content, Library, Manifest, Meta, check_path, check_tags};
+use crate::library::{Content, Library, Manifest, Meta, Named, PAGE_NAMES_MAX, Query, check_path, check_tags};
 use crate::store::join;
 
 /// Files found and not begun: found far faster than put.
 const FOUND_AHEAD: usize = 1_000;
+/// Files of a folder that are looked for where it may have been put before: a put takes them in the same order.
+const FIRST_FILES_MAX: usize = 100;
 /// How often the bar is drawn.
 const TICK: Duration = Duration::from_millis(100);
 /// What is whole is named for good so often: a put that is killed need not read it again.
@@ -37,8 +39,9 @@ const FLUSH_EVERY: Duration = Duration::from_secs(1);
 const STDIN: &str = "-";
 
 /// Put files into a library. What is there already, with the same size and time, is skipped; a put that was broken off
-/// goes on where it was when it is run again. Like `cp -r`: into the path if that is a folder, else under that name. Times
-/// are kept; permissions, links and empty folders are not.
+/// goes on where it was when it is run again. Like `cp -r`: into the path if that is a folder or ends with `/`, else under
+/// that name. The same command always means the same place: a folder that was put under that name, or has that name, goes
+/// there again, and not into itself. Times are kept; permissions, links and empty folders are not.
 #[derive(Debug, Args)]
 pub struct PutArgs {
     /// Files, folders with all below them, or `-` for standard input (then the library's path names the file).
@@ -50,6 +53,9 @@ pub struct PutArgs {
     /// Mark the files with this tag, for `reelfs purge --tag`. May be given more than once.
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
+    /// Only say where each file would go, and which are there already.
+    #[arg(long)]
+    dry_run: bool,
     /// The MIME type to keep with them.
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
@@ -63,7 +69,8 @@ pub struct PutArgs {
 /// Puts them, and says what came of it.
 pub fn run(args: PutArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCode> {
     let tags = check_tags(args.tags)?;
-    let opened = args.options.open(&args.library, Access::Write)?;
+    let access = if args.dry_run { Access::Look } else { Access::Write };
+    let opened = args.options.open(&args.library, access)?;
     let library = &*opened.library;
     let is_stream = args.files.iter().any(|file| file.as_os_str() == STDIN);
     let put = Put {
@@ -81,10 +88,19 @@ pub fn run(args: PutArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCod
         if args.files.len() > 1 || opened.path.is_empty() || opened.is_folder {
             return Err(misuse("standard input is put alone, and under a name: give LIBRARY/PATH"));
         }
+        if args.dry_run {
+            line(out, &format!("would put standard input as `{}`", opened.path))?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let meta = Meta { content_type: put.content_type.clone(), tags: put.tags.clone(), ..Meta::now() };
         put.stream(&mut io::stdin().lock(), &opened.path, None, meta, &|| Ok(()))?;
     } else {
-        let is_into = opened.is_folder || args.files.len() > 1 || is_folder(library, &opened.path);
+        let is_into = opened.is_folder
+            || args.files.len() > 1
+            || (is_folder(library, &opened.path) && !goes_on_there(library, &args.files[0], &opened.path));
+        if args.dry_run {
+            return put.told(&args.files, &opened.path, is_into, out);
+        }
         put.all(&args.files, &opened.path, is_into, usize::from(args.jobs), is_quiet);
     }
     library.flush()?;
@@ -150,6 +166,37 @@ impl Put<'_> {
             drop(alive);
             self.watch(&ended, is_quiet);
         });
+    }
+
+    /// Says where each file would go; nothing is put.
+    fn told(&self, files: &[PathBuf], to: &str, is_into: bool, out: &mut dyn Write) -> Result<ExitCode> {
+        let (mut put, mut skipped, mut told) = ((0, 0), 0, Ok(()));
+        for file in files {
+            let walked = tree::walk(file, to, is_into, &mut |found| {
+                let said = found.and_then(|found| {
+                    check_path(&found.to)?;
+                    let (from, to) = (found.from.display(), &found.to);
+                    if self.library.manifest(to).is_ok_and(|there| is_same(&there, &found)) {
+                        skipped += 1;
+                        return Ok(format!("there already: {to} (from {from})"));
+                    }
+                    put = (put.0 + 1, put.1 + found.size_bytes);
+                    Ok(format!("would put: {to} (from {from})"))
+                });
+                match said {
+                    Ok(said) => told = line(out, &said),
+                    Err(error) => self.failed(&error),
+                }
+                told.is_ok() && !self.is_broken_off()
+            });
+            if let Err(error) = walked {
+                self.failed(&error);
+            }
+        }
+        told?;
+        let (files, bytes, skipped) = (counted(put.0, "file"), format_size(put.1), counted(skipped, "file"));
+        line(out, &format!("{files}, {bytes} would be put; {skipped} there already"))?;
+        Ok(if self.has_failed.load(Ordering::Relaxed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
     /// Draws until the last worker has ended, and keeps the names of what was put so far.
@@ -305,6 +352,29 @@ fn still_the_same(file: &File, found: &Found) -> Result<()> {
     Err(Error::new(Kind::Changed, "it was written to while it was put: put it again"))
 }
 
+/// Whether the folder `from` is what the folder `to` of the library was put from, so that it goes there again and not into
+/// it: it has the same name; or all that is there is in `from`, too, and one of its first files is the same.
+fn goes_on_there(library: &dyn Library, from: &Path, to: &str) -> bool {
+    if to.is_empty() || !from.is_dir() {
+        return false;
+    }
+    if destination(from, "", true).is_ok_and(|name| name == name_of(to)) {
+        return true;
+    }
+    let query = Query { folder: to.to_owned(), limit: PAGE_NAMES_MAX, ..Query::default() };
+    let is_ours = |named: &Named| std::fs::symlink_metadata(from.join(name_of(&named.path))).is_ok();
+    if !library.list(&query).is_ok_and(|there| there.names.iter().all(is_ours)) {
+        return false;
+    }
+    let (mut left, mut is_there) = (FIRST_FILES_MAX, false);
+    let walked = tree::walk(from, to, false, &mut |found| {
+        left -= 1;
+        is_there = found.is_ok_and(|found| library.manifest(&found.to).is_ok_and(|there| is_same(&there, &found)));
+        left > 0 && !is_there
+    });
+    walked.is_ok() && is_there
+}
+
 /// Where what is at `from` goes: into the folder `to`, or under that name.
 fn destination(from: &Path, to: &str, is_into: bool) -> Result<String> {
     if !is_into {
@@ -332,6 +402,60 @@ mod tests {
         assert_eq!(destination(&film, "a/b", false).unwrap(), "a/b");
         let dot = temp.path().join(".");
         assert_eq!(destination(&dot, "", true).unwrap(), temp.path().file_name().unwrap().to_str().unwrap());
+    }
+
+    #[test]
+    fn folders_put_again_go_on_where_they_were_put_before() {
+        let temp = tempfile::tempdir().unwrap();
+        let films = temp.path().join("films");
+        std::fs::create_dir_all(films.join("a")).unwrap();
+        for name in ["one.mkv", "a/two.mkv"] {
+            std::fs::write(films.join(name), name).unwrap();
+        }
+        let home = format!("library:{}", temp.path().join("library").display());
+        let run = |options: &[&str], to: &str| {
+            let (from, to) = (films.to_str().unwrap(), format!("{home}{to}"));
+            let mut said = Vec::new();
+            let args = <PutArgs as clap::FromArgMatches>::from_arg_matches(
+                &PutArgs::augment_args(clap::Command::new("put"))
+                    .get_matches_from([&["put", from, &to][..], options].concat()),
+            );
+            assert_eq!(super::run(args.unwrap(), true, &mut said).unwrap(), ExitCode::SUCCESS);
+            String::from_utf8(said).unwrap()
+        };
+        let places = crate::config::PlacesConfig::default();
+        crate::library::place::create(&home, &places, (None, None)).unwrap();
+        let names = || {
+            let library = crate::library::place::open(&home, &places, Access::Look).unwrap().library;
+            let query = crate::library::Query { is_recursive: true, limit: 100, ..crate::library::Query::default() };
+            let names = library.list(&query).unwrap().names.into_iter();
+            let files = names.filter(|named| !matches!(named.kind, crate::library::NamedKind::Folder));
+            files.map(|named| named.path).collect::<Vec<_>>()
+        };
+        // Under another name, and under its own; the second time each is there.
+        let expected = ["archive/a/two.mkv", "archive/one.mkv", "films/a/two.mkv", "films/one.mkv"];
+        for to in ["/archive", "/films"] {
+            run(&[], to);
+            for _ in 0..2 {
+                let said = run(&["--dry-run"], to);
+                assert!(said.contains(&format!("there already: {}/one.mkv", &to[1..])), "{said}");
+                assert!(run(&[], to).contains("2 files there already"));
+            }
+        }
+        assert_eq!(names(), expected);
+        // Also where only one of its files came to be there.
+        crate::library::place::open(&home, &places, Access::Write).unwrap().library.remove("archive/one.mkv").unwrap();
+        assert!(run(&["--dry-run"], "/archive").contains("would put: archive/one.mkv"));
+        run(&[], "/archive");
+        assert_eq!(names(), expected);
+        // Into another folder that is there, as `cp -r` does, and wherever that is asked for.
+        for (to, path) in [("/archive/a/", "archive/a/films/one.mkv"), ("/films/", "films/films/one.mkv")] {
+            assert!(run(&["--dry-run"], to).contains(&format!("would put: {path} ")), "{to}");
+        }
+        assert_eq!(names(), expected, "only said");
+        // What holds something else, too, was not made by this put.
+        run(&[], "/archive/others/");
+        assert!(run(&["--dry-run"], "/archive").contains("would put: archive/films/one.mkv "));
     }
 
     #[test]
