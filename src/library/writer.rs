@@ -92,6 +92,11 @@ impl<'a> Writer<'a> {
 
 /// What a stream is made of, without keeping any of it: for a file that can be read twice.
 pub fn chunks_of(stream: &mut dyn Read, cut: Cut, each: &mut dyn FnMut(u64) -> Result<()>) -> Result<Content> {
+    content_of(cut, &mut |writer| writer.write_all_of(stream, each))
+}
+
+/// The same of what `write` writes.
+pub fn content_of(cut: Cut, write: &mut dyn FnMut(&mut Writer<'_>) -> Result<()>) -> Result<Content> {
     /// Forgets every chunk.
     struct Nowhere;
     impl Draft for Nowhere {
@@ -103,7 +108,7 @@ pub fn chunks_of(stream: &mut dyn Read, cut: Cut, each: &mut dyn FnMut(u64) -> R
         }
     }
     let mut writer = Writer::new(Box::new(Nowhere), cut);
-    writer.write_all_of(stream, each)?;
+    write(&mut writer)?;
     Ok(writer.finish(Meta::now())?.into_content())
 }
 
