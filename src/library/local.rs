@@ -266,6 +266,10 @@ impl Library for Local {
         Ok((Swept { files: 0, chunks, bytes }, self.catalog.dir().join("quarantine").display().to_string()))
     }
 
+    fn damaged_catalog(&self) -> Option<String> {
+        catalog::damaged(self.catalog.dir()).map(|path| path.display().to_string())
+    }
+
     fn gc(&self, grace: Duration, is_dry_run: bool) -> Result<Swept> {
         if is_dry_run {
             return self.orphans(grace, &mut |_, _| Ok(true));

@@ -137,6 +137,8 @@ pub struct Verified {
     pub chunks: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// What will have been hashed at the end, as far as it was told before; 0 where nobody knows.
+    pub total_bytes: u64,
 }
 
 /// What `gc` or `purge` removed, or would.
@@ -223,6 +225,12 @@ pub trait Library: Send + Sync {
     /// Damaged chunks that were put aside, and where: they are kept until a person has looked at them.
     fn put_aside(&self) -> Result<(Swept, String)> {
         Ok((Swept::default(), String::new()))
+    }
+
+    /// A damaged catalog that a salvage has left beside the new one: what no file names may be all that is left of files that
+    /// it named.
+    fn damaged_catalog(&self) -> Option<String> {
+        None
     }
 
     /// Removes what no file names and nobody wrote within `grace`.

@@ -9,7 +9,7 @@ use clap::Args;
 use super::{LibraryOptions, counted, line};
 use crate::cli::options::parse_seconds;
 use crate::config::format_size;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::library::place::Access;
 
 /// Remove what crashes and replaced files left over.
@@ -31,6 +31,13 @@ pub struct GcArgs {
 pub fn run(args: GcArgs, out: &mut dyn Write) -> Result<()> {
     let access = if args.dry_run { Access::Look } else { Access::Write };
     let library = args.options.open(&args.library, access)?.whole()?;
+    if let Some(catalog) = library.damaged_catalog().filter(|_| !args.dry_run) {
+        let message = format!(
+            "{catalog} is a damaged catalog: chunks that no file names may be all that is left of files it named; \
+             bring them back first (`reelfs verify` says how), then move it away"
+        );
+        return Err(Error::new(Kind::Invalid, message));
+    }
     let swept = library.gc(args.grace, args.dry_run)?;
     let what = if args.dry_run { "would be removed" } else { "removed" };
     line(out, &format!("{}, {} {what}", counted(swept.chunks, "orphaned chunk"), format_size(swept.bytes)))?;

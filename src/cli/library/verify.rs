@@ -38,8 +38,11 @@ pub struct VerifyArgs {
 /// Hashes, and says what is wrong. Fails if anything is that was not repaired.
 pub fn run(args: VerifyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCode> {
     let interrupted = Interrupted::listen()?;
+    let mut lost = 0;
     if args.salvage {
-        told_salvaged(&place::salvage(&args.library, &|| !interrupted.is_set())?, out)?;
+        let salvaged = place::salvage(&args.library, &|| !interrupted.is_set())?;
+        told_salvaged(&salvaged, out)?;
+        lost = salvaged.lost_count;
     }
     let places = args.options.places()?;
     // One that somebody writes to, a mount for example, is looked at beside it; then nothing is put aside.
@@ -55,7 +58,9 @@ pub fn run(args: VerifyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<Exit
     let (mut findings, mut damaged, mut orphans, mut told) = (Vec::new(), 0_u64, (0, 0), Ok(()));
     let verified = library.verify(
         &mut |verified| {
-            let (done_bytes, total_bytes) = (verified.bytes, 0);
+            // What stands around the bytes of files may be counted in the total, and damage as whole.
+            let (done_bytes, total_bytes) = (verified.bytes, verified.total_bytes.max(verified.bytes));
+            let total_bytes = if verified.total_bytes == 0 { 0 } else { total_bytes };
             shown.show(&Progress { path: counted(verified.chunks, "chunk"), done_bytes, total_bytes });
             !interrupted.is_set()
         },
@@ -94,15 +99,28 @@ pub fn run(args: VerifyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<Exit
         library.flush()?;
     }
     line(out, &format!("{}, {} hashed", counted(verified.chunks, "chunk"), format_size(verified.bytes)))?;
+    let damaged_catalog = library.damaged_catalog();
     if orphans.0 > 0 {
-        line(out, &format!("{}, {}: `reelfs gc` removes them", counted(orphans.0, "orphan"), format_size(orphans.1)))?;
+        let (orphans, bytes) = (counted(orphans.0, "orphan"), format_size(orphans.1));
+        match &damaged_catalog {
+            None => line(out, &format!("{orphans}, {bytes}: `reelfs gc` removes them"))?,
+            Some(catalog) => line(
+                out,
+                &format!(
+                    "{orphans}, {bytes}: they may belong to files that {catalog} named. Do not run `reelfs gc` yet"
+                ),
+            )?,
+        }
+    }
+    if lost > 0 {
+        told_how_to_save(lost, damaged_catalog.as_deref(), out)?;
     }
     if interrupted.is_set() {
         line(out, "broken off: not all was looked at")?;
         return Ok(ExitCode::FAILURE);
     }
     if left == 0 {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     line(out, &format!("{left} missing or damaged; `--repair-from` another library puts back what that one has"))?;
     Ok(ExitCode::FAILURE)
@@ -115,6 +133,25 @@ fn told_salvaged(salvaged: &Salvaged, out: &mut dyn Write) -> Result<()> {
     let (files, lost) = (counted(salvaged.files, "file"), salvaged.lost_count);
     let nameless = salvaged.nameless;
     line(out, &format!("{files} saved, {nameless} of them without a name in lost+found; {lost} known to be lost"))
+}
+
+/// What a person can still do for files that a salvage could not save; until then their chunks are nobody's.
+fn told_how_to_save(lost: u64, damaged_catalog: Option<&str>, out: &mut dyn Write) -> Result<()> {
+    let files = counted(lost, "file");
+    let catalog = damaged_catalog.unwrap_or("the damaged catalog");
+    line(
+        out,
+        &format!("{files} lost. Do not run `reelfs gc` before they are back: it would remove their chunks for good"),
+    )?;
+    line(
+        out,
+        "what may still save them: a copy of `catalog.sqlite` from a backup, put back while nothing is mounted;",
+    )?;
+    line(
+        out,
+        "`reelfs copy` from another library; or `reelfs put` of the same files, whose chunks here are not written again",
+    )?;
+    line(out, &format!("when nothing is missing any longer, move {catalog} away: then `reelfs gc` may run"))
 }
 
 fn said(finding: &Finding) -> String {
@@ -161,4 +198,118 @@ fn repair(library: &dyn Library, other: &dyn Library, finding: &Finding) -> Resu
         return Err(missing("the other library has other bytes there"));
     }
     library.repair(finding, &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::cli::library::gc::{self, GcArgs};
+    use crate::config::PlacesConfig;
+    use crate::library::Meta;
+    use crate::library::writer::Writer;
+
+    /// What `verify` says, and how it ends.
+    fn verified(library: &str, options: &[&str]) -> (ExitCode, String) {
+        let command = VerifyArgs::augment_args(clap::Command::new("verify"));
+        let typed = command.get_matches_from([&["verify", library][..], options].concat());
+        let args = <VerifyArgs as clap::FromArgMatches>::from_arg_matches(&typed).unwrap();
+        let mut said = Vec::new();
+        let code = run(args, true, &mut said).unwrap();
+        (code, String::from_utf8(said).unwrap())
+    }
+
+    fn collected(library: &str) -> Result<String> {
+        let command = GcArgs::augment_args(clap::Command::new("gc"));
+        let typed = command.get_matches_from(["gc", library, "--grace", "0"]);
+        let args = <GcArgs as clap::FromArgMatches>::from_arg_matches(&typed).unwrap();
+        let mut said = Vec::new();
+        gc::run(args, &mut said)?;
+        Ok(String::from_utf8(said).unwrap())
+    }
+
+    fn blobs(dir: &Path) -> Vec<std::path::PathBuf> {
+        let folders = fs::read_dir(dir.join("blobs")).unwrap().map(|folder| folder.unwrap().path());
+        folders.flat_map(|folder| fs::read_dir(folder).unwrap().map(|blob| blob.unwrap().path())).collect()
+    }
+
+    #[test]
+    fn a_salvage_that_loses_files_fails_and_keeps_gc_from_their_chunks() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("library");
+        let text = format!("library:{}", dir.display());
+        place::create(&text, &PlacesConfig::default(), (Some(0), Some(4096))).unwrap();
+        let put = |name: &str, bytes: &[u8]| {
+            let library = place::open(&text, &PlacesConfig::default(), Access::Write).unwrap().library;
+            let mut writer = Writer::new(library.draft(name, None).unwrap(), library.cut());
+            writer.write(bytes).unwrap();
+            writer.finish(Meta::now()).unwrap();
+            library.flush().unwrap();
+        };
+        put("whole", &[1; 4096]);
+        let before = blobs(&dir);
+        let film = [[2; 4096], [3; 4096]].concat();
+        put("lost", &film);
+        let gone = blobs(&dir).into_iter().find(|blob| !before.contains(blob)).unwrap();
+        fs::remove_file(gone).unwrap();
+        let spoil = || {
+            let catalog = rusqlite::Connection::open(dir.join("catalog.sqlite")).unwrap();
+            catalog.pragma_update(None, "application_id", 1).unwrap();
+        };
+        spoil();
+
+        let (code, said) = verified(&text, &["--salvage"]);
+        assert_eq!(code, ExitCode::FAILURE, "{said}");
+        for part in ["lost: `lost`", "1 file lost. Do not run `reelfs gc`", "`reelfs put`", "catalog.sqlite.damaged"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(!said.contains("`reelfs gc` removes them"), "{said}");
+        // Nor later.
+        let (code, said) = verified(&text, &[]);
+        assert!(code == ExitCode::SUCCESS && said.contains("Do not run `reelfs gc` yet"), "{said}");
+        let refused = collected(&text).unwrap_err();
+        assert!(refused.kind() == Kind::Invalid && refused.to_string().contains("catalog.sqlite.damaged"), "{refused}");
+        assert_eq!(blobs(&dir).len(), 2);
+        // Put again it is whole, and the rest may go.
+        put("lost", &film);
+        fs::remove_file(dir.join("catalog.sqlite.damaged")).unwrap();
+        assert!(collected(&text).unwrap().contains("0 orphaned chunks"));
+        // A salvage that loses nothing succeeds.
+        spoil();
+        let (code, said) = verified(&text, &["--salvage"]);
+        assert!(code == ExitCode::SUCCESS && !said.contains("Do not run"), "{said}");
+    }
+
+    #[test]
+    fn verify_tells_how_far_it_is_of_how_much() {
+        for home in ["library:", "kv+file://"] {
+            let temp = tempfile::tempdir().unwrap();
+            let text = format!("{home}{}", temp.path().join("library").display());
+            place::create(&text, &PlacesConfig::default(), (Some(1000), Some(4096))).unwrap();
+            let library = place::open(&text, &PlacesConfig::default(), Access::Write).unwrap().library;
+            for (name, len) in [("small", 500_usize), ("film", 20_000), ("again", 20_000)] {
+                let mut writer = Writer::new(library.draft(name, None).unwrap(), library.cut());
+                let bytes: Vec<u8> = (0..len).map(|at| (at / 4096) as u8).collect();
+                writer.write(&bytes).unwrap();
+                writer.finish(Meta::now()).unwrap();
+            }
+            library.flush().unwrap();
+            let mut heard = Vec::new();
+            let go_on = &mut |verified: crate::library::Verified| {
+                heard.push(verified);
+                true
+            };
+            let verified = library.verify(go_on, &mut |finding| panic!("{finding:?}")).unwrap();
+            let total_bytes = verified.total_bytes;
+            assert!(
+                heard.iter().all(|heard| heard.total_bytes == total_bytes && heard.bytes <= total_bytes),
+                "{heard:?}"
+            );
+            // Heads and manifests of a store stand beside the bytes.
+            let around = if home == "library:" { 0 } else { 3 * 2048 };
+            assert!(verified.bytes >= 20_500 && total_bytes - verified.bytes <= around, "{home} {verified:?}");
+        }
+    }
 }

@@ -150,6 +150,17 @@ impl View<'_> {
         Err(self.damaged(&format!("node {node_id} has {} bytes, its {count} chunks {end}", node.size_bytes)))
     }
 
+    /// Bytes of all blobs that files name, each counted once, and of all files that are kept in their nodes.
+    pub fn kept_bytes(&self) -> Result<u64> {
+        self.run(|connection| {
+            let blobs = "SELECT CAST(total(size) AS INTEGER) FROM
+                (SELECT max(end_byte - start_byte) AS size FROM file_chunks WHERE sha256 IS NOT NULL GROUP BY sha256)";
+            let inline = "SELECT CAST(total(size_bytes) AS INTEGER) FROM nodes WHERE kind = 8 AND inline IS NOT NULL";
+            let sum = |sql: &str| connection.query_row(sql, [], |row| row.get(0).map(loaded));
+            Ok(sum(blobs)?.saturating_add(sum(inline)?))
+        })
+    }
+
     /// Up to `limit` of all blobs that files name, each once, from the one after `after` on, in the order of their digests.
     pub fn blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<UsedBlob>> {
         let rows: Vec<Option<UsedBlob>> = self.run(|connection| {

@@ -43,7 +43,7 @@ pub use chunks::{ChunkRow, LooseBlob, NamedChunk, UsedBlob};
 pub use files::Placed;
 pub use names::{Entry, NAMES_PAGE};
 pub use nodes::{FileNode, InlineState, Node, NodeKind};
-pub use salvage::{Salvaged, salvage};
+pub use salvage::{Salvaged, damaged, salvage};
 pub use schema::{create, is_at};
 
 /// The top folder.

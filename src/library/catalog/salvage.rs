@@ -28,6 +28,8 @@ const LOST_NAMED_MAX: usize = 10_000;
 const JUMP_MAX: i64 = 1 << 40;
 /// Damaged catalogs kept beside a library, at most: nobody salvages so often without a look.
 const ASIDE_MAX: u32 = 1_000;
+/// What the first of them is called.
+const ASIDE: &str = "catalog.sqlite.damaged";
 /// Where files are put whose names are lost.
 const FOUND_FOLDER: &str = "lost+found";
 
@@ -214,10 +216,16 @@ fn name_too(from: &Path, to: &Path) -> std::io::Result<()> {
     }
 }
 
+/// A damaged catalog that was set aside in `dir` and is still there.
+pub fn damaged(dir: &Path) -> Option<std::path::PathBuf> {
+    let path = dir.join(ASIDE);
+    is_name_taken(&path).then_some(path)
+}
+
 /// A name for the damaged catalog that nothing has yet, in any of its parts.
 fn free_name(dir: &Path) -> Result<String> {
     (0..ASIDE_MAX)
-        .map(|n| if n == 0 { "catalog.sqlite.damaged".to_owned() } else { format!("catalog.sqlite.damaged.{n}") })
+        .map(|n| if n == 0 { ASIDE.to_owned() } else { format!("{ASIDE}.{n}") })
         .find(|name| ["", "-wal", "-shm"].iter().all(|end| !is_name_taken(&dir.join(format!("{name}{end}")))))
         .ok_or_else(|| {
             let message = format!("{}: {ASIDE_MAX} damaged catalogs are there already", dir.display());

@@ -36,7 +36,8 @@ pub(super) fn verify(
     go_on: &mut dyn FnMut(Verified) -> bool,
     found: &mut dyn FnMut(Finding),
 ) -> Result<Verified> {
-    let (verified, hashed) = (Verified::default(), LruCache::new(HASHED_MAX));
+    let (verified, hashed) =
+        (Verified { total_bytes: kept_bytes(library)?, ..Verified::default() }, LruCache::new(HASHED_MAX));
     let mut check = Check { library, verified, hashed, go_on, found };
     let mut goes_on = true;
     library.asking.walk("", &mut |key| {
@@ -50,6 +51,20 @@ pub(super) fn verify(
         check.orphans()?;
     }
     Ok(check.verified)
+}
+
+/// Bytes of all files and chunks there are, as their listing tells; 0 where it does not. With what is around them: heads and
+/// manifests are not counted out, and are small beside them.
+fn kept_bytes(library: &KeyedLibrary) -> Result<u64> {
+    let (mut sum, mut is_known) = (0_u64, true);
+    library.asking.walk("", &mut |key| {
+        if Id::of_chunk(&key.key).is_some() || !keys::is_ours(&key.key) {
+            is_known &= key.size_bytes.is_some();
+            sum = sum.saturating_add(key.size_bytes.unwrap_or(0));
+        }
+        Ok(is_known)
+    })?;
+    Ok(if is_known { sum } else { 0 })
 }
 
 impl Check<'_> {

@@ -29,7 +29,9 @@ pub(super) fn verify(
 ) -> Result<Verified> {
     // With a damaged one nothing is certain of what it says.
     local.catalog.check()?;
-    let mut check = Check { local, verified: Verified::default(), go_on, found };
+    let total_bytes = local.catalog.read(|view| view.kept_bytes())?;
+    let verified = Verified { total_bytes, ..Verified::default() };
+    let mut check = Check { local, verified, go_on, found };
     if check.blobs()? && check.files()? {
         check.orphans()?;
     }
