@@ -6,6 +6,7 @@ mod folder;
 #[cfg(test)]
 pub(crate) mod memory;
 mod redb_file;
+mod redis_line;
 mod redis_server;
 mod service;
 

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use redis::{Client, Connection, ConnectionInfo, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind};
+use redis::{ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind};
 
-use super::{ANSWER_TIMEOUT, Key, Keyed, Limits, Step, Swap, at_least, missing, timeout};
+use super::redis_line::Line;
+use super::{Key, Keyed, Limits, Step, Swap, VALUE_BYTES_MAX, at_least, missing, timeout};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 
@@ -28,23 +29,26 @@ const LIMITS: Limits = Limits { writes_at_once: 2, ..super::LIMITS };
 
 /// Keys of one database that begin with a prefix.
 pub(super) struct RedisServer {
-    client: Client,
+    info: ConnectionInfo,
     /// Empty, or with a `/` at its end.
     prefix: String,
     described: String,
     /// Open and idle. Held for a look only.
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Line>>,
 }
 
 impl RedisServer {
     /// Asks nothing yet.
     pub fn new(info: ConnectionInfo, prefix: String, described: String) -> Result<Self> {
-        let client = Client::open(info).map_err(|error| Error::new(Kind::Invalid, format!("{described}: {error}")))?;
-        Ok(Self { client, prefix, described, idle: Mutex::default() })
+        if !matches!(info.addr(), ConnectionAddr::Tcp(..)) {
+            let message = format!("{described}: only a plain connection over TCP is built in: kv+redis://HOST/0");
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        Ok(Self { info, prefix, described, idle: Mutex::default() })
     }
 
     /// Does `work`, which moves so many bytes, on a connection of its own.
-    fn ask<T>(&self, bytes: u64, work: impl Fn(&mut Connection) -> RedisResult<T>) -> Result<T> {
+    fn ask<T>(&self, bytes: u64, work: impl Fn(&mut Line) -> RedisResult<T>) -> Result<T> {
         let idle = self.idle.lock().pop();
         let was_idle = idle.is_some();
         let answer = self.ask_on(idle, bytes, &work);
@@ -56,24 +60,18 @@ impl RedisServer {
         .map_err(|error| self.failed(&error))
     }
 
-    fn ask_on<T>(
-        &self,
-        idle: Option<Connection>,
-        bytes: u64,
-        work: impl Fn(&mut Connection) -> RedisResult<T>,
-    ) -> RedisResult<T> {
+    fn ask_on<T>(&self, idle: Option<Line>, bytes: u64, work: impl Fn(&mut Line) -> RedisResult<T>) -> RedisResult<T> {
         let mut connection = match idle {
             Some(connection) => connection,
-            None => self.client.get_connection_with_timeout(CONNECT_TIMEOUT)?,
+            None => Line::open(&self.info, CONNECT_TIMEOUT)?,
         };
-        connection.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        connection.set_write_timeout(Some(timeout(bytes)))?;
+        connection.allow(timeout(bytes))?;
         let answer = work(&mut connection);
         // One that failed half-way would answer the next question with the rest of this one.
         let is_sound =
             answer.as_ref().err().is_none_or(|error| !error.is_io_error() && !error.is_unrecoverable_error());
         let mut idle = self.idle.lock();
-        if is_sound && idle.len() < IDLE_MAX {
+        if is_sound && connection.is_sound() && idle.len() < IDLE_MAX {
             idle.push(connection);
         }
         drop(idle);
@@ -95,7 +93,7 @@ impl RedisServer {
     }
 
     /// Nothing if one of the values changed between the look and the write: then none of them was touched.
-    fn try_swap(&self, connection: &mut Connection, swaps: &[Swap]) -> RedisResult<Option<Vec<bool>>> {
+    fn try_swap(&self, connection: &mut Line, swaps: &[Swap]) -> RedisResult<Option<Vec<bool>>> {
         let mut look = redis::pipe();
         look.cmd("WATCH").arg(swaps.iter().map(|swap| self.key(&swap.key)).collect::<Vec<_>>()).ignore();
         for swap in swaps {
@@ -160,8 +158,8 @@ impl Keyed for RedisServer {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let key_there = self.key(key);
-        let value: Vec<u8> = self.ask(0, |connection| {
+        let (key_there, bytes) = (self.key(key), range.len().min(VALUE_BYTES_MAX));
+        let value: Vec<u8> = self.ask(bytes, |connection| {
             redis::cmd("GETRANGE").arg(&key_there).arg(range.start).arg(range.end - 1).query(connection)
         })?;
         if !value.is_empty() {
@@ -170,7 +168,7 @@ impl Keyed for RedisServer {
         // No value, and none that reaches so far, look the same. Asked for together: one may be written in between.
         let mut both = redis::pipe();
         both.atomic().cmd("GETRANGE").arg(&key_there).arg(range.start).arg(range.end - 1).cmd("EXISTS").arg(&key_there);
-        let (value, is_there): (Vec<u8>, bool) = self.ask(0, |connection| both.query(connection))?;
+        let (value, is_there): (Vec<u8>, bool) = self.ask(bytes, |connection| both.query(connection))?;
         if is_there { Ok(value.into()) } else { Err(missing(&self.described, key)) }
     }
 
@@ -198,7 +196,9 @@ impl Keyed for RedisServer {
         if swaps.is_empty() {
             return Ok(Vec::new());
         }
-        let bytes = swaps.iter().filter_map(|swap| swap.value.as_ref()).map(|value| value.len() as u64).sum();
+        let written = swaps.iter().filter_map(|swap| swap.value.as_ref()).map(|value| value.len() as u64);
+        let looked_at = swaps.iter().map(|swap| swap.seen.range.len().min(VALUE_BYTES_MAX));
+        let bytes = written.chain(looked_at).sum();
         for _ in 0..SWAPS_MAX {
             let swapped = self.ask(bytes, |connection| {
                 let swapped = self.try_swap(connection, swaps);
