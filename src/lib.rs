@@ -57,7 +57,7 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`error`] [`refusal`] [`range`] [`digest`] [`config`] [`metrics`] [`retry`] [`cancel`] [`modes`] [`lock`] [`sqlite`] [`sys`] | pure or tiny; used by all |
-//! | [`store`] | keyed bytes: on a disk; on the web, in buckets, over `WebDAV` (`OpenDAL`, in `store/remote`); over SFTP and FTP; values under keys (`store/keyed`) |
+//! | [`store`] | keyed bytes: on a disk; on the web, over `WebDAV`, in buckets (`OpenDAL`; all in `store/remote`); over SFTP and FTP; values under keys (`store/keyed`) |
 //! | [`demo`] | a film and a far server to show it from; also the tests' origin, with any weather |
 //! | [`library`] | files that are put: manifests, chunks, tags; on this machine (`local`), and in a store (`keyed`) |
 //! | [`cache`] | the index, the bytes, trust, room, the last known tree |

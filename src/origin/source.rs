@@ -22,6 +22,7 @@ use crate::store::keyed;
 use crate::store::remote::place::Place;
 use crate::store::remote::service::Address;
 use crate::store::remote::shown;
+use crate::store::remote::webdav::WebDav;
 use crate::store::sftp::{self, Sftp};
 
 /// One kind of source, for people.
@@ -128,8 +129,13 @@ impl Source {
                 Ok(Arc::new(Object::new(dir, described)))
             }
             Self::Web(url) => Ok(Arc::new(Web::new(url)?)),
+            Self::Place(address) if address.is_webdav() => {
+                let webdav = WebDav::new(&address.logged_in(credentials::filled_in))?;
+                let described = webdav.describe().to_owned();
+                Ok(Arc::new(Object::new(webdav, described)))
+            }
             Self::Place(address) => {
-                let place = Place::new(&address.logged_in(credentials::filled_in), &places.s3)?;
+                let place = Place::new(address, &places.s3)?;
                 let described = place.describe().to_owned();
                 Ok(Arc::new(Object::new(place, described)))
             }

@@ -76,12 +76,15 @@ impl<'a, 'b> Paging<'a, 'b> {
 
     /// Takes one more name, which is safe. `Full` when there are too many.
     pub fn add(&mut self, listed: Listed) -> Result<()> {
-        if self.count >= LISTING_NAMES_MAX {
-            return Err(too_long());
-        }
+        self.check_count(1)?;
         self.count += 1;
         self.page.push(listed);
         if self.page.len() < PAGE_NAMES_MAX { Ok(()) } else { (self.pages)(std::mem::take(&mut self.page)) }
+    }
+
+    /// `Full` if the folder holds too many names with these `more`: names that are left out count, too.
+    pub fn check_count(&self, more: usize) -> Result<()> {
+        if self.count.saturating_add(more) > LISTING_NAMES_MAX { Err(too_long()) } else { Ok(()) }
     }
 
     /// Names taken so far.

@@ -30,7 +30,7 @@ pub(crate) use listing::{sort_listing, whole};
 pub struct Version(String);
 
 impl Version {
-    /// From a strong `ETag`, quotes included.
+    /// From a strong `ETag` as the server wrote it: quotes included, if it has any.
     pub fn etag(etag: &str) -> Self {
         Self(format!("etag:{etag}"))
     }
@@ -50,6 +50,11 @@ impl Version {
     /// As it was stored in the index.
     pub fn from_stored(text: String) -> Self {
         Self(text)
+    }
+
+    /// Whether the size is all that tells this version from others: the server told nothing else.
+    pub fn is_size_alone(&self) -> bool {
+        self.0.starts_with("size:") && !self.0.contains(' ')
     }
 
     /// The `ETag`, if that is what this version rests on.

@@ -5,17 +5,19 @@ mod cells;
 mod html;
 mod index;
 mod json;
+mod times;
 mod xml;
 
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use log::warn;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
 pub use self::index::{Told, parse};
-use super::{Begun, Body, End, Listed, Origin, Pages, Patience, Stat};
+use self::times::Times;
+use super::{Begun, Body, End, Listed, Origin, Pages, Patience, Stat, Version};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::remote::{Page, Remote, leads_away, sent_on, shown};
@@ -30,6 +32,8 @@ pub struct Web {
     remote: Remote,
     /// What the URL turned out to be; asked once, when first needed, so that a drive can start without its server.
     root: OnceLock<Root>,
+    /// Of files of which only index pages tell the version.
+    times: Times,
 }
 
 /// What a URL turned out to be.
@@ -43,7 +47,7 @@ enum Root {
 impl Web {
     /// The source at `url`. Asks nothing yet: what is wrong with it shows at the first `list("")`.
     pub fn new(url: &Url) -> Result<Self> {
-        Ok(Self { described: shown(url), remote: Remote::new(url)?, root: OnceLock::new() })
+        Ok(Self { described: shown(url), remote: Remote::new(url)?, root: OnceLock::new(), times: Times::new() })
     }
 
     /// The source at `url`, asked for at once: whether it is there, and whether it is a folder or a file.
@@ -60,13 +64,61 @@ impl Web {
         let root = find_root(&self.remote, patience).map_err(|error| with_hint(&error, &self.described))?;
         Ok(self.root.get_or_init(|| root))
     }
+
+    /// The names on the index page of one folder below `remote`.
+    fn list_folder(&self, remote: &Remote, folder: &str, patience: &Patience, pages: &mut Pages<'_>) -> Result<()> {
+        list_folder(remote, folder, patience, &mut |names| {
+            self.times.learn(folder, &names);
+            pages(names)
+        })
+    }
+
+    /// A file below `remote`: where the server's answers about it tell no version, with the time on its folder's page.
+    fn with_listed(&self, remote: &Remote, path: &str, stat: Stat, patience: &Patience) -> Result<Stat> {
+        if !stat.version.is_size_alone() {
+            return Ok(stat);
+        }
+        self.times.need();
+        let time = match self.times.of(path) {
+            Some(time) => Some(time),
+            None => self.listed_time(remote, path, patience)?,
+        };
+        Ok(listed_at(stat.size_bytes, time))
+    }
+
+    /// The time on a folder's page as it is now; `None` where there is no page, or none with times.
+    fn listed_time(&self, remote: &Remote, path: &str, patience: &Patience) -> Result<Option<SystemTime>> {
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        match self.list_folder(remote, folder, patience, &mut |_| Ok(())) {
+            Err(error) if error.may_pass() => return Err(error),
+            Err(error) => log::debug!("{error}"),
+            Ok(()) => {}
+        }
+        Ok(self.times.of(path))
+    }
+
+    fn stat_below(&self, remote: &Remote, path: &str, patience: &Patience) -> Result<Stat> {
+        let stat = remote.stat(path, patience)?;
+        self.with_listed(remote, path, stat, patience)
+    }
+
+    /// Which version a file is now, where an answer that brings bytes of `expected` does not tell.
+    fn stat_again(&self, remote: &Remote, path: &str, expected: &Stat, patience: &Patience) -> Result<Stat> {
+        if self.times.of(path).is_some() {
+            let listed = listed_at(expected.size_bytes, self.listed_time(remote, path, patience)?);
+            if listed.version == expected.version {
+                return Ok(listed);
+            }
+        }
+        self.stat_below(remote, path, patience)
+    }
 }
 
 impl Origin for Web {
     fn list(&self, folder: &str, patience: &Patience, pages: &mut Pages<'_>) -> Result<()> {
         match self.root(patience)? {
             Root::Folder(remote) => {
-                let listed = list_folder(remote, folder, patience, pages);
+                let listed = self.list_folder(remote, folder, patience, pages);
                 if folder.is_empty() { listed.map_err(|error| with_hint(&error, &self.described)) } else { listed }
             }
             Root::File(remote, name) if folder.is_empty() => {
@@ -79,7 +131,7 @@ impl Origin for Web {
 
     fn stat(&self, path: &str, patience: &Patience) -> Result<Stat> {
         match self.root(patience)? {
-            Root::Folder(remote) => remote.stat(path, patience),
+            Root::Folder(remote) => self.stat_below(remote, path, patience),
             Root::File(remote, name) if path == &**name => remote.stat("", patience),
             Root::File(..) => Err(missing(&self.described, path)),
         }
@@ -87,7 +139,11 @@ impl Origin for Web {
 
     fn begin(&self, path: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
         match self.root(patience)? {
-            Root::Folder(remote) => remote.begin(path, end, patience),
+            Root::Folder(remote) => {
+                let Some(begun) = remote.begin(path, end, patience)? else { return Ok(None) };
+                let stat = self.with_listed(remote, path, begun.stat.clone(), patience)?;
+                Ok(Some(Begun { stat, ..begun }))
+            }
             Root::File(remote, name) if path == &**name => remote.begin("", end, patience),
             Root::File(..) => Err(missing(&self.described, path)),
         }
@@ -103,7 +159,10 @@ impl Origin for Web {
 
     fn read(&self, path: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
         match self.root(patience)? {
-            Root::Folder(remote) => remote.read(path, expected, range, patience),
+            Root::Folder(remote) => {
+                let stat_again = || self.stat_again(remote, path, expected, patience);
+                remote.read_checked(path, expected, range, patience, stat_again)
+            }
             Root::File(remote, name) if path == &**name => remote.read("", expected, range, patience),
             Root::File(..) => Err(missing(&self.described, path)),
         }
@@ -112,6 +171,11 @@ impl Origin for Web {
     fn describe(&self) -> &str {
         &self.described
     }
+}
+
+/// A file of which nothing is known but its size and the time on a page.
+fn listed_at(size_bytes: u64, modified: Option<SystemTime>) -> Stat {
+    Stat { size_bytes, modified, version: Version::size_and_time(size_bytes, modified) }
 }
 
 /// The names on the index page of one folder.

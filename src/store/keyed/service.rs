@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::Patience;
 use crate::store::driver::Driver;
-use crate::store::remote::{client, from_service};
+use crate::store::remote::{Counted, client, from_service};
 
 /// How servers that speak S3 say that there is none.
 const NO_SUCH_BUCKET: &str = "NoSuchBucket";
@@ -35,7 +35,8 @@ pub(super) struct Service {
 impl Service {
     /// Asks nothing yet. `limits` are those below `prefix`.
     pub fn new(operator: Operator, prefix: String, described: String, limits: Limits) -> Result<Self> {
-        let transport = HttpTransporter::new(ReqwestTransport::new(client(&described)?));
+        let transport = ReqwestTransport::new(client(&described)?);
+        let transport = HttpTransporter::new(Counted { transport, url: described.clone(), pages: None });
         let operator = operator.with_context(OperationContext::new().with_http_transport(transport));
         Ok(Self { driver: Driver::new()?, operator, prefix, described, limits })
     }

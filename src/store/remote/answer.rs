@@ -7,13 +7,18 @@
 use std::time::{Duration, SystemTime};
 
 use http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, LAST_MODIFIED, RETRY_AFTER,
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED,
+    RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::status::StatusCode;
 
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::{Stat, Version};
+
+/// Codings that change no byte: none, none by name, and how a bucket's client framed an upload, which some servers that
+/// speak S3 repeat with each download.
+const PLAIN_CODINGS: [&[u8]; 3] = [b"", b"identity", b"aws-chunked"];
 
 /// What one ranged request asked for, to hold the answer against.
 #[derive(Clone, Debug)]
@@ -31,7 +36,8 @@ pub(super) fn check_status(status: StatusCode, headers: &HeaderMap, url: &str, n
     let wait = retry_after(headers, now);
     let (kind, meaning) = match status.as_u16() {
         200 | 206 => return Ok(()),
-        401 | 403 | 407 => (Kind::Denied, ""),
+        401 => (Kind::Denied, log_in(headers)),
+        403 | 407 => (Kind::Denied, ""),
         404 | 410 => (Kind::Missing, ""),
         412 | 416 => (Kind::Changed, " (the file has changed)"),
         // Somebody answers for a server that is not there; unless it is only told to come back.
@@ -43,8 +49,28 @@ pub(super) fn check_status(status: StatusCode, headers: &HeaderMap, url: &str, n
     Err(Error::new(kind, format!("{url}: the server answers {status}{meaning}")).with_retry_after(wait))
 }
 
-/// Whether a successful answer holds exactly the bytes asked for, of the version asked for.
-pub(super) fn check_range(status: StatusCode, headers: &HeaderMap, asked: &Asked) -> Result<()> {
+/// What to do about a server that wants to know who asks.
+fn log_in(headers: &HeaderMap) -> &'static str {
+    let mut schemes = headers.get_all(WWW_AUTHENTICATE).iter().peekable();
+    let is_basic = |value: &HeaderValue| value.as_bytes().to_ascii_lowercase().windows(5).any(|word| word == b"basic");
+    if schemes.peek().is_some() && !schemes.any(is_basic) {
+        return " (it takes no plain password, as Basic sends it, and reelfs knows no other way: let it take Basic over https)";
+    }
+    ""
+}
+
+/// What an answer says of the version its bytes are of, if it does not say that it is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// The version asked for, as far as any answer of the server could tell.
+    Given,
+    /// Nothing, where other answers tell more: a server may leave `Last-Modified` out of a 206, or all validators out of
+    /// answers to GET. The version has to be asked for.
+    Missing,
+}
+
+/// Whether a successful answer holds exactly the bytes asked for, and not of another version than the one asked for.
+pub(super) fn check_range(status: StatusCode, headers: &HeaderMap, asked: &Asked) -> Result<Proof> {
     let Asked { url, range, expected } = asked;
     check_encoding(headers, url)?;
     let length = number(headers, &CONTENT_LENGTH);
@@ -68,39 +94,52 @@ pub(super) fn check_range(status: StatusCode, headers: &HeaderMap, asked: &Asked
     if total.is_none() && expected.version == Version::size_and_time(expected.size_bytes, None) {
         return Err(refused(url, "the server tells neither the file's size nor anything else it could be known by"));
     }
-    check_version(headers, asked)?;
+    let proof = check_version(headers, asked)?;
     if sent != *range {
         return Err(refused(url, &format!("the server sends bytes {sent} where {range} was asked")));
     }
     if let Some(length) = length.filter(|length| *length != range.len()) {
         return Err(refused(url, &format!("the server announces {length} bytes for the range {range}")));
     }
-    Ok(())
+    Ok(proof)
 }
 
-/// Compares what the version rests on. A header the version rests on and that is gone proves nothing: changed.
-fn check_version(headers: &HeaderMap, asked: &Asked) -> Result<()> {
+/// Compares what the version rests on. A different validator is a change; a missing one is none, and proves nothing.
+fn check_version(headers: &HeaderMap, asked: &Asked) -> Result<Proof> {
     let Asked { url, expected, .. } = asked;
-    let changed = |name: &str, now: Option<&str>| {
-        let (was, now) = (&expected.version, now.unwrap_or("gone"));
-        Err(Error::new(Kind::Changed, format!("{url}: the file has changed: it was {was}, and its {name} is {now}")))
+    let compared = |name: &str, now: &str, is_same: bool| {
+        let was = &expected.version;
+        let message = format!("{url}: the file has changed: it was {was}, and its {name} is {now}");
+        if is_same { Ok(Proof::Given) } else { Err(Error::new(Kind::Changed, message)) }
     };
     if let Some(etag) = expected.version.as_etag() {
-        let now = text(headers, &ETAG);
-        return if now == Some(etag) { Ok(()) } else { changed("ETag", now) };
+        let Some(now) = text(headers, &ETAG).and_then(strong_etag) else { return Ok(Proof::Missing) };
+        return compared("ETag", now, now.trim_matches('"') == etag.trim_matches('"'));
     }
     // The version itself is compared, not `expected.modified`: a version read back from the index may come without it.
     let of_time = |modified| Version::size_and_time(expected.size_bytes, modified);
-    let now = text(headers, &LAST_MODIFIED);
-    let is_same = expected.version == of_time(None) || expected.version == of_time(now.and_then(http_date));
-    if is_same { Ok(()) } else { changed("Last-Modified", now) }
+    if expected.version.is_size_alone() {
+        return Ok(Proof::Given);
+    }
+    let now = text(headers, &LAST_MODIFIED).and_then(|text| Some((text, http_date(text)?)));
+    let Some((now, time)) = now else { return Ok(Proof::Missing) };
+    compared("Last-Modified", now, expected.version == of_time(Some(time)))
+}
+
+/// `etag`, if it promises the same bytes: in quotes, or as some servers write it, without. A weak one promises the same
+/// film, and is none here.
+pub(super) fn strong_etag(etag: &str) -> Option<&str> {
+    let inside = etag.strip_prefix('"').map_or(Some(etag), |rest| rest.strip_suffix('"'))?;
+    let is_bare = inside.len() == etag.len();
+    let is_weak = is_bare && etag.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("w/"));
+    let is_token = inside.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b','));
+    (!is_weak && (!is_bare || (is_token && !inside.is_empty()))).then_some(etag)
 }
 
 /// The file an answer's headers describe, of a size found in them by the caller.
 pub(super) fn stat(headers: &HeaderMap, size_bytes: u64) -> Stat {
     let modified = text(headers, &LAST_MODIFIED).and_then(http_date);
-    // A weak ETag promises the same film, not the same bytes.
-    let strong = text(headers, &ETAG).filter(|etag| etag.len() >= 2 && etag.starts_with('"') && etag.ends_with('"'));
+    let strong = text(headers, &ETAG).and_then(strong_etag);
     let version = strong.map_or_else(|| Version::size_and_time(size_bytes, modified), Version::etag);
     Stat { size_bytes, modified, version }
 }
@@ -125,12 +164,21 @@ pub(super) fn sent_range(headers: &HeaderMap) -> Option<(ByteRange, u64)> {
     total.filter(|total| range.end <= *total).map(|total| (range, total))
 }
 
-/// Sizes and ranges of an encoded body are not those of the file. We ask for none; some servers don't listen.
+/// Sizes and ranges of an encoded body are not those of the file. We ask for none; some servers don't listen. The header
+/// may come more than once, and list several codings.
 pub(super) fn check_encoding(headers: &HeaderMap, url: &str) -> Result<()> {
-    match text(headers, &CONTENT_ENCODING) {
-        None | Some("" | "identity") => Ok(()),
-        Some(encoding) => Err(refused(url, &format!("the server sends it encoded ({encoding})"))),
-    }
+    let codings =
+        headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let mut codings = codings.map(<[u8]>::trim_ascii);
+    let Some(coding) = codings.find(|coding| !PLAIN_CODINGS.iter().any(|plain| plain.eq_ignore_ascii_case(coding)))
+    else {
+        return Ok(());
+    };
+    let coding = coding.escape_ascii();
+    Err(refused(
+        url,
+        &format!("the server sends it encoded ({coding}), and its bytes can't be told: turn that off for video there"),
+    ))
 }
 
 /// `bytes 0-499/1234` or `bytes 0-499/*`: the range and the whole size, if told.
@@ -192,7 +240,7 @@ mod tests {
         Asked { url: "http://host/a".into(), range: ByteRange::new(10, 20), expected }
     }
 
-    fn kind(result: Result<()>) -> Option<Kind> {
+    fn kind<T>(result: Result<T>) -> Option<Kind> {
         result.err().map(|error| error.kind())
     }
 
@@ -252,7 +300,6 @@ mod tests {
         assert_eq!(check(partial, &tagged, &[good.clone(), e1.clone(), (CONTENT_LENGTH, "10")]), None);
         assert_eq!(check(partial, &tagged, &[(CONTENT_RANGE, "bytes 10-19/*"), e1.clone()]), None);
         assert_eq!(check(partial, &tagged, &[good.clone(), e2]), Some(Kind::Changed));
-        assert_eq!(check(partial, &tagged, std::slice::from_ref(&good)), Some(Kind::Changed));
         assert_eq!(check(partial, &tagged, &[(CONTENT_RANGE, "bytes 10-19/99"), e1.clone()]), Some(Kind::Changed));
         assert_eq!(check(partial, &tagged, &[(CONTENT_RANGE, "bytes 0-9/100"), e1.clone()]), Some(Kind::Unsupported));
         assert_eq!(
@@ -275,14 +322,81 @@ mod tests {
         assert_eq!(check(partial, &timed, &[good.clone(), (LAST_MODIFIED, WHEN)]), None);
         let later = (LAST_MODIFIED, "Sun, 06 Nov 1994 08:49:38 GMT");
         assert_eq!(check(partial, &timed, &[good.clone(), later]), Some(Kind::Changed));
-        assert_eq!(check(partial, &timed, std::slice::from_ref(&good)), Some(Kind::Changed));
         let sized = Version::size_and_time(100, None);
         let sized = Asked { expected: Stat { modified: None, version: sized, size_bytes: 100 }, ..timed.clone() };
         assert_eq!(check(partial, &sized, std::slice::from_ref(&good)), None);
         assert_eq!(check(partial, &sized, &[(CONTENT_RANGE, "bytes 10-19/*")]), Some(Kind::Unsupported));
         let stored = Asked { expected: Stat { modified: None, ..timed.expected.clone() }, ..timed };
-        assert_eq!(check(partial, &stored, std::slice::from_ref(&good)), Some(Kind::Changed));
         assert_eq!(check(partial, &stored, &[good, (LAST_MODIFIED, WHEN)]), None);
+    }
+
+    #[test]
+    fn versions_with_a_missing_validator_are_neither_proved_nor_changed() {
+        let partial = StatusCode::PARTIAL_CONTENT;
+        let good = (CONTENT_RANGE, "bytes 10-19/100");
+        let proof = |asked: &Asked, more: &[(HeaderName, &str)]| {
+            let pairs = [std::slice::from_ref(&good), more].concat();
+            check_range(partial, &headers(&pairs), asked).map_err(|error| error.kind())
+        };
+        let (tagged, bare, timed) = (asked(Some("\"1\"")), asked(Some("1-a")), asked(None));
+        let sized = Version::size_and_time(100, None);
+        let sized = Asked { expected: Stat { modified: None, version: sized, size_bytes: 100 }, ..timed.clone() };
+        let stored = Asked { expected: Stat { modified: None, ..timed.expected.clone() }, ..timed.clone() };
+        for (asked, more, expected) in [
+            (&tagged, &[][..], Ok(Proof::Missing)),
+            (&tagged, &[(ETAG, "W/\"1\"")], Ok(Proof::Missing)),
+            (&tagged, &[(LAST_MODIFIED, WHEN)], Ok(Proof::Missing)),
+            (&tagged, &[(ETAG, "\"1\"")], Ok(Proof::Given)),
+            (&tagged, &[(ETAG, "1")], Ok(Proof::Given)),
+            (&tagged, &[(ETAG, "2")], Err(Kind::Changed)),
+            (&bare, &[(ETAG, "1-a")], Ok(Proof::Given)),
+            (&bare, &[(ETAG, "\"1-a\"")], Ok(Proof::Given)),
+            (&bare, &[(ETAG, "1-b")], Err(Kind::Changed)),
+            (&bare, &[], Ok(Proof::Missing)),
+            (&timed, &[], Ok(Proof::Missing)),
+            (&timed, &[(LAST_MODIFIED, "yesterday")], Ok(Proof::Missing)),
+            (&timed, &[(ETAG, "\"1\"")], Ok(Proof::Missing)),
+            (&timed, &[(LAST_MODIFIED, WHEN)], Ok(Proof::Given)),
+            (&stored, &[], Ok(Proof::Missing)),
+            (&sized, &[], Ok(Proof::Given)),
+        ] {
+            assert_eq!(proof(asked, more), expected, "{} {more:?}", asked.expected.version);
+        }
+    }
+
+    #[test]
+    fn logging_in_as_the_server_does_not_allow_is_said() {
+        let told = |schemes: &[&str]| {
+            let mut map = HeaderMap::new();
+            for scheme in schemes {
+                map.append(WWW_AUTHENTICATE, scheme.parse().expect("a header"));
+            }
+            let error = check_status(StatusCode::UNAUTHORIZED, &map, "u", SystemTime::UNIX_EPOCH).unwrap_err();
+            assert_eq!(error.kind(), Kind::Denied);
+            error.to_string().contains("no plain password")
+        };
+        assert!(told(&["Digest realm=\"x\""]) && told(&["Negotiate", "NTLM"]));
+        assert!(!told(&[]) && !told(&["Basic realm=\"x\""]) && !told(&["Digest realm=\"x\", BASIC realm=\"x\""]));
+    }
+
+    #[test]
+    fn encodings_are_refused_in_whatever_header_and_case() {
+        let check = |values: &[&str]| {
+            let pairs: Vec<_> = values.iter().map(|value| (CONTENT_ENCODING, *value)).collect();
+            let mut map = HeaderMap::new();
+            for (name, value) in pairs {
+                map.append(name, value.parse().expect("a header"));
+            }
+            kind(check_encoding(&map, "u"))
+        };
+        for plain in [&[][..], &[""], &["identity"], &["Identity, AWS-chunked"], &["aws-chunked"], &["identity", ""]] {
+            assert_eq!(check(plain), None, "{plain:?}");
+        }
+        for encoded in
+            [&["gzip"][..], &["identity", "gzip"], &["aws-chunked,GZip"], &["x"], &["br", "identity"], &["\u{e9}"]]
+        {
+            assert_eq!(check(encoded), Some(Kind::Unsupported), "{encoded:?}");
+        }
     }
 
     #[test]
@@ -290,6 +404,9 @@ mod tests {
         assert_eq!(stat(&headers(&[(ETAG, "\"a\"")]), 5).version, Version::etag("\"a\""));
         let plain = Version::size_and_time(5, http_date(WHEN));
         assert_eq!(stat(&headers(&[(ETAG, "W/\"a\""), (LAST_MODIFIED, WHEN)]), 5).version, plain);
-        assert_eq!(stat(&headers(&[(ETAG, "bare")]), 5).version, Version::size_and_time(5, None));
+        assert_eq!(stat(&headers(&[(ETAG, "bare")]), 5).version, Version::etag("bare"));
+        for odd in ["", "\"", "w/bare", "a b", "a\"b", "a,b"] {
+            assert_eq!(stat(&headers(&[(ETAG, odd)]), 5).version, Version::size_and_time(5, None), "{odd}");
+        }
     }
 }

@@ -2,21 +2,18 @@
 //! made before it was needed.
 //! Never here: reads of a version that is known.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use http::Method;
 use http::header::{HeaderMap, HeaderValue, RANGE};
 use http::status::StatusCode;
 use url::Url;
 
 use super::answer::{self, Asked};
-use super::body::Missing;
-use super::{Remote, fault, shown};
+use super::body::AnswerBody;
+use super::{Remote, shown};
 use crate::error::Result;
-use crate::store::driver::Driver;
-use crate::store::{Begun, Body, End, Patience};
+use crate::store::{Begun, End, Patience};
 
 /// Connections made ready: for a film's head, its tail, its index and what follows the head.
 const WARM_CONNECTIONS: usize = 4;
@@ -56,13 +53,7 @@ impl Remote {
         if !is_wanted || is_folder || answer::check_range(status, headers, &asked).is_err() {
             return Ok(None);
         }
-        let body = BegunBody {
-            driver: Arc::clone(&self.driver),
-            patience: patience.clone(),
-            url: shown,
-            response,
-            missing: Missing(range.len()),
-        };
+        let body = AnswerBody::new(&self.driver, patience, shown, response, range.len());
         Ok(Some(Begun { stat, range, body: Box::new(body), cancel: patience.cancel.clone() }))
     }
 
@@ -85,28 +76,5 @@ impl Remote {
                 }
             });
         }
-    }
-}
-
-/// Bytes of an answer that was asked for without a version in mind.
-struct BegunBody {
-    driver: Arc<Driver>,
-    patience: Patience,
-    /// Without credentials; for messages.
-    url: String,
-    response: reqwest::Response,
-    missing: Missing,
-}
-
-impl Body for BegunBody {
-    fn next(&mut self) -> Result<Option<Bytes>> {
-        let (url, response) = (&self.url, &mut self.response);
-        let next = async { response.chunk().await.map_err(|error| fault::from_reqwest(url, &error)) };
-        let piece = self.driver.wait(&self.patience, url, next)?;
-        match &piece {
-            Some(piece) => self.missing.arrived(url, piece.len())?,
-            None => self.missing.check_end(url)?,
-        }
-        Ok(piece)
     }
 }

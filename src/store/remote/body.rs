@@ -34,6 +34,53 @@ impl Missing {
     }
 }
 
+/// The rest of an answer whose head was checked.
+pub(super) struct AnswerBody {
+    driver: Arc<Driver>,
+    patience: Patience,
+    /// Without credentials; for messages.
+    url: String,
+    response: reqwest::Response,
+    missing: Missing,
+}
+
+impl AnswerBody {
+    /// The body of `response`, of which `range_bytes` are due.
+    pub fn new(
+        driver: &Arc<Driver>,
+        patience: &Patience,
+        url: String,
+        response: reqwest::Response,
+        range_bytes: u64,
+    ) -> Self {
+        let (driver, patience) = (Arc::clone(driver), patience.clone());
+        Self { driver, patience, url, response, missing: Missing(range_bytes) }
+    }
+}
+
+impl Body for AnswerBody {
+    fn next(&mut self) -> Result<Option<Bytes>> {
+        let (url, response) = (&self.url, &mut self.response);
+        let next = async {
+            // An empty piece says nothing.
+            loop {
+                match response.chunk().await.map_err(|error| fault::from_reqwest(url, &error))? {
+                    Some(piece) if piece.is_empty() => {}
+                    other => return Ok(other),
+                }
+            }
+        };
+        let piece = self.driver.wait(&self.patience, url, next)?;
+        match &piece {
+            Some(piece) => self.missing.arrived(url, piece.len())?,
+            None => self.missing.check_end(url)?,
+        }
+        Ok(piece)
+    }
+}
+
+/// An answer that comes through `OpenDAL`.
+///
 /// Invariant: bytes handed out + held in `piece` + `missing` = bytes asked for.
 pub(super) struct RemoteBody {
     driver: Arc<Driver>,

@@ -8,6 +8,9 @@ use opendal::ErrorKind;
 
 use crate::error::{Error, Kind};
 
+/// How every refusal of a server's certificate begins.
+const BAD_CERTIFICATE: &str = "invalid peer certificate";
+
 /// `OpenDAL`'s error. Ours, if the guard put one in; else what the client below it met.
 pub(super) fn from_opendal(url: &str, error: &opendal::Error) -> Error {
     // What is left is OpenDAL's own count of the body against Content-Length: too little or too much came.
@@ -60,6 +63,12 @@ pub(super) fn from_reqwest(url: &str, error: &reqwest::Error) -> Error {
     let deepest = one_line(&deepest);
     if error.is_timeout() {
         Error::new(Kind::TimedOut, format!("{url}: no connection in time"))
+    } else if deepest.contains(BAD_CERTIFICATE) {
+        let message = format!(
+            "{url}: the server's certificate is not trusted on this machine ({deepest}): if it signed itself, add it to the \
+             machine's authorities (update-ca-certificates), or name its file in SSL_CERT_FILE"
+        );
+        Error::new(Kind::Unsupported, message)
     } else if error.is_connect() {
         Error::new(Kind::Unreachable, format!("{url}: cannot reach the server: {deepest}"))
     } else if error.is_redirect() {

@@ -1,4 +1,5 @@
-//! A place on the network, asked over HTTP: stat, ranged reads, and pages. `OpenDAL` carries the bytes of reads.
+//! A place on the network, asked over HTTP: stat, ranged reads, and pages. `OpenDAL` signs and carries what buckets are
+//! asked.
 //! Never here: retries (they live above, in one place), and what a page says. Nothing async is seen outside this folder.
 
 mod answer;
@@ -11,26 +12,26 @@ mod guard;
 mod page;
 pub mod place;
 pub mod service;
+mod service_answer;
+pub mod webdav;
 
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
+use http::Method;
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, IF_MATCH, RANGE};
 use http::status::StatusCode;
-use http::{Method, Uri};
-use opendal::{HttpTransporter, OperationContext, Operator};
-use opendal_http_transport_reqwest::ReqwestTransport;
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use url::Url;
 
-use self::answer::Asked;
 pub(crate) use self::answer::http_date;
-use self::body::RemoteBody;
+use self::answer::{Asked, Proof};
+use self::body::AnswerBody;
 pub(super) use self::fault::from_service;
-use self::guard::Guard;
 pub use self::page::{Page, PageBody};
+pub(super) use self::service_answer::Counted;
 use super::driver::Driver;
 use super::{Begun, Body, End, Patience, Read, Stat};
 use crate::error::{Error, Kind, Result};
@@ -45,9 +46,6 @@ const POOL_IDLE_MAX: usize = 64;
 /// More hops than any sane chain of mirrors, fewer than a loop.
 const REDIRECTS_MAX: usize = 8;
 
-/// What `OpenDAL` takes every file for: it would trim and reshape real paths, and the guard sets the URL anyway.
-const PATH: &str = "file";
-
 /// Everything but RFC 3986's unreserved characters: what no server can take for something else.
 const SEGMENT: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -56,8 +54,6 @@ const SEGMENT: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 pub struct Remote {
     driver: Arc<Driver>,
     client: reqwest::Client,
-    /// `OpenDAL`'s service; each read gives it a guard of its own as its transport.
-    operator: Operator,
     /// Without credentials and fragment.
     base: Url,
     /// What every request carries: `Authorization`, if there is one, and no wish for compression.
@@ -88,9 +84,7 @@ impl Remote {
             headers.insert(AUTHORIZATION, authorization);
         }
         let base = without_credentials(url);
-        let service = opendal::services::Http::default().endpoint(&base.origin().ascii_serialization());
-        let operator = Operator::new(service).map_err(|error| fault::from_opendal(&shown, &error))?;
-        Ok(Self { driver: Arc::new(Driver::new()?), client, operator, base, headers, warmed: Arc::default() })
+        Ok(Self { driver: Arc::new(Driver::new()?), client, base, headers, warmed: Arc::default() })
     }
 
     /// The same server's place at `url`, over the same connections. Another server does not get the password.
@@ -160,6 +154,35 @@ impl Remote {
         Ok(answer::stat(headers, size_bytes))
     }
 
+    /// `read`, for places that know more of a file's version than its own URL tells: where an answer tells none,
+    /// `stat_again` is asked. It is asked after the answer has begun: its bytes are those of the file as it was then.
+    pub(crate) fn read_checked(
+        &self,
+        key: &str,
+        expected: &Stat,
+        range: ByteRange,
+        patience: &Patience,
+        stat_again: impl FnOnce() -> Result<Stat>,
+    ) -> Result<Box<dyn Body>> {
+        let url = self.url(key)?;
+        let asked = Asked { url: shown(&url), range, expected: expected.clone() };
+        let mut headers = HeaderMap::new();
+        let wanted = HeaderValue::from_str(&format!("bytes={}-{}", range.start, range.end - 1));
+        headers.insert(RANGE, wanted.expect("digits make a header"));
+        // One without quotes is no ETag to a server that would compare it.
+        let etag = expected.version.as_etag().filter(|etag| etag.starts_with('"'));
+        if let Some(etag) = etag.and_then(|etag| HeaderValue::from_str(etag).ok()) {
+            headers.insert(IF_MATCH, etag);
+        }
+        let response = self.send(Method::GET, &url, headers, patience)?;
+        let (status, headers) = (response.status(), response.headers());
+        answer::check_status(status, headers, &asked.url, SystemTime::now())?;
+        if answer::check_range(status, headers, &asked)? == Proof::Missing {
+            check_again(&asked, stat_again)?;
+        }
+        Ok(Box::new(AnswerBody::new(&self.driver, patience, asked.url, response, range.len())))
+    }
+
     /// Where `key` is: each component encoded and put behind the base.
     fn url(&self, key: &str) -> Result<Url> {
         if key.is_empty() {
@@ -194,11 +217,25 @@ impl Read for Remote {
         if response.url().path().ends_with('/') && !url.path().ends_with('/') {
             return Err(Error::new(Kind::Missing, format!("{shown} is a folder, not a file")));
         }
-        Ok(answer::stat(headers, size_bytes.unwrap_or(0)))
+        let stat = answer::stat(headers, size_bytes.unwrap_or(0));
+        // Some tell a version with GET alone. An empty file has no first byte to ask for.
+        if stat.version.is_size_alone() && stat.size_bytes > 0 {
+            match self.stat_by_get(&url, patience) {
+                Err(error) if error.may_pass() => return Err(error),
+                told => return Ok(told.unwrap_or(stat)),
+            }
+        }
+        Ok(stat)
     }
 
     fn begin(&self, key: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
-        self.ask_for_end(&self.url(key)?, end, patience)
+        let Some(begun) = self.ask_for_end(&self.url(key)?, end, patience)? else { return Ok(None) };
+        if !begun.stat.version.is_size_alone() {
+            return Ok(Some(begun));
+        }
+        // Some tell a version with HEAD alone.
+        let stat = self.stat(key, patience)?;
+        Ok((stat.size_bytes == begun.stat.size_bytes).then_some(Begun { stat, ..begun }))
     }
 
     fn warm(&self, every: Duration) {
@@ -206,17 +243,18 @@ impl Read for Remote {
     }
 
     fn read(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
-        let url = self.url(key)?;
-        let asked = Asked { url: shown(&url), range, expected: expected.clone() };
-        let guard = Guard {
-            transport: ReqwestTransport::new(self.client.clone()),
-            target: Some(uri(&url)?),
-            headers: self.headers.clone(),
-            asked: asked.clone(),
-        };
-        let context = OperationContext::new().with_http_transport(HttpTransporter::new(guard));
-        RemoteBody::open(&self.driver, &self.operator.clone().with_context(context), PATH, asked, patience)
+        self.read_checked(key, expected, range, patience, || self.stat(key, patience))
     }
+}
+
+/// Refuses bytes whose answer did not tell their version, if the file is another one by now.
+fn check_again(asked: &Asked, stat_again: impl FnOnce() -> Result<Stat>) -> Result<()> {
+    let now = stat_again()?;
+    if now.version == asked.expected.version {
+        return Ok(());
+    }
+    let (url, was, now) = (&asked.url, &asked.expected.version, &now.version);
+    Err(Error::new(Kind::Changed, format!("{url}: the file has changed: it was {was}, and is {now}")))
 }
 
 /// The client that asks `place`: its connections, and how long they are waited for and kept.
@@ -295,8 +333,13 @@ fn authorization(client: &reqwest::Client, url: &Url) -> Result<Option<HeaderVal
     Ok(request.headers_mut().remove(AUTHORIZATION))
 }
 
-fn uri(url: &Url) -> Result<Uri> {
-    url.as_str().parse().map_err(|error| Error::new(Kind::Invalid, format!("{}: {error}", shown(url))))
+/// The same URL with a slash at its end.
+fn with_slash(url: &Url) -> Url {
+    let mut folder = url.clone();
+    if !folder.path().ends_with('/') {
+        folder.set_path(&format!("{}/", url.path()));
+    }
+    folder
 }
 
 fn content_type(response: &reqwest::Response) -> String {

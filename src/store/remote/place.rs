@@ -1,20 +1,22 @@
-//! A place whose folders `OpenDAL` knows how to list, asked over HTTP: buckets and `WebDAV`.
+//! A bucket, which `OpenDAL` knows how to ask, over HTTP.
 //! Never here: which service it is (see `service`), and retries.
 
-use std::sync::OnceLock;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt as _;
-use http::header::{HOST, HeaderMap};
+use http::header::HOST;
 use opendal::{EntryMode, HttpTransporter, Metadata, OperationContext, Operator};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use url::Url;
 
-use super::answer::Asked;
+use super::answer::{Asked, strong_etag};
 use super::body::RemoteBody;
 use super::guard::Guard;
 use super::service::Address;
-use super::{Remote, checked_key, fault};
+use super::service_answer::{Counted, ListingPages};
+use super::{Remote, check_again, checked_key, fault};
 use crate::config::S3Config;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
@@ -30,8 +32,6 @@ const SIGNED_FOR: Duration = Duration::from_mins(15);
 pub struct Place {
     /// What asks: for the service, too.
     remote: Remote,
-    /// Each file has a plain URL below the remote's own: there it is read as any on the web.
-    is_web: bool,
     operator: Operator,
     /// In front of every key; without slashes at its ends. The service's own root is not used: it is trimmed of spaces.
     prefix: String,
@@ -53,15 +53,22 @@ impl Place {
     pub fn new(address: &Address, s3: &S3Config) -> Result<Self> {
         let (operator, described) = (address.operator(s3)?, address.located(s3));
         let (prefix, says_folder) = address.prefix()?;
-        let (remote, is_web) = (Remote::new(&address.base(s3)?)?, address.is_web());
-        let transport = HttpTransporter::new(ReqwestTransport::new(remote.client.clone()));
-        let operator = operator.with_context(OperationContext::new().with_http_transport(transport));
-        Ok(Self { remote, is_web, operator, prefix, says_folder, root: OnceLock::new(), described })
+        let remote = Remote::new(&address.base(s3)?)?;
+        let place = Self { remote, operator, prefix, says_folder, root: OnceLock::new(), described };
+        Ok(Self { operator: place.counted(None), ..place })
     }
 
     /// The place as it may be shown, and told from others.
     pub fn describe(&self) -> &str {
         &self.described
+    }
+
+    /// The service, its answers counted: those of one listing together.
+    fn counted(&self, pages: Option<Arc<ListingPages>>) -> Operator {
+        let transport = ReqwestTransport::new(self.remote.client.clone());
+        let counted = Counted { transport, url: self.described.clone(), pages };
+        let context = OperationContext::new().with_http_transport(HttpTransporter::new(counted));
+        self.operator.clone().with_context(context)
     }
 
     fn root(&self, patience: &Patience) -> Result<&Root> {
@@ -82,18 +89,6 @@ impl Place {
             }
         };
         Ok(self.root.get_or_init(|| root))
-    }
-
-    /// The web's own key of a key, where there is one.
-    fn on_web<'a>(&self, key: &'a str, patience: &Patience) -> Result<Option<(&Remote, &'a str)>> {
-        if !self.is_web {
-            return Ok(None);
-        }
-        match self.root(patience)? {
-            Root::Folder => Ok(Some((&self.remote, key))),
-            Root::File(name) if *key == **name => Ok(Some((&self.remote, ""))),
-            Root::File(_) => Err(self.missing(key)),
-        }
     }
 
     /// The service's own path of a key.
@@ -132,6 +127,27 @@ impl Place {
         self.remote.driver.wait(patience, &shown, work)
     }
 
+    /// A key as its bucket lists it: where the server tells nothing else of its version.
+    fn with_listed(&self, path: &str, told: Stat, patience: &Patience) -> Result<Stat> {
+        if !told.version.is_size_alone() {
+            return Ok(told);
+        }
+        let shown = self.shown(path);
+        let operator = self.counted(Some(Arc::new(ListingPages::new(Instant::now()))));
+        let first = async {
+            let mut lister = operator.lister_with(path).limit(1).await?;
+            lister.next().await.transpose()
+        };
+        let first = async { first.await.map_err(|error: opendal::Error| fault::from_service(&shown, &error)) };
+        match self.remote.driver.wait(patience, &shown, first) {
+            Ok(Some(entry)) if entry.path() == path && entry.metadata().content_length() == told.size_bytes => {
+                Ok(stat(entry.metadata()))
+            }
+            Err(error) if error.may_pass() => Err(error),
+            _ => Ok(told),
+        }
+    }
+
     fn shown(&self, path: &str) -> String {
         if matches!(path, "" | "/") {
             return self.described.clone();
@@ -146,24 +162,20 @@ impl Place {
 
 impl Read for Place {
     fn stat(&self, key: &str, patience: &Patience) -> Result<Stat> {
-        if let Some((web, key)) = self.on_web(key, patience)? {
-            return web.stat(key, patience);
-        }
-        let metadata = self.metadata(&self.path(key, patience)?, patience)?;
+        let path = self.path(key, patience)?;
+        let metadata = self.metadata(&path, patience)?;
         if metadata.mode() == EntryMode::DIR {
             return Err(Error::new(Kind::Missing, format!("{} is a folder, not a file", self.shown(key))));
         }
-        Ok(stat(&metadata))
+        self.with_listed(&path, stat(&metadata), patience)
     }
 
     fn begin(&self, key: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
-        if let Some((web, key)) = self.on_web(key, patience)? {
-            return web.begin(key, end, patience);
-        }
-        match self.signed(&self.path(key, patience)?, patience)? {
-            Some(url) => self.remote.ask_for_end(&url, end, patience),
-            None => Ok(None),
-        }
+        let path = self.path(key, patience)?;
+        let Some(url) = self.signed(&path, patience)? else { return Ok(None) };
+        let Some(begun) = self.remote.ask_for_end(&url, end, patience)? else { return Ok(None) };
+        let stat = self.with_listed(&path, begun.stat.clone(), patience)?;
+        Ok(Some(Begun { stat, ..begun }))
     }
 
     fn warm(&self, every: Duration) {
@@ -171,15 +183,18 @@ impl Read for Place {
     }
 
     fn read(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
-        if let Some((web, key)) = self.on_web(key, patience)? {
-            return web.read(key, expected, range, patience);
-        }
         let path = self.path(key, patience)?;
         let asked = Asked { url: self.shown(&path), range, expected: expected.clone() };
         let transport = ReqwestTransport::new(self.remote.client.clone());
-        let guard = Guard { transport, target: None, headers: HeaderMap::new(), asked: asked.clone() };
+        let is_unproved = Arc::new(AtomicBool::new(false));
+        let guard = Guard { transport, asked: asked.clone(), is_unproved: Arc::clone(&is_unproved) };
         let context = OperationContext::new().with_http_transport(HttpTransporter::new(guard));
-        RemoteBody::open(&self.remote.driver, &self.operator.clone().with_context(context), &path, asked, patience)
+        let operator = self.operator.clone().with_context(context);
+        let body = RemoteBody::open(&self.remote.driver, &operator, &path, asked.clone(), patience)?;
+        if is_unproved.load(Ordering::Acquire) {
+            check_again(&asked, || self.stat(key, patience))?;
+        }
+        Ok(body)
     }
 }
 
@@ -197,7 +212,9 @@ impl List for Place {
         };
         let shown = self.shown(&path);
         let failed = |error: opendal::Error| fault::from_service(&shown, &error);
-        let open = async { self.operator.lister(&path).await.map_err(failed) };
+        let listing = Arc::new(ListingPages::new(Instant::now()));
+        let operator = self.counted(Some(Arc::clone(&listing)));
+        let open = async { operator.lister(&path).await.map_err(failed) };
         // The service's own pages: names that came with one answer are taken without a wait each.
         let mut answers = self.remote.driver.wait(patience, &shown, open)?.ready_chunks(PAGE_NAMES_MAX);
         let (mut skipped, mut is_nothing) = (0, true);
@@ -206,15 +223,20 @@ impl List for Place {
                 let entry = entry.map_err(failed)?;
                 is_nothing = false;
                 match listed(&path, entry.path(), entry.metadata()) {
-                    Entry::Name(listed) => paging.add(listed).map_err(|error| error.context(&shown))?,
+                    Entry::Name(listed) => {
+                        listing.has_name();
+                        paging.add(listed).map_err(|error| error.context(&shown))?;
+                    }
                     Entry::Itself => {}
-                    Entry::Unsafe => skipped += 1,
+                    Entry::Unsafe => {
+                        skipped += 1;
+                        paging.check_count(skipped).map_err(|error| error.context(&shown))?;
+                    }
                 }
             }
         }
-        if is_nothing && (path != "/" || self.is_web) {
-            // A bucket answers so for any prefix; a folder there is what has names in it. One of WebDAV lists itself at
-            // least: what does not is a 404, which OpenDAL takes for an empty folder.
+        if is_nothing && path != "/" {
+            // A bucket answers so for any prefix; a folder there is what has names in it.
             return Err(Error::new(Kind::Missing, format!("{shown}: no such folder")));
         }
         if skipped > 0 {
@@ -251,9 +273,10 @@ fn listed(folder: &str, path: &str, metadata: &Metadata) -> Entry {
 
 fn stat(metadata: &Metadata) -> Stat {
     let (size_bytes, modified) = (metadata.content_length(), modified(metadata));
-    // A weak one promises the same film, not the same bytes.
-    let strong = metadata.etag().filter(|etag| etag.len() >= 2 && etag.starts_with('"') && etag.ends_with('"'));
-    let version = strong.map_or_else(|| Version::size_and_time(size_bytes, modified), Version::etag);
+    let version = metadata
+        .etag()
+        .and_then(strong_etag)
+        .map_or_else(|| Version::size_and_time(size_bytes, modified), Version::etag);
     Stat { size_bytes, modified, version }
 }
 
@@ -263,9 +286,94 @@ fn modified(metadata: &Metadata) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use opendal::MetadataBuilder;
 
     use super::*;
+    use crate::store::remote::tests::{Server, answer, patience};
+    use crate::store::whole;
+
+    /// The top of a bucket at `server`.
+    fn bucket(server: &Server) -> Place {
+        let address = Address::new(Url::parse("s3://films/").unwrap()).unwrap();
+        let endpoint = server.url.origin().ascii_serialization();
+        Place::new(&address, &S3Config { endpoint: Some(endpoint), ..S3Config::default() }).unwrap()
+    }
+
+    fn page(keys: &str, next: &str) -> Vec<u8> {
+        let more = !next.is_empty();
+        let next = if more { format!("<NextContinuationToken>{next}</NextContinuationToken>") } else { String::new() };
+        let body = format!(
+            "<?xml version=\"1.0\"?><ListBucketResult><Name>films</Name><IsTruncated>{more}</IsTruncated>{next}{keys}\
+             </ListBucketResult>"
+        );
+        answer("200 OK", &format!("Content-Length: {}\r\n", body.len()), body.as_bytes())
+    }
+
+    fn key(name: &str) -> String {
+        format!(
+            "<Contents><Key>{name}</Key><LastModified>2026-11-21T07:26:00.000Z</LastModified><ETag>\"1\"</ETag>\
+             <Size>10</Size></Contents>"
+        )
+    }
+
+    fn list(server: &Server) -> Result<Vec<Listed>> {
+        whole(|pages| bucket(server).list("", &patience(), pages))
+    }
+
+    #[test]
+    fn s3_listing_ends_however_it_goes_on() {
+        let whole = Server::start(|head, socket| {
+            let is_second = head.contains("continuation-token=next");
+            let page = if is_second { page(&key("b.mkv"), "") } else { page(&key("a.mkv"), "next") };
+            socket.write_all(&page).unwrap_or(());
+        });
+        let names: Vec<_> = list(&whole).unwrap().iter().map(|listed| listed.name.to_string()).collect();
+        assert_eq!(names, ["a.mkv", "b.mkv"]);
+
+        let again = Server::start(|_, socket| socket.write_all(&page(&key("a.mkv"), "next")).unwrap_or(()));
+        let error = list(&again).unwrap_err();
+        assert!(error.kind() == Kind::Unsupported && error.to_string().contains("same page"), "{error}");
+        assert_eq!(again.heads().len(), 2);
+
+        let body = Server::start(|_, socket| {
+            let _ = socket.write_all(&answer("200 OK", "", b"<ListBucketResult>"));
+            let keys = key("a.mkv").repeat(1_000);
+            while socket.write_all(keys.as_bytes()).is_ok() {}
+        });
+        assert_eq!(list(&body).unwrap_err().kind(), Kind::Full);
+    }
+
+    #[test]
+    fn s3_refusal_comes_out_with_its_reason() {
+        let body = "<Error><Code>RequestTimeTooSkewed</Code><Message>Too large.</Message></Error>";
+        let reply = answer("403 Forbidden", &format!("Content-Length: {}\r\n", body.len()), body.as_bytes());
+        let error = list(&Server::start(move |_, socket| socket.write_all(&reply).unwrap_or(()))).unwrap_err();
+        assert_eq!(error.kind(), Kind::Denied);
+        assert!(error.to_string().contains("RequestTimeTooSkewed") && error.to_string().contains("clock"), "{error}");
+    }
+
+    #[test]
+    fn s3_version_is_found_in_the_listing_where_answers_tell_none() {
+        let server = Server::start(|head, socket| {
+            let reply = if head.contains("list-type") {
+                page(&key("a.mkv"), "")
+            } else if head.starts_with("HEAD") {
+                answer("200 OK", "Content-Length: 10\r\n", b"")
+            } else {
+                answer("206 Partial Content", "Content-Range: bytes 0-4/10\r\nContent-Length: 5\r\n", b"01234")
+            };
+            socket.write_all(&reply).unwrap_or(());
+        });
+        let place = bucket(&server);
+        let stat = place.stat("a.mkv", &patience()).unwrap();
+        assert_eq!((stat.size_bytes, &stat.version), (10, &Version::etag("\"1\"")));
+        assert!(place.read("a.mkv", &stat, ByteRange::new(0, 5), &patience()).is_ok());
+        let older = Stat { version: Version::etag("\"0\""), ..stat };
+        let error = place.read("a.mkv", &older, ByteRange::new(0, 5), &patience()).err().unwrap();
+        assert_eq!(error.kind(), Kind::Changed);
+    }
 
     #[test]
     fn a_listing_line_is_a_name_itself_or_unsafe() {

@@ -5,7 +5,7 @@ use std::env;
 use std::path::Path;
 
 use opendal::Operator;
-use opendal::services::{S3, Webdav};
+use opendal::services::S3;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
@@ -92,8 +92,8 @@ impl Address {
         }
     }
 
-    /// Whether each file there has a plain URL below its own, as any on the web.
-    pub(super) fn is_web(&self) -> bool {
+    /// Whether it is a `WebDAV` folder; else it is a bucket.
+    pub fn is_webdav(&self) -> bool {
         self.service == Service::WebDav
     }
 
@@ -122,17 +122,7 @@ impl Address {
             Service::Gcs => clouds::gcs(host).map_err(|error| fault::from_service(&self.shown(), &error)),
             #[cfg(feature = "azblob")]
             Service::Azblob => clouds::azblob(host).map_err(|error| fault::from_service(&self.shown(), &error)),
-            Service::WebDav => {
-                let endpoint = self.base(s3)?.origin().ascii_serialization();
-                let mut webdav = Webdav::default().endpoint(&endpoint);
-                if !self.url.username().is_empty() {
-                    webdav = webdav.username(&decoded(self.url.username()));
-                }
-                if let Some(password) = self.url.password() {
-                    webdav = webdav.password(&decoded(password));
-                }
-                Operator::new(webdav).map_err(|error| fault::from_service(&self.shown(), &error))
-            }
+            Service::WebDav => Err(self.invalid("is no bucket")),
         }
     }
 
@@ -209,7 +199,6 @@ mod tests {
     fn what_is_shown_holds_no_password() {
         let place = address("webdav://alice:secret@host/films");
         assert_eq!(place.shown(), "webdav://host/films");
-        assert!(place.operator(&S3Config::default()).is_ok());
         let error = address("s3://key:secret@films/").operator(&S3Config::default()).unwrap_err();
         assert!(error.to_string().contains("AWS_ACCESS_KEY_ID") && !error.to_string().contains("secret"), "{error}");
     }

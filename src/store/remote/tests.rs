@@ -1,6 +1,6 @@
 //! The guard against servers that lie, break off, or say nothing. Each server is a thread and a script.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read as _, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -17,13 +17,13 @@ const FILE: &[u8] = b"0123456789abcdefghij";
 type Script = dyn Fn(&str, &mut TcpStream) + Send + Sync;
 
 /// A server that answers each connection's one request by `script`; remembers the heads of the requests it got.
-struct Server {
-    url: Url,
+pub(super) struct Server {
+    pub url: Url,
     heads: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
-    fn start(script: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> Self {
+    pub fn start(script: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = Url::parse(&format!("http://{}/film.mkv", listener.local_addr().unwrap())).unwrap();
         let heads = Arc::new(Mutex::new(Vec::new()));
@@ -33,8 +33,14 @@ impl Server {
             for mut socket in listener.incoming().map_while(std::result::Result::ok) {
                 let (script, kept) = (Arc::clone(&script), Arc::clone(&kept));
                 thread::spawn(move || {
-                    let lines = BufReader::new(socket.try_clone().unwrap()).lines().map_while(std::result::Result::ok);
+                    let mut reader = BufReader::new(socket.try_clone().unwrap());
+                    let lines = reader.by_ref().lines().map_while(std::result::Result::ok);
                     let head: String = lines.take_while(|line| !line.is_empty()).map(|line| line + "\n").collect();
+                    let length = head.to_lowercase().lines().find_map(|line| {
+                        line.strip_prefix("content-length: ").and_then(|length| length.parse::<u64>().ok())
+                    });
+                    // An answer over an unread request would be cut by a reset.
+                    let _ = std::io::copy(&mut reader.take(length.unwrap_or(0)), &mut std::io::sink());
                     kept.lock().unwrap().push(head.clone());
                     script(&head, &mut socket);
                 });
@@ -53,18 +59,18 @@ impl Server {
         Remote::new(&self.url).unwrap()
     }
 
-    fn heads(&self) -> Vec<String> {
+    pub fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }
 }
 
-fn answer(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+pub(super) fn answer(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let mut bytes = format!("HTTP/1.1 {status}\r\nConnection: close\r\n{headers}\r\n").into_bytes();
     bytes.extend_from_slice(body);
     bytes
 }
 
-fn patience() -> Patience {
+pub(super) fn patience() -> Patience {
     Patience { stall: Duration::from_secs(5), cancel: Cancel::new() }
 }
 
@@ -133,6 +139,48 @@ fn answers_that_prove_nothing_are_refused() {
     assert_eq!(partial(&GOOD.replace("v1", "v2"), &FILE[5..10]), Some(Kind::Changed));
     assert_eq!(partial(&GOOD.replace("Content-Length: 5", "Content-Length: 7"), FILE), Some(Kind::Unsupported));
     assert_eq!(partial(&format!("{GOOD}Content-Encoding: gzip\r\n"), &FILE[5..10]), Some(Kind::Unsupported));
+}
+
+/// What the answer does not tell is asked for, once its bytes are on their way.
+#[test]
+fn versions_that_an_answer_does_not_tell_are_asked_for() {
+    let mute = GOOD.replace("ETag: \"v1\"\r\n", "");
+    for (now, kind) in [("\"v1\"", None), ("v1", None), ("\"v2\"", Some(Kind::Changed)), ("v2", Some(Kind::Changed))] {
+        let mute = mute.clone();
+        let server = Server::start(move |head, socket| {
+            let told = answer("200 OK", &format!("Content-Length: 20\r\nETag: {now}\r\n"), b"");
+            let bytes = answer("206 Partial Content", &mute, &FILE[5..10]);
+            socket.write_all(&if head.starts_with("HEAD") { told } else { bytes }).unwrap();
+        });
+        let expected = Stat { version: Version::etag(now.replace('2', "1").as_str()), ..expected() };
+        let read = server.remote().read("", &expected, ByteRange::new(5, 10), &patience());
+        assert_eq!(read.err().map(|error| error.kind()), kind, "{now}");
+        let heads = server.heads();
+        assert!(heads[0].starts_with("GET") && heads[1].starts_with("HEAD") && heads.len() == 2, "{heads:?}");
+        assert_eq!(heads[0].contains("if-match"), now.starts_with('"'), "{heads:?}");
+    }
+}
+
+/// Else first contact and stat would tell two versions of one file.
+#[test]
+fn versions_that_head_or_get_alone_tells_are_found_by_stat_and_begin() {
+    for teller in ["HEAD", "GET"] {
+        let server = Server::start(move |head, socket| {
+            let etag = if head.starts_with(teller) { "ETag: \"v1\"\r\n" } else { "" };
+            let reply = if head.starts_with("HEAD") {
+                answer("200 OK", &format!("Content-Length: 20\r\n{etag}"), b"")
+            } else {
+                let last = if head.contains("bytes=0-0\n") { 0 } else { 4 };
+                let length = last + 1;
+                let headers = format!("Content-Range: bytes 0-{last}/20\r\nContent-Length: {length}\r\n{etag}");
+                answer("206 Partial Content", &headers, &FILE[..length])
+            };
+            socket.write_all(&reply).unwrap();
+        });
+        assert_eq!(server.remote().stat("", &patience()).unwrap().version, Version::etag(ETAG), "{teller}");
+        let begun = server.remote().begin("", End::First(5), &patience()).unwrap().unwrap();
+        assert_eq!((begun.stat.version, begun.range), (Version::etag(ETAG), ByteRange::new(0, 5)), "{teller}");
+    }
 }
 
 #[test]
