@@ -43,13 +43,16 @@ use throttle::Throttle;
 pub use flight::Waiter;
 pub use lanes::Lane;
 
-/// Bytes that could not be cached are held this many chunks long, so that a sequential reader of a full disk does
+/// Chunks that may have landed and not be in the cache yet: they wait for its disk, or the disk has no room. Beside them
+/// each connection has one.
+const LANDED_CHUNKS_MAX: u64 = 8;
+/// Bytes that could not be cached are held for at most this many chunks, so that a sequential reader of a full disk does
 /// not fetch a chunk once for each of its reads.
-const RESIDENT_CHUNKS: u64 = 8;
-/// Of them, so many may be fetched ahead: the rest are being read, by several readers or out of order.
-const RESIDENT_AHEAD_CHUNKS: u64 = RESIDENT_CHUNKS / 2;
-/// Chunks that may wait for the disk.
-const UNWRITTEN_CHUNKS: u64 = 8;
+const RESIDENT_CHUNKS_MAX: u64 = 8;
+/// And for one part in so many of all memory for flights: new ones, also of lookahead, always find some.
+const RESIDENT_SHARE: u64 = 2;
+/// Of the resident chunks, one in so many may be fetched ahead: the rest are being read, by several readers or out of order.
+const RESIDENT_AHEAD_SHARE: u64 = 2;
 
 /// The flights of one mount and the threads that fly them.
 pub struct Fetcher {
@@ -70,7 +73,8 @@ struct Shared {
     // What the origin's last answers tell. Taken alone, for a look.
     late: Mutex<Late>,
     memory: Memory,
-    resident_max_bytes: u64,
+    resident_max_chunks: u64,
+    chunk_size_bytes: u64,
     // Whether the cache had room for the last bytes it was given.
     is_kept: AtomicBool,
 }
@@ -143,7 +147,7 @@ impl Fetcher {
         metrics: Arc<Metrics>,
     ) -> Result<Self> {
         let workers = config.connections.max(1);
-        let chunks = workers as u64 + RESIDENT_CHUNKS + UNWRITTEN_CHUNKS;
+        let chunks = workers as u64 + LANDED_CHUNKS_MAX;
         let shared = Arc::new(Shared {
             origin,
             cache,
@@ -155,7 +159,8 @@ impl Fetcher {
             lanes: Lanes::new(workers),
             late: Mutex::new(Late::new()),
             memory: Memory::new(chunks * chunk_size_bytes),
-            resident_max_bytes: RESIDENT_CHUNKS * chunk_size_bytes,
+            resident_max_chunks: RESIDENT_CHUNKS_MAX.min(chunks / RESIDENT_SHARE),
+            chunk_size_bytes,
             is_kept: AtomicBool::new(true),
         });
         let workers = (0..workers)
@@ -297,7 +302,8 @@ impl Fetcher {
     /// Chunks that all lookahead together may fetch before they are read: while the cache takes none, more would push each
     /// other out of memory and be fetched again. `None`: any number.
     pub fn ahead_max_chunks(&self) -> Option<u64> {
-        (self.has_no_room() || self.shared.cache.is_stuck()).then_some(RESIDENT_AHEAD_CHUNKS)
+        (self.has_no_room() || self.shared.cache.is_stuck())
+            .then_some(self.shared.resident_max_chunks / RESIDENT_AHEAD_SHARE)
     }
 
     /// Whether the cache had no room for what it was given last.
@@ -488,7 +494,7 @@ impl Shared {
         table.resident_bytes += landed.taken_bytes;
         table.resident.push_back(Resident { is_late: kept == Kept::Late, ..landed });
         let (mut freed, mut buffer) = (0, None);
-        while table.resident_bytes > self.resident_max_bytes
+        while table.resident_bytes > self.resident_max_chunks * self.chunk_size_bytes
             && let Some(oldest) = table.take_resident(|_| true)
         {
             freed += oldest.taken_bytes;

@@ -36,6 +36,7 @@ pub struct Pending {
 }
 
 struct State {
+    // Empty until the first bytes come, and again once they were handed over: a read that waits holds no memory for them.
     bytes: Vec<u8>,
     reply: Option<Reply>,
     // Given back with the answer: a read that is over is watched no longer.
@@ -50,7 +51,7 @@ impl Pending {
         reply: Reply,
         again: impl Fn(Arc<Pending>) + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let state = State { bytes: vec![0; range.len() as usize], reply: Some(reply), ticket: None };
+        let state = State { bytes: Vec::new(), reply: Some(reply), ticket: None };
         Arc::new_cyclic(|this| Self {
             range,
             deadline,
@@ -89,8 +90,7 @@ impl Pending {
 
     /// Lets `fill` put bytes of `part` in place; `false` if it could not. Nothing to do once the read was answered.
     pub fn fill(&self, part: ByteRange, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
-        let from = (part.start - self.range.start) as usize;
-        self.state.lock().bytes.get_mut(from..from + part.len() as usize).is_none_or(fill)
+        self.state.lock().place(self.range, part).is_none_or(fill)
     }
 
     /// Look for all of it again, once every answer that is owed has come.
@@ -116,6 +116,18 @@ impl Pending {
     }
 }
 
+impl State {
+    /// Where the bytes of `part` go, in a read of `range`; `None` once the read was answered.
+    fn place(&mut self, range: ByteRange, part: ByteRange) -> Option<&mut [u8]> {
+        self.reply.as_ref()?;
+        if self.bytes.is_empty() {
+            self.bytes = vec![0; range.len() as usize];
+        }
+        let from = (part.start - range.start) as usize;
+        self.bytes.get_mut(from..from + part.len() as usize)
+    }
+}
+
 impl Waiter for Pending {
     fn expect(&self) {
         self.owed.fetch_add(1, Ordering::AcqRel);
@@ -123,9 +135,7 @@ impl Waiter for Pending {
 
     fn land(&self, offset: u64, bytes: &[u8]) {
         let mut state = self.state.lock();
-        let from = (offset - self.range.start) as usize;
-        // Empty once it was answered.
-        if let Some(place) = state.bytes.get_mut(from..from + bytes.len()) {
+        if let Some(place) = state.place(self.range, ByteRange::at(offset, bytes.len() as u64)) {
             place.copy_from_slice(bytes);
         }
     }
@@ -212,6 +222,21 @@ mod tests {
         read.fail(Error::new(Kind::TimedOut, "meanwhile"));
         assert!(read.fill(ByteRange::new(11, 13), |_| unreachable!("its bytes are gone")));
         assert_eq!(answers.recv().unwrap(), Err(Kind::TimedOut));
+    }
+
+    #[test]
+    fn a_waiting_read_holds_no_memory() {
+        let (read, answers) = pending(Duration::from_mins(1));
+        read.expect();
+        assert_eq!(read.state.lock().bytes.capacity(), 0, "nothing has come");
+        read.land(12, b"cd");
+        assert!(read.fill(ByteRange::new(10, 12), |place| {
+            place.copy_from_slice(b"ab");
+            true
+        }));
+        read.settle(Ok(()));
+        assert_eq!(answers.recv().unwrap(), Ok(b"abcd".to_vec()));
+        assert_eq!(read.state.lock().bytes.capacity(), 0, "all was handed over");
     }
 
     #[test]
