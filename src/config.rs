@@ -12,6 +12,9 @@ use crate::error::{Error, Kind, Result};
 pub const CHUNK_SIZE_BYTES: u64 = 2 << 20;
 /// Probes are fetched, recorded and evicted in blocks of 64 KiB: half the kernel's usual readahead.
 pub const BLOCK_SIZE_BYTES: u64 = 64 << 10;
+/// Lone reads of a scanner are fetched, recorded and evicted in pages of 4 KiB, which is what a disk hands out: whole blocks
+/// would cost a scanner twice the 32 KiB that it reads at each header of a film.
+pub const LOOK_GRAIN_BYTES: u64 = 4 << 10;
 /// What the kernel asks a FUSE drive for at once, unless it was told otherwise (`VM_READAHEAD_PAGES`).
 pub const KERNEL_READAHEAD_BYTES: u64 = 128 << 10;
 /// 10 GiB: two or three films.

@@ -36,8 +36,9 @@
 //! KiB, the grain of a probe. *covering query*: which recorded chunks cover these bytes, and where the gaps are.
 //! *flight*: one fetch under way. *lane*: demand, urgent, lookahead, fill. *probe*: a first, lone or near-the-end read.
 //! *opening*: what players open a film with: its head, its tail, its container's index; it outlives the middle of
-//! films. *pin*: a person's wish that a file is never evicted. *warm*: fetched before anyone reads it. *scan*: films
-//! opened one behind the other, of each as little as will do. *staged*: written, and not in the library before it is closed.
+//! films. *pin*: a person's wish that a file is never evicted. *warm*: fetched before anyone reads it. *scan*: files
+//! opened one behind the other, whatever their names, of which little is read: of each as little as will do. *staged*:
+//! written, and not in the library before it is closed.
 //!
 //! *library*: a place of our own where files are put. *home*: where it keeps its bytes. *manifest*: what one file is made
 //! of. *blob*: immutable bytes named by their SHA-256. *draft*: a file on its way in. *orphan*: bytes that no file names.

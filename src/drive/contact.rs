@@ -2,10 +2,11 @@
 //! Never here: opens of files that are known already.
 //!
 //! A person opens one film; a scanner opens thousands, and must not pay for more than it reads. So what is fetched
-//! beyond the first look is fetched for a few opens, and not for a run of them: a scan.
+//! beyond the first look is fetched for a few opens, and not for a run of files of which little is read: a scan.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,11 +29,15 @@ const HEAD_BYTES: u64 = 128 << 10;
 /// Not a power of two: readahead goes in steps of 128 or 256 KiB, the longer ones from 128 KiB on, and a step that reaches
 /// beyond what is here waits for the rest.
 const OPENING_BYTES: u64 = 896 << 10;
-/// And if it is: what a scanner looks at in any case. The rest it asks for itself.
+/// And of any file, if it is: what a scanner looks at in any case. The rest it asks for itself.
 const SCAN_HEAD_BYTES: u64 = BLOCK_SIZE_BYTES;
-/// So many films in `RUN` are opened by a person who looks for one; more, by a scanner.
+/// So many files in `RUN` that are only looked at are opened by a person who looks for one; more, by a scanner.
 const RUN_OPENS_MAX: usize = 3;
 const RUN: Duration = Duration::from_secs(10);
+/// A file of which more was read is used, not looked at: above what ffprobe reads, 5 MB of the head and some of the tail.
+const LOOKED_AT_BYTES_MAX: u64 = 8 << 20;
+/// So is one of which all was read, but for one part in so many at most: a copy, a picture, a subtitle.
+const LEFT_OUT_SHARE: u64 = 8;
 /// What the kernel is given with the answer to an open, so that the first read does not even ask.
 const GIVEN_BYTES: u64 = 64 << 10;
 /// An open waits no longer for these bytes than their transfer takes on a line that is worth it: 25 Mbit/s.
@@ -47,33 +52,66 @@ const TAIL_WAIT_MAX: Duration = Duration::from_secs(2);
 /// what a player looks at first.
 const TAIL_BYTES_MIN: u64 = 64 << 10;
 
-/// The last few films that were opened, each once.
+/// The last few files that were opened, each once, the latest last. Their names say nothing here: what is looked at, and
+/// what is used, is told by how much of it was read.
 #[derive(Debug, Default)]
-pub(super) struct Run([Option<Film>; RUN_OPENS_MAX]);
+pub(super) struct Run(VecDeque<Open>);
 
-/// A film that was opened, and what for.
-#[derive(Clone, Copy, Debug)]
-struct Film {
+/// A file that was opened.
+#[derive(Debug)]
+struct Open {
     ino: u64,
+    size_bytes: Option<u64>,
     opened_at: Instant,
     is_scanned: bool,
+    // Counted by its handle, also after the file was closed. `None`: it is being opened.
+    read_bytes: Option<Arc<AtomicU64>>,
+}
+
+impl Open {
+    /// Whether only some of it was read so far.
+    fn is_looked_at(&self) -> bool {
+        let read_bytes = self.read_bytes.as_ref().map_or(0, |bytes| bytes.load(Ordering::Relaxed));
+        // The kernel was given the first bytes unasked.
+        let is_whole = self.size_bytes.is_some_and(|size| read_bytes + GIVEN_BYTES >= size - size / LEFT_OUT_SHARE);
+        read_bytes <= LOOKED_AT_BYTES_MAX && !is_whole
+    }
 }
 
 impl Run {
-    /// A film is opened at `now`; whether as one of many.
-    pub(super) fn is_scan(&mut self, ino: u64, now: Instant) -> bool {
-        let is_recent = |film: &&Film| now.duration_since(film.opened_at) <= RUN;
-        // Players and scanners open one and the same film several times.
-        if let Some(film) = self.0.iter().flatten().filter(is_recent).find(|film| film.ino == ino) {
-            return film.is_scanned;
+    /// A file is opened at `now`; whether as one of many that are only looked at. One that the first answer brings whole
+    /// costs nothing more, whoever opens it.
+    pub(super) fn is_scan(&mut self, ino: u64, size_bytes: Option<u64>, now: Instant) -> bool {
+        if size_bytes.is_some_and(|size| size <= HEAD_BYTES) {
+            return false;
         }
-        // A scan goes on while film follows film, however slowly they come over a far link.
-        let [first, .., last] = &self.0;
-        let is_scanned = first.as_ref().is_some_and(|first| is_recent(&first))
-            || last.as_ref().is_some_and(|last| last.is_scanned && is_recent(&last));
-        self.0.rotate_left(1);
-        self.0[RUN_OPENS_MAX - 1] = Some(Film { ino, opened_at: now, is_scanned });
+        let is_recent = |open: &Open| now.duration_since(open.opened_at) <= RUN;
+        // Players and scanners open one and the same file several times.
+        if let Some(open) = self.0.iter().find(|open| open.ino == ino && is_recent(open)) {
+            return open.is_scanned;
+        }
+        let looks = self.0.iter().filter(|open| is_recent(open) && open.is_looked_at()).count();
+        // A scan goes on while file follows file, however slowly they come over a far link, and ends with whole reads.
+        let goes_on = looks > 0 && self.0.back().is_some_and(|last| last.is_scanned && is_recent(last));
+        let is_scanned = looks == RUN_OPENS_MAX || goes_on;
+        if self.0.len() == RUN_OPENS_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back(Open { ino, size_bytes, opened_at: now, is_scanned, read_bytes: None });
         is_scanned
+    }
+
+    /// The file has this size, and its handle counts what is read of it.
+    pub(super) fn opened(&mut self, ino: u64, size_bytes: u64, read_bytes: &Arc<AtomicU64>) {
+        if let Some(open) = self.0.iter_mut().find(|open| open.ino == ino) {
+            open.size_bytes = Some(size_bytes);
+            open.read_bytes = Some(Arc::clone(read_bytes));
+        }
+    }
+
+    /// The kernel reads the file by itself: nobody counts, and it costs nothing.
+    pub(super) fn lent(&mut self, ino: u64) {
+        self.0.retain(|open| open.ino != ino);
     }
 }
 
@@ -111,9 +149,9 @@ impl Drive {
             }
             let (is_film, chunk) = (is_film_name(path), drive.cache.chunk_size_bytes());
             let head = match (is_film, is_scan) {
+                (_, true) => SCAN_HEAD_BYTES,
                 (true, false) => OPENING_BYTES,
-                (true, true) => SCAN_HEAD_BYTES,
-                (false, _) => HEAD_BYTES,
+                (false, false) => HEAD_BYTES,
             };
             let head = head.min(chunk);
             let tail =
@@ -220,10 +258,12 @@ fn tail_bytes(size_bytes: u64, head_bytes: u64, chunk_size_bytes: u64) -> Option
 mod tests {
     use super::*;
 
+    const MIB: u64 = 1 << 20;
+
     #[test]
     fn a_run_of_opens_is_a_scan() {
         let (mut run, start) = (Run::default(), Instant::now());
-        let mut is_scan = |ino, seconds| run.is_scan(ino, start + Duration::from_secs(seconds));
+        let mut is_scan = |ino, seconds| run.is_scan(ino, None, start + Duration::from_secs(seconds));
         assert!(!is_scan(1, 0) && !is_scan(2, 0) && !is_scan(3, 9));
         assert!(!is_scan(2, 9) && !is_scan(1, 10), "no other film");
         assert!(is_scan(4, 10), "the fourth in ten seconds");
@@ -233,10 +273,50 @@ mod tests {
         assert!(!is_scan(10, 60), "the first of these was longer ago");
     }
 
+    /// Whether each of ten files of `size_bytes`, opened at once one behind the other, is taken for one of a scan, when
+    /// `read_bytes` are read of each.
+    fn scanned(run: &mut Run, inos: std::ops::Range<u64>, size_bytes: u64, read_bytes: u64) -> Vec<bool> {
+        let now = Instant::now();
+        let mut open = |ino| {
+            let is_scan = run.is_scan(ino, Some(size_bytes), now);
+            run.opened(ino, size_bytes, &Arc::new(AtomicU64::new(read_bytes)));
+            is_scan
+        };
+        inos.map(&mut open).collect()
+    }
+
+    #[test]
+    fn a_scan_is_told_by_what_is_read() {
+        let count = |size, read| scanned(&mut Run::default(), 0..10, size, read).iter().filter(|scan| **scan).count();
+        assert_eq!(count(700 * MIB, 100), 7, "a first look");
+        assert_eq!(count(700 * MIB, 6 * MIB), 7, "a long one");
+        assert_eq!(count(4 * MIB, 3 * MIB), 7, "of short films");
+        assert_eq!(count(700 * MIB, 9 * MIB), 0, "played, or copied");
+        assert_eq!(count(4 * MIB, 4 * MIB), 0, "copied, or pictures that are shown");
+        assert_eq!(count(HEAD_BYTES, 10), 0, "subtitles: all of them comes at once");
+    }
+
+    #[test]
+    fn a_scan_ends_with_whole_reads() {
+        let mut run = Run::default();
+        assert_eq!(scanned(&mut run, 0..4, 700 * MIB, MIB), [false, false, false, true]);
+        assert_eq!(scanned(&mut run, 10..12, MIB, MIB), [true; 2], "among them some short ones");
+        assert_eq!(scanned(&mut run, 20..21, 700 * MIB, MIB), [true]);
+        assert_eq!(scanned(&mut run, 30..35, 4 * MIB, 4 * MIB), [true, true, true, false, false], "a copy of all");
+    }
+
+    #[test]
+    fn what_the_kernel_reads_by_itself_is_no_look() {
+        let mut run = Run::default();
+        for ino in 0..10 {
+            assert!(!run.is_scan(ino, Some(700 * MIB), Instant::now()));
+            run.lent(ino);
+        }
+    }
+
     #[test]
     fn a_tail_is_whole_blocks_of_one_chunk() {
         const KIB: u64 = 1 << 10;
-        const MIB: u64 = 1 << 20;
         for (size, tail) in [
             (0, None),
             (1, None),

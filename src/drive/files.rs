@@ -15,7 +15,6 @@ use crate::cache::Backing;
 use crate::error::{Error, Kind, Result};
 use crate::origin::Stat;
 use crate::range::ByteRange;
-use crate::read::is_film_name;
 
 /// Longest read answered at once from a buffer that each thread keeps; the kernel's are 1 MiB at most.
 const BUFFER_MAX_BYTES: usize = 1 << 20;
@@ -60,7 +59,7 @@ impl Drive {
         let path = Arc::clone(&node.path);
         let asked_at = Instant::now();
         let begun = Arc::<AtomicBool>::default();
-        let is_scan = is_film_name(&path) && self.run.lock().is_scan(ino, Instant::now());
+        let is_scan = self.run.lock().is_scan(ino, node.size_bytes(), Instant::now());
         self.stats.get_by(
             &path,
             Some(self.first_contact(&node, &begun, is_scan)),
@@ -91,6 +90,7 @@ impl Drive {
         }
         let entry = self.cache.entry(&node.path, stat)?;
         let handle = if is_scan { self.reader.open_to_scan(entry) } else { self.reader.open(entry) };
+        self.run.lock().opened(node.ino, stat.size_bytes, handle.read_bytes());
         handle.learn_open_took(asked_at.elapsed());
         let (drive, path) = (Arc::downgrade(self), Arc::clone(&node.path));
         handle.when_nearly_played(move || {
@@ -108,10 +108,14 @@ impl Drive {
     /// All of an open file as one on this disk, if it is wholly here: for whoever can read it without us.
     pub fn backing(&self, handle: u64) -> Option<Backing> {
         let file = self.files.get(handle)?;
-        self.cache.backing(file.handle.entry()).unwrap_or_else(|error| {
+        let backing = self.cache.backing(file.handle.entry()).unwrap_or_else(|error| {
             log::warn!("{}: {error}", file.node.path);
             None
-        })
+        });
+        if backing.is_some() {
+            self.run.lock().lent(file.node.ino);
+        }
+        backing
     }
 
     /// Closes a file; what was only fetched for it is called off.

@@ -91,7 +91,7 @@ pub struct Drive {
     config: DriveConfig,
     // Set at the end: questions under way are called off, and what is fetched for nobody who waits.
     cancel: Cancel,
-    // Films opened lately. Taken alone.
+    // Files opened lately. Taken alone.
     run: Mutex<contact::Run>,
     // The last name whose size had to be asked for, to ask for the next ones ahead. Taken alone.
     stat_run: Mutex<names::StatRun>,

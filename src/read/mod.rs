@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 
 use crate::cache::{Cache, Entry};
 use crate::cancel::Cancel;
-use crate::config::{BLOCK_SIZE_BYTES, KERNEL_READAHEAD_BYTES, ReadConfig};
+use crate::config::{BLOCK_SIZE_BYTES, KERNEL_READAHEAD_BYTES, LOOK_GRAIN_BYTES, ReadConfig};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::checks::{After, Checks};
 use crate::fetch::{Demand, Expected, Fetcher, Interest, Waiter};
@@ -66,6 +66,8 @@ pub struct Handle {
     entry: Arc<Entry>,
     core: Arc<Core>,
     pattern: Mutex<Pattern>,
+    // As the pattern counts them: for who asks without its lock, and after the handle is gone.
+    read_bytes: Arc<AtomicU64>,
     // Guards the observed rate; the lookahead thread alone changes it. Taken alone.
     pace: Mutex<Pace>,
     // Microseconds its reads have waited, those at the same time counted together.
@@ -89,6 +91,18 @@ impl Handle {
     /// The version that is read through it.
     pub fn entry(&self) -> &Arc<Entry> {
         &self.entry
+    }
+
+    /// Bytes read of it so far; those read again do not count.
+    pub fn read_bytes(&self) -> &Arc<AtomicU64> {
+        &self.read_bytes
+    }
+
+    /// Takes a read in, and says what it is taken for.
+    fn observe(&self, pattern: &mut Pattern, range: ByteRange) -> Access {
+        let access = pattern.observe(range, self.entry.size_bytes());
+        self.read_bytes.store(pattern.read_bytes(), Ordering::Relaxed);
+        access
     }
 
     /// Opening it took so long, for whoever looks.
@@ -163,6 +177,7 @@ impl Reader {
             entry,
             core: Arc::clone(&self.core),
             pattern: Mutex::new(pattern),
+            read_bytes: Arc::default(),
             pace: Mutex::default(),
             waited_micros: AtomicU64::new(0),
             noted: Noted::default(),
@@ -199,7 +214,7 @@ impl Reader {
         }
         let has_news = {
             let mut pattern = handle.pattern.lock();
-            pattern.observe(range, handle.entry.size_bytes());
+            handle.observe(&mut pattern, range);
             pattern.take_news()
         };
         if has_news {
@@ -216,7 +231,7 @@ impl Reader {
     /// the timeout. Never blocks on the origin.
     pub fn read(&self, handle: &Arc<Handle>, range: ByteRange, reply: Reply) {
         let core = &self.core;
-        let access = handle.pattern.lock().observe(range, handle.entry.size_bytes());
+        let access = handle.observe(&mut handle.pattern.lock(), range);
         core.metrics.reads.add(1);
         core.metrics.read_waited_bytes.add(range.len());
         handle.noted.waits();
@@ -322,18 +337,22 @@ impl Core {
     }
 }
 
-/// What is worth fetching for a read: a probe's own blocks, or, of a run, all to the end of its chunk.
+/// What is worth fetching for a read: a probe's own blocks, a scanner's own pages, or, of a run, all to the end of its
+/// chunk.
 ///
 /// A probe of just what the kernel asks for at once, from anywhere but a block's start, is mostly the first part of a read
 /// that is longer by a page. The program waits for the second part, too, and the kernel asks for that one when it has
 /// the first: both are had with one request.
 fn span(entry: &Entry, access: Access, range: ByteRange) -> ByteRange {
+    if access == Access::Look {
+        return range.align(LOOK_GRAIN_BYTES, entry.size_bytes());
+    }
     let is_first_part = !range.start.is_multiple_of(BLOCK_SIZE_BYTES) && range.len() == KERNEL_READAHEAD_BYTES;
     let wanted_bytes = if is_first_part { 2 * KERNEL_READAHEAD_BYTES } else { range.len() };
     let wanted_bytes = if let Access::Step(more) = access { range.len() + more } else { wanted_bytes };
     let blocks = ByteRange::at(range.start, wanted_bytes).align(BLOCK_SIZE_BYTES, entry.size_bytes());
     match access {
-        Access::Probe | Access::Step(_) => blocks,
+        Access::Probe | Access::Look | Access::Step(_) => blocks,
         Access::Jump | Access::Sequential => ByteRange::new(blocks.start, entry.slot(blocks.end.max(1) - 1).end),
     }
 }

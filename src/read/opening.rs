@@ -23,8 +23,13 @@ const TAIL_BYTES: u64 = BLOCK_SIZE_BYTES;
 /// header, and as many again for the strange ones.
 pub(super) const LOOKS_MAX: usize = 8;
 
-/// Names of films whose containers are understood. `file(1)` and thumbnails of anything else cost nothing more.
-const FILM_ENDINGS: [&str; 9] = ["mp4", "m4v", "mov", "mkv", "webm", "avi", "m4a", "mka", "3gp"];
+/// Names of films. A person who opens one wants its first pictures and its end at once; of anything else `file(1)` and
+/// thumbnails get what they ask for. A scan does not go by names, see `drive/contact.rs`.
+#[rustfmt::skip]
+const FILM_ENDINGS: [&str; 26] = [
+    "mp4", "m4v", "mov", "m4a", "3gp", "3g2", "f4v", "mkv", "webm", "mka", "avi", // containers that are understood
+    "ts", "m2ts", "mts", "mpg", "mpeg", "vob", "wmv", "asf", "flv", "ogv", "ogg", "ogm", "mxf", "rm", "rmvb",
+];
 
 /// Whether a file is a film by its name.
 pub fn is_film_name(path: &str) -> bool {
@@ -126,6 +131,7 @@ mod tests {
     #[test]
     fn films_by_their_names() {
         assert!(is_film_name("a/b.mkv") && is_film_name("B.MP4") && is_film_name("x.y.webm"));
+        assert!(is_film_name("a.ts") && is_film_name("00001.M2TS") && is_film_name("VTS_01_1.VOB"));
         assert!(!is_film_name("mkv") && !is_film_name("a.srt") && !is_film_name("a.mkv/b"));
     }
 }

@@ -38,7 +38,9 @@ const RUNS_MAX: usize = 1_024;
 pub enum Access {
     /// A first, lone or near-the-end read: it gets what it asks for.
     Probe,
-    /// The same of a scanner that reads on: with so many bytes behind it, as it will probably want them.
+    /// A lone read of a scanner, which looks at as many places as a container has: it gets its own pages, and no more.
+    Look,
+    /// A read of a scanner that reads on: with so many bytes behind it, as it will probably want them.
     Step(u64),
     /// Begins a run elsewhere: what follows it will be read soon, and nothing before it is waited for.
     Jump,
@@ -143,24 +145,31 @@ impl Pattern {
             }
             // Only progress is evidence: reading the same bytes again is not a run.
             let progress = range.end.saturating_sub(cursor.next.max(range.start));
+            // A scanner that skips from header to header is near its last read each time, and reads nothing in a row.
+            let skips = range.start > cursor.next;
             let (before, was) = (cursor.next, cursor.access(size, evidence));
+            if skips && self.purpose == Purpose::Scan {
+                cursor.run_bytes = 0;
+            }
             cursor.run_bytes += progress;
             cursor.next = cursor.next.max(range.end);
             cursor.used = reads;
             let access = cursor.access(size, evidence);
-            let step = Access::Step(cursor.run_bytes / SCAN_STEP_SHARE);
+            let reads_on = progress > 0 && !skips;
+            let of_scan = if reads_on { Access::Step(cursor.run_bytes / SCAN_STEP_SHARE) } else { Access::Look };
             self.read_bytes += progress;
             self.has_news |= cursor.is_left || access != was || before / NEWS_BYTES != cursor.next / NEWS_BYTES;
             cursor.is_left = false;
             cursor.went_on |= progress > 0;
             self.was_played |= cursor.run_bytes >= played_bytes(size);
-            if self.purpose == Purpose::Scan && access == Access::Probe { step } else { access }
+            if self.purpose == Purpose::Scan && access == Access::Probe { of_scan } else { access }
         } else {
             let plays_on =
                 self.was_played && self.cursors.iter().any(|cursor| Some(cursor.id) == last_used && cursor.went_on);
             self.read_bytes += range.len();
             self.has_news = true;
-            self.jump(range, size, plays_on)
+            let access = self.jump(range, size, plays_on);
+            if self.purpose == Purpose::Scan && access == Access::Probe { Access::Look } else { access }
         }
     }
 
@@ -325,6 +334,19 @@ mod tests {
             read(&mut pattern, at * 32 * KIB, 32 * KIB);
         }
         assert_eq!(ahead(&pattern).len(), 1);
+    }
+
+    #[test]
+    fn a_scanner_that_skips_from_header_to_header_reads_nothing_in_a_row() {
+        for distance in [40 * KIB, 100 * KIB, 700 * KIB, 3 * MIB] {
+            let mut pattern = Pattern::scanned();
+            for at in 0..300 {
+                assert_eq!(read(&mut pattern, at * distance, 32 * KIB), Access::Look, "{at} of {distance}");
+            }
+            assert!(ahead(&pattern).is_empty());
+            assert_eq!(read(&mut pattern, 299 * distance + 32 * KIB, 32 * KIB), Access::Step(16 * KIB), "two in a row");
+            assert_eq!(read(&mut pattern, 299 * distance, 32 * KIB), Access::Look, "the same once more");
+        }
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //! Never here: one film that somebody opens (`contact`).
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
 use reelfs::demo::{Content, Server, ServerConfig};
 
+use super::compare::made;
 use super::mount::Mount;
 use super::needs::{FUSE, Need, Test};
 
@@ -22,22 +24,45 @@ const ASKED_MAX: u64 = 1 << 20;
 
 pub fn tests() -> Vec<Test> {
     let needs = &[FUSE, Need::Program("ffmpeg"), Need::Program("ffprobe"), Need::MappedDirect];
-    vec![Test::new("scan::costs_little_more_than_what_is_read", needs, costs_little_more_than_what_is_read)]
+    vec![
+        Test::new("scan::costs_little_more_than_what_is_read", needs, costs_little_more_than_what_is_read),
+        Test::new("scan::does_not_go_by_names", needs, does_not_go_by_names),
+    ]
 }
 
+/// How `ffmpeg` makes a film.
+type Kind = (&'static str, &'static [&'static str]);
+
+const H264: [&str; 6] = ["-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac"];
+
 /// Twenty seconds of 3 Mbit/s each, in the containers people have.
-const KINDS: [(&str, &[&str]); 4] = [
-    ("first.mp4", &["-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac", "-movflags", "+faststart"]),
-    ("last.mp4", &["-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac"]),
-    ("film.mkv", &["-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac"]),
+const KINDS: [Kind; 4] = [
+    ("first.mp4", &["-movflags", "+faststart"]),
+    ("last.mp4", &[]),
+    ("film.mkv", &[]),
     ("film.avi", &["-c:v", "mpeg4", "-c:a", "mp3"]),
 ];
 
+/// The same in containers whose index nobody looks for, and in pieces of which each has a header.
+const OTHER_KINDS: [Kind; 11] = [
+    ("film.ts", &[]),
+    ("film.m2ts", &[]),
+    ("film.mpg", &["-c:v", "mpeg2video", "-c:a", "mp2"]),
+    ("film.vob", &["-c:v", "mpeg2video", "-c:a", "ac3"]),
+    ("film.mxf", &["-c:v", "mpeg2video", "-c:a", "pcm_s16le"]),
+    ("film.wmv", &["-c:v", "wmv2", "-c:a", "wmav2"]),
+    ("film.flv", &[]),
+    ("film.ogv", &["-c:v", "libtheora", "-c:a", "libvorbis"]),
+    ("pieces.mp4", &["-movflags", "frag_keyframe+empty_moov+default_base_moof"]),
+    ("short-pieces.mp4", &["-movflags", "empty_moov+default_base_moof", "-frag_duration", "200000"]),
+    ("dash.mp4", &["-movflags", "dash+global_sidx"]),
+];
+
 /// The films, made once for all runs.
-fn films() -> Vec<PathBuf> {
+fn films(kinds: &[Kind]) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("films-scan-1");
     fs::create_dir_all(&folder).unwrap();
-    let make = |(name, how): (&str, &[&str])| {
+    let make = |(name, how): &Kind| {
         let film = folder.join(name);
         if !film.exists() {
             let part = folder.join(format!("part-{}-{name}", std::process::id()));
@@ -45,7 +70,8 @@ fn films() -> Vec<PathBuf> {
                 .args(["-v", "error", "-y", "-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=25:duration=20"])
                 .args(["-f", "lavfi", "-i", "sine=frequency=440:beep_factor=4:sample_rate=48000:duration=20"])
                 .args(["-g", "50", "-b:v", "3M"])
-                .args(how)
+                .args(H264)
+                .args(*how)
                 .arg(&part)
                 .output()
                 .unwrap();
@@ -54,7 +80,7 @@ fn films() -> Vec<PathBuf> {
         }
         film
     };
-    KINDS.into_iter().map(make).collect()
+    kinds.iter().map(make).collect()
 }
 
 /// Has a film looked at; returns how many bytes were read of it, as ffprobe itself counts them.
@@ -70,7 +96,7 @@ fn probe(film: &Path) -> u64 {
 
 fn costs_little_more_than_what_is_read() {
     let count = std::env::var("REELFS_SCAN_FILMS").map_or(FILMS, |count| count.parse().unwrap());
-    let kinds = films();
+    let kinds = films(&KINDS);
     let name = |number: usize| format!("{number:04} {}", KINDS[number % KINDS.len()].0);
     let file = |number: usize| (name(number), Content::Disk(kinds[number % kinds.len()].clone()));
     let files = (0..count + LOOKS).map(file).collect();
@@ -110,4 +136,28 @@ fn costs_little_more_than_what_is_read() {
     assert!(cost_percent <= COST_PERCENT_MAX);
     let longest = asked.iter().map(|asked| asked.range.len()).max().unwrap();
     assert!(longest <= ASKED_MAX, "{longest} bytes in one answer");
+}
+
+/// Each film has its own container, and a name that tells none. What is asked of the server is counted by film.
+fn does_not_go_by_names() {
+    let kinds = films(&OTHER_KINDS);
+    let name = |number: usize| format!("film {number:02}");
+    let looked_at = made(1, 64 << 20);
+    let looks = (0..LOOKS).map(|number| (format!("look {number}"), looked_at.clone()));
+    let films = kinds.iter().enumerate().map(|(number, film)| (name(number), Content::Disk(film.clone())));
+    let server =
+        Server::start(ServerConfig { files: looks.chain(films).collect(), ..ServerConfig::default() }).unwrap();
+    let mount = Mount::new(&server.url(), &[]);
+    for number in 0..LOOKS {
+        let mut bytes = [0; 4096];
+        fs::File::open(mount.file(&format!("look {number}"))).unwrap().read_exact(&mut bytes).unwrap();
+    }
+    for (number, (kind, _)) in OTHER_KINDS.iter().enumerate() {
+        let before = server.total().body_bytes;
+        let read = probe(&mount.file(&name(number)));
+        let sent = server.total().body_bytes - before;
+        let cost_percent = sent * 100 / read;
+        println!("{kind}: {read} bytes read, {sent} sent, {cost_percent} % of that");
+        assert!(cost_percent <= COST_PERCENT_MAX, "{kind}: {sent} bytes sent for {read}");
+    }
 }
