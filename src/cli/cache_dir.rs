@@ -35,10 +35,10 @@ pub fn base(env: Env) -> Result<PathBuf> {
 
 /// The cache of `source`, below the base.
 pub fn of_source(source: &Source, s3: &S3Config, env: Env) -> Result<PathBuf> {
-    Ok(base(env)?.join(folder_name(source, s3)))
+    Ok(base(env)?.join(folder_name(&source.canonical(env), s3)))
 }
 
-/// A readable name and a short hash: `host-films-0123456789ab`.
+/// A readable name and a short hash: `host-films-0123456789ab`; of a source in its one spelling.
 fn folder_name(source: &Source, s3: &S3Config) -> String {
     let mut hash = Digest::of(identity(source, s3).as_bytes()).to_string();
     hash.truncate(HASH_DIGITS);
@@ -54,26 +54,14 @@ fn folder_name(source: &Source, s3: &S3Config) -> String {
     if readable.is_empty() { format!("source-{hash}") } else { format!("{readable}-{hash}") }
 }
 
-/// What a source is, however it was typed: a local path absolute, a URL normalized. Passwords are left out: a new one
-/// doesn't make it another source, and a hash of one could be tried against a dictionary.
+/// What tells a source from any other. Passwords are left out: a new one does not make it another source, and a hash of one
+/// could be tried against a dictionary.
 fn identity(source: &Source, s3: &S3Config) -> String {
     match source {
-        Source::Folder(path) => {
-            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-            // Rebuilt of its parts: without slashes at its end.
-            path.components().collect::<PathBuf>().to_string_lossy().into_owned()
-        }
-        Source::Web(url) => {
-            let mut url = url.clone();
-            url.set_fragment(None);
-            // Refused only by URLs that can't hold one.
-            let _ = url.set_password(None);
-            url.into()
-        }
-        Source::Place(address) => address.located(s3),
-        Source::Ftp(address) => address.to_string(),
-        Source::Sftp(address) => address.to_string(),
-        Source::Library(address) => address.located(s3),
+        Source::Folder(path) => path.to_string_lossy().into_owned(),
+        // With its user and its query.
+        Source::Web(url) => url.to_string(),
+        _ => source.located(s3),
     }
 }
 
@@ -104,7 +92,12 @@ mod tests {
     }
 
     fn name(source: &str) -> String {
-        folder_name(&Source::parse(source).unwrap(), &S3Config::default())
+        name_by(source, &[])
+    }
+
+    fn name_by(source: &str, variables: &[(&str, &str)]) -> String {
+        let env = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+        folder_name(&Source::parse(source).unwrap().canonical(&env), &S3Config::default())
     }
 
     #[test]
@@ -137,7 +130,7 @@ mod tests {
             ("/srv/Фильмы", "Фильмы"),
             ("/", "source"),
             ("films", "films"),
-            (".", "source"),
+            ("./src/../src/.", "src"),
         ] {
             let folder = name(source);
             let (readable, hash) = folder.rsplit_once('-').unwrap();
@@ -148,11 +141,52 @@ mod tests {
     }
 
     #[test]
-    fn one_source_one_folder() {
-        assert_eq!(name("/srv/films"), name("file:///srv/films/"));
-        assert_eq!(name("films"), name("./films/"));
-        assert_eq!(name("HTTP://Host:80/a"), name("http://host/a"));
-        assert_eq!(name("http://me:old@host/a"), name("http://me:new@host/a"));
+    fn one_source_in_two_spellings_has_one_cache() {
+        for (one, other) in [
+            ("/srv/films", "file:///srv/films/"),
+            ("/srv/films", "/srv/./films//"),
+            ("films", "./films/"),
+            ("src", "src/cli/.."),
+            ("HTTP://Host:80/a", "http://host/a"),
+            ("http://host/a", "http://host/a/"),
+            ("http://host/a/", "http://host/b/../a/./#top"),
+            ("http://host/%7Efilms/", "http://host/~films"),
+            ("http://host/%c3%a4", "http://host/ä/"),
+            ("https://HOST:443", "https://host/"),
+            ("http://me:old@host/a", "http://me:new@host/a"),
+            ("webdav://Cloud:80/dav", "webdav://cloud/dav/"),
+            ("webdavs://me:x@cloud:443/dav/", "webdavs://me@CLOUD/dav"),
+            ("s3://films", "s3://films/"),
+            ("s3://films/sci-fi", "s3://films/sci-fi/"),
+            ("ftp://Host:21/films", "ftp://anonymous@host/films/"),
+            ("sftp://nas/srv/films/", "sftp://nas/srv/films"),
+            ("kv+redis://Host:6379/0", "kv+redis://:secret@host"),
+            ("kv+redb:///srv/films.redb", "kv+redb:///srv//films.redb/"),
+            ("kv+s3://films/a", "kv+s3://films/a/"),
+        ] {
+            assert_eq!(name(one), name(other), "{one} {other}");
+        }
+        let me = [("REELFS_USER", "me"), ("REELFS_PASSWORD", "secret")];
+        for scheme in ["http", "webdavs", "ftp", "sftp"] {
+            let (bare, with_user) = (format!("{scheme}://host/films"), format!("{scheme}://me@host/films/"));
+            assert_eq!(name_by(&bare, &me), name(&with_user), "{scheme}");
+            assert_ne!(name(&bare), name(&with_user), "{scheme}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("films")).unwrap();
+        std::os::unix::fs::symlink("films", folder.path().join("link")).unwrap();
+        let at = |below: &str| name(folder.path().join(below).to_str().unwrap());
+        assert_eq!(at("films"), at("link/"));
+    }
+
+    #[test]
+    fn two_sources_have_two_caches() {
+        // What `ssh` has these names stand for, its own settings say.
+        assert_ne!(name("sftp://nas/films"), name("sftp://NAS/films"));
+        assert_ne!(name("sftp://nas/"), name("sftp://nas"));
+        assert_ne!(name("ftp://host//films"), name("ftp://host/films"));
+        assert_ne!(name("http://host/a%2Fb"), name("http://host/a/b"));
+        assert_ne!(name("kv+redis://host/1"), name("kv+redis://host/0"));
         assert_ne!(name("http://me@host/a"), name("http://you@host/a"));
         assert_ne!(name("http://host/?dir=a"), name("http://host/?dir=b"));
         assert_ne!(name("http://host/a"), name("https://host/a"));

@@ -2,7 +2,6 @@
 //! Never here: caching, retries, threads. An origin answers once, or fails once; who asks again is decided above.
 
 pub mod breaker;
-mod credentials;
 pub mod library;
 pub mod object;
 pub mod source;

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use url::Url;
 
 use super::Origin;
-use super::credentials;
 use super::library::Kept;
 use super::object::Object;
 use super::web::Web;
-use crate::config::PlacesConfig;
+use crate::config::{PlacesConfig, S3Config};
 use crate::error::{Error, Kind, Result};
 use crate::library;
+use crate::store::credentials::{self, Env};
 use crate::store::dir::Dir;
 use crate::store::ftp::{self, Ftp};
 use crate::store::keyed;
@@ -36,20 +36,19 @@ pub struct SourceKind {
 }
 
 /// Every kind of source there is.
-pub const SOURCE_KINDS: [SourceKind; 10] = [
+pub const SOURCE_KINDS: [SourceKind; 9] = [
     built_in("/mnt/nas/films, file:///mnt/nas/films", "a folder or file of this machine, or of a share it has mounted"),
-    built_in("http://host/films/, https://…", "a web server's folder, read from its index page, or one file"),
-    built_in("http://user:password@host/films/", "the same, for those who may"),
+    built_in(
+        "http://host/films/, https://…",
+        "a web server's folder, read from its index page, or one file; REELFS_USER and REELFS_PASSWORD, or ~/.netrc, log in",
+    ),
     built_in(
         "s3://bucket/films/",
         "a bucket: Amazon's, or with --s3-endpoint URL any server's; keys as AWS's tools take them",
     ),
-    built_in(
-        "webdav://host/films/, webdavs://user:password@host/…",
-        "a WebDAV folder; REELFS_USER and REELFS_PASSWORD, or ~/.netrc, may log in, too",
-    ),
+    built_in("webdav://host/films/, webdavs://user@host/…", "a WebDAV folder; a password as for http://"),
     built_in("sftp://user@host/films/, sftp://host/~/films/", "a folder behind your own ssh, or one file"),
-    built_in("ftp://host/films/", "a folder of an FTP server, or one file; a password as for WebDAV"),
+    built_in("ftp://host/films/", "a folder of an FTP server, or one file; a password as for http://"),
     built_in(
         "kv+s3://bucket/library, kv+redis://host/0, kv+redb:///file, kv+file:///folder, kv+cloudflare-kv://account/namespace",
         "a library in a bucket or key-value store, made by `reelfs init`: read-write, a file is put when it is closed; every chunk is checked against its hash",
@@ -114,6 +113,42 @@ impl Source {
         }
     }
 
+    /// The same source in its one spelling, with the user who logs in and without a password: for telling sources apart, not
+    /// for opening them. `env` may name the user.
+    #[must_use]
+    pub fn canonical(&self, env: Env) -> Self {
+        match self {
+            Self::Folder(path) => {
+                let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                // Rebuilt of its components: without slashes at its end.
+                Self::Folder(std::fs::canonicalize(path).unwrap_or_else(|_| absolute.components().collect()))
+            }
+            Self::Web(url) => Self::Web(canonical_url(&credentials::filled_in_by(url, env))),
+            Self::Place(address) => {
+                let filled_in = address.logged_in(|url| credentials::filled_in_by(url, env));
+                Address::new(canonical_url(filled_in.url())).map_or_else(|| self.clone(), Self::Place)
+            }
+            Self::Ftp(address) => {
+                let url = canonical_url(&credentials::filled_in_by(address.url(), env));
+                ftp::address::Address::new(url).map_or_else(|_| self.clone(), Self::Ftp)
+            }
+            Self::Sftp(address) => {
+                let url = canonical_url(&credentials::with_user_by(address.url(), env));
+                sftp::address::Address::new(url).map_or_else(|_| self.clone(), Self::Sftp)
+            }
+            Self::Library(address) => Self::Library(address.canonical()),
+        }
+    }
+
+    /// As it may be shown, without credentials, and told from sources of the same name.
+    pub fn located(&self, s3: &S3Config) -> String {
+        match self {
+            Self::Place(address) => address.located(s3),
+            Self::Library(address) => address.located(s3),
+            _ => self.to_string(),
+        }
+    }
+
     /// How many requests it bears at once, if so many are wanted.
     pub fn connections(&self, wanted: usize) -> usize {
         if let Self::Ftp(_) = self { wanted.min(ftp::CONNECTIONS_MAX) } else { wanted }
@@ -128,7 +163,7 @@ impl Source {
                 let described = dir.root().display().to_string();
                 Ok(Arc::new(Object::new(dir, described)))
             }
-            Self::Web(url) => Ok(Arc::new(Web::new(url)?)),
+            Self::Web(url) => Ok(Arc::new(Web::new(&credentials::filled_in(url))?)),
             Self::Place(address) if address.is_webdav() => {
                 let webdav = WebDav::new(&address.logged_in(credentials::filled_in))?;
                 let described = webdav.describe().to_owned();
@@ -145,11 +180,70 @@ impl Source {
             }
             Self::Library(address) => Ok(Arc::new(Kept::new(address, places))),
             Self::Sftp(address) => {
-                let sftp = Sftp::new(address, &places.ssh_command, places.connections)?;
+                let url = credentials::with_user_by(address.url(), &|name| std::env::var_os(name));
+                let address = sftp::address::Address::new(url)?;
+                let sftp = Sftp::new(&address, &places.ssh_command, places.connections)?;
                 Ok(Arc::new(Object::new(sftp, address.to_string())))
             }
         }
     }
+}
+
+/// Ports that need not be written, of the schemes whose ports `Url` does not know.
+const DEFAULT_PORTS: [(&str, u16); 2] = [("webdav", 80), ("webdavs", 443)];
+/// Who asks an FTP server where no user is named.
+const FTP_GUEST: &str = "anonymous";
+
+/// `url` as RFC 3986 normalizes it: a host's letters small (but for the aliases of `ssh`, which tells them apart), no default
+/// port, no encoded character that needs no encoding, and here also a slash at its end, as all of these may be folders.
+/// Without a password and a fragment.
+fn canonical_url(url: &Url) -> Url {
+    let mut url = url.clone();
+    // These fail only on URLs that can hold no such part.
+    let _ = url.set_password(None);
+    url.set_fragment(None);
+    let scheme = url.scheme().to_owned();
+    if scheme == "ftp" && url.username() == FTP_GUEST {
+        let _ = url.set_username("");
+    }
+    if let Some((_, default)) = DEFAULT_PORTS.iter().find(|(name, _)| *name == scheme) {
+        let host = url.host_str().unwrap_or_default().to_ascii_lowercase();
+        let _ = url.set_host(Some(&host));
+        if url.port() == Some(*default) {
+            let _ = url.set_port(None);
+        }
+    }
+    let path = plainly_encoded(url.path());
+    // The home folder over SFTP is its own: no path, not the top.
+    let is_home = scheme == "sftp" && path.is_empty();
+    if !is_home {
+        url.set_path(&if path.ends_with('/') { path } else { path + "/" });
+    }
+    url
+}
+
+/// `path` with unreserved characters as themselves, and the digits of what stays encoded large.
+fn plainly_encoded(path: &str) -> String {
+    let is_hex = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_hexdigit);
+    let (mut plain, mut rest) = (String::with_capacity(path.len()), path);
+    while let Some(at) = rest.find('%') {
+        let (before, encoded) = rest.split_at(at);
+        plain.push_str(before);
+        let digits = encoded.as_bytes();
+        if !is_hex(digits.get(1)) || !is_hex(digits.get(2)) {
+            plain.push('%');
+            rest = &encoded[1..];
+            continue;
+        }
+        let byte = u8::from_str_radix(&encoded[1..3], 16).unwrap_or_default();
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            plain.push(char::from(byte));
+        } else {
+            plain.push_str(&encoded[..3].to_ascii_uppercase());
+        }
+        rest = &encoded[3..];
+    }
+    plain + rest
 }
 
 fn unknown(scheme: &str) -> Error {

@@ -1,6 +1,7 @@
 //! Keyed bytes: what every place that keeps bytes is asked, and the plain data that is passed up from it.
 //! Never here: retries, caching, and any idea of what a drive is.
 
+pub mod credentials;
 pub mod dir;
 mod driver;
 pub mod ftp;

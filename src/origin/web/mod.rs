@@ -20,6 +20,7 @@ use self::times::Times;
 use super::{Begun, Body, End, Listed, Origin, Pages, Patience, Stat, Version};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
+use crate::store::credentials;
 use crate::store::remote::{Page, Remote, leads_away, sent_on, shown};
 use crate::store::{Read as _, is_safe_name};
 
@@ -264,13 +265,16 @@ fn no_index(error: &Error, url: &str) -> Error {
 
 /// For errors of the source as a whole: what a person can do about them.
 fn with_hint(error: &Error, described: &str) -> Error {
+    let text = error.to_string();
     let hint = match error.kind() {
+        // It says already what to do.
+        _ if text.contains("certificate") || text.contains("REELFS_USER") || text.contains("Basic") => return error.clone(),
         Kind::Missing => "is the path right, letter by letter?",
         Kind::Unreachable | Kind::TimedOut => "is the server up, and its name and port right?",
-        Kind::Denied => "give a user and password as http://USER:PASSWORD@HOST/, or turn on the server's index pages",
+        Kind::Denied if text.contains("403") => "may this user read it, and are the server's index pages turned on?",
+        Kind::Denied => credentials::HINT,
         _ => return error.clone(),
     };
-    let text = error.to_string();
     let text = if text.starts_with(described) { text } else { format!("{described}: {text}") };
     Error::new(error.kind(), format!("{text}; {hint}")).with_retry_after(error.retry_after())
 }

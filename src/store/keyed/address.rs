@@ -20,6 +20,7 @@ use super::service::Service;
 use super::{Keyed, LIMITS, Limits};
 use crate::config::S3Config;
 use crate::error::{Error, Kind, Result};
+use crate::store::credentials;
 use crate::store::remote::{self, from_service, shown};
 
 /// What a bucket takes as a key.
@@ -32,6 +33,10 @@ const CLOUDFLARE_REQUESTS_PER_SECOND: u32 = 3;
 const WRITES_AT_ONCE: usize = 3;
 /// What of a path a URL must not take for something of its own.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// Where a Redis server listens unless it is said.
+const REDIS_PORT: u16 = 6379;
+/// What is meant where no database is named.
+const FIRST_DATABASE: &str = "0";
 /// What Cloudflare is asked with.
 const CLOUDFLARE_TOKEN: &str = "CLOUDFLARE_API_TOKEN";
 
@@ -86,6 +91,28 @@ impl Address {
         Ok(address)
     }
 
+    /// The same place in its one spelling: for telling places apart, not for opening them.
+    #[must_use]
+    pub fn canonical(&self) -> Self {
+        let mut url = self.url.clone();
+        // These fail only on URLs that can hold no such part.
+        let _ = url.set_password(None);
+        let mut components = self.components().unwrap_or_default();
+        if self.home == Home::Redis {
+            let host = url.host_str().unwrap_or_default().to_ascii_lowercase();
+            let _ = url.set_host(Some(&host));
+            if url.port() == Some(REDIS_PORT) {
+                let _ = url.set_port(None);
+            }
+            if components.len() == 1 && components[0] == FIRST_DATABASE {
+                components.clear();
+            }
+        }
+        let path = if components.is_empty() { String::new() } else { format!("/{}", components.join("/")) };
+        url.set_path(&utf8_percent_encode(&path, ENCODED).to_string());
+        Self { home: self.home, url }
+    }
+
     /// Without credentials.
     pub fn shown(&self) -> String {
         let (shown, path) = (shown(&self.url), self.url.path());
@@ -133,8 +160,8 @@ impl Address {
             Home::Redb => Box::new(RedbFile::open(&path(&components), is_new, self.shown())?),
             Home::Folder => Box::new(Folder::open(&path(&components), is_new, self.shown())?),
             Home::Redis => {
-                let database = components.first().map_or("0", String::as_str);
-                let mut url = self.url.clone();
+                let database = components.first().map_or(FIRST_DATABASE, String::as_str);
+                let mut url = credentials::filled_in(&self.url);
                 url.set_path(database);
                 let failed = |error| Error::new(Kind::Invalid, format!("{}: {error}", self.shown()));
                 let info = url.into_connection_info().map_err(failed)?;

@@ -63,12 +63,9 @@ pub(super) fn from_reqwest(url: &str, error: &reqwest::Error) -> Error {
     let deepest = one_line(&deepest);
     if error.is_timeout() {
         Error::new(Kind::TimedOut, format!("{url}: no connection in time"))
-    } else if deepest.contains(BAD_CERTIFICATE) {
-        let message = format!(
-            "{url}: the server's certificate is not trusted on this machine ({deepest}): if it signed itself, add it to the \
-             machine's authorities (update-ca-certificates), or name its file in SSL_CERT_FILE"
-        );
-        Error::new(Kind::Unsupported, message)
+    } else if let Some(why) = causes(error).find_map(|cause| untrusted(&cause.to_string())) {
+        // As one that is away: a login page in between shows a certificate of its own.
+        Error::new(Kind::Unreachable, format!("{url}: {why}"))
     } else if error.is_connect() {
         Error::new(Kind::Unreachable, format!("{url}: cannot reach the server: {deepest}"))
     } else if error.is_redirect() {
@@ -80,10 +77,54 @@ pub(super) fn from_reqwest(url: &str, error: &reqwest::Error) -> Error {
     }
 }
 
+/// What a certificate that was refused means, and what to do; `None`: `cause` tells of no certificate.
+fn untrusted(cause: &str) -> Option<String> {
+    let why = cause.split_once(BAD_CERTIFICATE)?.1.trim_start_matches([':', ' ']);
+    let has = |word: &str| why.contains(word);
+    let told = if has("Expired") || has("expired") {
+        "its certificate has expired: the server needs a new one, or this machine's clock is wrong"
+    } else if has("NotValidYet") || has("not valid yet") {
+        "its certificate is not valid yet: is this machine's clock right?"
+    } else if has("NotValidForName") || has("not valid for name") {
+        "its certificate is for another name: use the name that it is for, in the URL"
+    } else if has("CaUsedAsEndEntity") {
+        "its certificate is self-signed, and that of an authority, too, which none may show as its own: sign one for the \
+         server with it"
+    } else if has("UnknownIssuer") || has("unknown issuer") || has("SelfSigned") {
+        "its certificate is signed by no authority that this machine trusts (is it self-signed?): add the authority's \
+         certificate to the machine's (/usr/local/share/ca-certificates, then update-ca-certificates), or set SSL_CERT_FILE \
+         to a file that holds it"
+    } else {
+        "its certificate is refused"
+    };
+    Some(format!("cannot trust the server: {told} ({})", one_line(why)))
+}
+
 fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     successors(Some(error), |error| (*error).source())
 }
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificate_that_is_refused_is_told_with_what_to_do() {
+        for (cause, told) in [
+            ("invalid peer certificate: UnknownIssuer", "SSL_CERT_FILE"),
+            ("invalid peer certificate: Expired", "clock"),
+            ("invalid peer certificate: certificate expired: verification time 7 (UNIX)", "expired"),
+            ("invalid peer certificate: NotValidForName", "another name"),
+            ("invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))", "self-signed"),
+            ("invalid peer certificate: BadEncoding", "is refused (BadEncoding)"),
+        ] {
+            let said = untrusted(cause).unwrap();
+            assert!(said.contains(told) && !said.contains('\n'), "{said}");
+        }
+        assert_eq!(untrusted("Connection refused (os error 111)"), None);
+    }
 }

@@ -66,6 +66,11 @@ impl Address {
         Self { service: self.service, url }
     }
 
+    /// The URL it was made of, with whatever password that holds.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
     /// Without credentials.
     pub fn shown(&self) -> String {
         shown(&self.url)

@@ -31,6 +31,11 @@ impl Address {
         Ok(Self { host, user, port, path, url })
     }
 
+    /// The URL it was made of.
+    pub fn url(&self) -> &Url {
+        self.url.url()
+    }
+
     /// The path of a key below this one.
     pub(super) fn join(&self, key: &str) -> String {
         match self.path.as_str() {

@@ -1,7 +1,7 @@
 //! Who asks: the user and password of a place that wants them, and where they are looked for. In this order: the URL, the
 //! environment (`REELFS_USER`, `REELFS_PASSWORD`), `~/.netrc` (or where `NETRC` points). A user in the URL chooses among
 //! those of the others; a password there is taken as it is.
-//! Never here: keys of buckets, and `ssh`. Nothing here is ever shown.
+//! Never here: keys of buckets, and what `ssh` logs in with. Nothing here is ever shown.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -15,6 +15,12 @@ use crate::error::{Error, Result};
 
 const USER: &str = "REELFS_USER";
 const PASSWORD: &str = "REELFS_PASSWORD";
+/// What a person can do about a place that wants a user and a password. Never a password in the URL: it would be in the
+/// shell's history, and for everyone on the machine to read in `ps`.
+pub const HINT: &str =
+    "set REELFS_USER and REELFS_PASSWORD, or write them to ~/.netrc (machine HOST login USER password PASSWORD)";
+/// Servers of these schemes may want a password and no user.
+const NEEDS_NO_USER: [&str; 1] = ["redis"];
 /// A longer file is no `.netrc`.
 const NETRC_BYTES_MAX: u64 = 1 << 20;
 
@@ -26,15 +32,35 @@ struct Login {
     password: String,
 }
 
+/// Asks for a variable of the environment.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
 /// `url` with the user and password that are known for it, if it brings none.
-pub(super) fn filled_in(url: &Url) -> Url {
+pub fn filled_in(url: &Url) -> Url {
+    filled_in_by(url, &|name| std::env::var_os(name))
+}
+
+/// The same with an environment of the caller's.
+pub fn filled_in_by(url: &Url, env: Env) -> Url {
     let netrc = || {
-        netrc_text(&|name| std::env::var_os(name)).unwrap_or_else(|error| {
+        netrc_text(env).unwrap_or_else(|error| {
             log::warn!("{error}");
             None
         })
     };
-    with_login(url, &|name| std::env::var(name).ok(), netrc)
+    with_login(url, &|name| env(name).and_then(|value| value.into_string().ok()), netrc)
+}
+
+/// `url` with the user that the environment names, if it brings none: for a place that takes no password from us.
+pub fn with_user_by(url: &Url, env: Env) -> Url {
+    let mut filled = url.clone();
+    if let Some(user) = env(USER).and_then(|user| user.into_string().ok()).filter(|user| !user.is_empty())
+        && url.username().is_empty()
+    {
+        // Fails only on URLs without a host, which nobody logs in to.
+        let _ = filled.set_username(&encoded(&user));
+    }
+    filled
 }
 
 fn with_login(url: &Url, env: &dyn Fn(&str) -> Option<String>, netrc: impl FnOnce() -> Option<String>) -> Url {
@@ -51,19 +77,25 @@ fn with_login(url: &Url, env: &dyn Fn(&str) -> Option<String>, netrc: impl FnOnc
     let password = env(PASSWORD).filter(|_| is_theirs);
     let login = match (user, password) {
         (Some(user), Some(password)) => Some(Login { user: user.to_owned(), password }),
+        (None, Some(password)) if NEEDS_NO_USER.contains(&url.scheme()) => {
+            Some(Login { user: String::new(), password })
+        }
         _ => netrc().zip(url.host_str()).and_then(|(text, host)| login_of(&text, host.trim_matches(['[', ']']), user)),
     };
     if let Some(Login { user, password }) = login {
-        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         // Both fail only on URLs without a host, which nobody logs in to.
-        let _ = filled.set_username(&encode(&user));
-        let _ = filled.set_password(Some(&encode(&password)));
+        let _ = filled.set_username(&encoded(&user));
+        let _ = filled.set_password(Some(&encoded(&password)));
     }
     filled
 }
 
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
 /// The user's `.netrc`, if there is one.
-fn netrc_text(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<String>> {
+fn netrc_text(env: Env) -> Result<Option<String>> {
     let named = env("NETRC").filter(|path| !path.is_empty()).map(PathBuf::from);
     let Some(path) = named.or_else(|| Some(PathBuf::from(env("HOME")?).join(".netrc"))) else { return Ok(None) };
     let failed = |error: std::io::Error| Error::io(path.display(), &error);
@@ -199,7 +231,17 @@ mod tests {
         assert_eq!(filled("ftp://nas/", &[(USER, "bob")]), "ftp://bob:b%202%22@nas/");
         assert_eq!(filled("ftp://nas/", &env[1..]), "ftp://alice:a1@nas/", "a password of nobody");
         assert_eq!(filled("ftp://nas/", &[]), "ftp://alice:a1@nas/");
+        assert_eq!(filled("https://nas/films/", &env), "https://alice:e%3A%2F%201@nas/films/");
+        assert_eq!(filled("redis://far/0", &env[1..]), "redis://:e%3A%2F%201@far/0", "a server without users");
         assert_eq!(filled("ftp://eve@nas/", &[]), "ftp://eve@nas/");
+    }
+
+    #[test]
+    fn a_user_is_named_where_no_password_is_taken() {
+        let env = |name: &str| (name == USER).then(|| OsString::from("al ice"));
+        let with_user = |url: &str| with_user_by(&Url::parse(url).unwrap(), &env).to_string();
+        assert_eq!(with_user("sftp://nas/films"), "sftp://al%20ice@nas/films");
+        assert_eq!(with_user("sftp://bob@nas/films"), "sftp://bob@nas/films");
     }
 
     #[test]
