@@ -1,5 +1,8 @@
 //! Where the log goes: to the terminal or systemd, to a file, or to the system's own log.
+//! A file is opened anew when it is asked for, as after its rotation; what is said again and again is counted.
 //! Never here: how much is said.
+
+mod repeats;
 
 use std::fmt;
 use std::fs::File;
@@ -7,9 +10,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Instant;
 
 use env_logger::{Builder, Target};
 use log::{Level, Log, Metadata, Record};
+use parking_lot::Mutex;
+use repeats::{Counted, Repeats, Said, WINDOW};
 
 use crate::error::{Error, Result};
 use crate::modes::Modes;
@@ -61,8 +69,10 @@ pub fn start(mut builder: Builder, to: &LogTo) -> Result<()> {
             }
         }
         LogTo::File(path) => {
-            let file = open(path).map_err(|error| Error::io(path.display(), &error))?;
-            builder.target(Target::Pipe(Box::new(file)));
+            let log = Arc::new(LogFile::open(path)?);
+            // The first one stays, as below.
+            let log = Arc::clone(LOG_FILE.get_or_init(|| log));
+            builder.target(Target::Pipe(Box::new(SharedLogFile(log))));
         }
         LogTo::System => {
             let pid = std::process::id();
@@ -76,7 +86,8 @@ pub fn start(mut builder: Builder, to: &LogTo) -> Result<()> {
     let logger = builder.build();
     let level = logger.filter();
     // The first logger stays; only a test that runs commands in one process starts a second.
-    if log::set_boxed_logger(Box::new(Printable(logger))).is_ok() {
+    let logger = Bounded::new(Printable(logger));
+    if log::set_boxed_logger(Box::new(logger)).is_ok() {
         log::set_max_level(level);
     }
     if *to != LogTo::Stderr {
@@ -90,6 +101,132 @@ fn open(path: &Path) -> io::Result<File> {
     let file = Modes::OWNER.options().append(true).create(true).open(path)?;
     Modes::of(path).mend_file(&file);
     Ok(file)
+}
+
+/// The file that is logged to, if one is: for `reopen`.
+static LOG_FILE: OnceLock<Arc<LogFile>> = OnceLock::new();
+
+/// Goes on with the log in a new file, where the old one was renamed or removed; the log of a terminal or of the system is
+/// left alone. If there can be no new file, the old one is written on.
+pub fn reopen() {
+    if let Some(log) = LOG_FILE.get()
+        && let Err(error) = log.reopen()
+    {
+        log::error!("{error}: the log goes on where it was");
+    }
+}
+
+/// A log in a file.
+#[derive(Debug)]
+struct LogFile {
+    // Absolute: the program may change its working directory.
+    path: PathBuf,
+    // Held while a line is written.
+    file: Mutex<File>,
+}
+
+impl LogFile {
+    fn open(path: &Path) -> Result<Self> {
+        let path = std::path::absolute(path).map_err(|error| Error::io(path.display(), &error))?;
+        Ok(Self { file: Mutex::new(Self::file(&path)?), path })
+    }
+
+    fn reopen(&self) -> Result<()> {
+        let file = Self::file(&self.path)?;
+        *self.file.lock() = file;
+        Ok(())
+    }
+
+    fn file(path: &Path) -> Result<File> {
+        open(path).map_err(|error| Error::io(path.display(), &error))
+    }
+}
+
+/// For the logger.
+struct SharedLogFile(Arc<LogFile>);
+
+impl Write for SharedLogFile {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.file.lock().write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.file.lock().flush()
+    }
+}
+
+/// The log with a bound on what an outage says: see `repeats`.
+struct Bounded<L> {
+    shared: Arc<Shared<L>>,
+}
+
+struct Shared<L> {
+    log: L,
+    // Taken alone; nothing is logged under it.
+    repeats: Mutex<Repeats>,
+}
+
+impl<L: Log + 'static> Bounded<L> {
+    fn new(log: L) -> Self {
+        Self { shared: Arc::new(Shared { log, repeats: Mutex::default() }) }
+    }
+}
+
+impl<L: Log> Shared<L> {
+    fn tell(&self, counted: &[Counted]) {
+        for counted in counted {
+            let mut record = Record::builder();
+            record.level(counted.level).target(&counted.target);
+            self.log.log(&record.args(format_args!("{}", counted.line())).build());
+        }
+    }
+}
+
+impl<L: Log + 'static> Log for Bounded<L> {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.shared.log.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        if record.level() > Level::Warn {
+            return self.shared.log.log(record);
+        }
+        let place = (record.file().unwrap_or_default(), record.line().unwrap_or_default());
+        let said = Said { level: record.level(), target: record.target(), place, text: &record.args().to_string() };
+        let verdict = self.shared.repeats.lock().hear(&said, Instant::now());
+        self.shared.tell(&verdict.over);
+        if verdict.is_said {
+            self.shared.log.log(record);
+        }
+        if verdict.is_first_unsaid {
+            // What is counted is told when its time is up, also if nothing else is ever logged.
+            let shared = Arc::clone(&self.shared);
+            let telling = move || {
+                loop {
+                    thread::sleep(WINDOW);
+                    let mut repeats = shared.repeats.lock();
+                    let over = repeats.take_over(Instant::now());
+                    let is_idle = repeats.is_idle();
+                    drop(repeats);
+                    shared.tell(&over);
+                    if is_idle {
+                        return;
+                    }
+                }
+            };
+            // Without the thread the next line of the log tells it.
+            let _ = thread::Builder::new().name("log-repeats".into()).spawn(telling);
+        }
+    }
+
+    fn flush(&self) {
+        let over = self.shared.repeats.lock().take_all();
+        self.shared.tell(&over);
+        self.shared.log.flush();
+    }
 }
 
 /// The log, wherever it goes, with each message on one line that can do nothing to a terminal.
@@ -187,8 +324,6 @@ impl Write for SystemLog {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     #[test]
@@ -203,19 +338,58 @@ mod tests {
 
     #[test]
     fn what_is_logged_does_nothing_to_a_terminal() {
-        struct Heard(Mutex<Vec<String>>);
-        impl Log for Heard {
-            fn enabled(&self, _: &Metadata<'_>) -> bool {
-                true
-            }
-            fn log(&self, record: &Record<'_>) {
-                self.0.lock().unwrap().push(format!("{} {}", record.level(), record.args()));
-            }
-            fn flush(&self) {}
-        }
-        let log = Printable(Heard(Mutex::default()));
+        let log = Printable(Heard::default());
         log.log(&Record::builder().level(Level::Warn).args(format_args!("\u{1b}[2Jfilm\nreelfs: all is well")).build());
-        assert_eq!(*log.0.0.lock().unwrap(), ["WARN \\u{1b}[2Jfilm reelfs: all is well"]);
+        assert_eq!(*log.0.0.lock(), ["WARN \\u{1b}[2Jfilm reelfs: all is well"]);
+    }
+
+    #[derive(Clone, Default)]
+    struct Heard(Arc<Mutex<Vec<String>>>);
+
+    impl Log for Heard {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+        fn log(&self, record: &Record<'_>) {
+            self.0.lock().push(format!("{} {}", record.level(), record.args()));
+        }
+        fn flush(&self) {}
+    }
+
+    #[test]
+    fn equal_warnings_are_one_with_a_count() {
+        let heard = Heard::default();
+        let log = Bounded::new(heard.clone());
+        let warn = |text: &str| log.log(&Record::builder().level(Level::Warn).args(format_args!("{text}")).build());
+        (0..6).for_each(|_| warn("the server is away"));
+        warn("the disk is full");
+        log.log(&Record::builder().level(Level::Info).args(format_args!("the server is away")).build());
+        log.flush();
+        assert_eq!(
+            *heard.0.lock(),
+            [
+                "WARN the server is away",
+                "WARN the disk is full",
+                "INFO the server is away",
+                "WARN the server is away (said 6 times)",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_log_goes_on_in_a_new_file_when_the_old_one_was_rotated() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, old) = (folder.path().join("log"), folder.path().join("log.1"));
+        let log = Arc::new(LogFile::open(&path).unwrap());
+        let mut writer = SharedLogFile(Arc::clone(&log));
+        writer.write_all(b"before\n").unwrap();
+        std::fs::rename(&path, &old).unwrap();
+        writer.write_all(b"still there\n").unwrap();
+        log.reopen().unwrap();
+        writer.write_all(b"after\n").unwrap();
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+        assert_eq!((read(&old).as_str(), read(&path).as_str()), ("before\nstill there\n", "after\n"));
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o077, 0, "the log is its owner's alone");
     }
 
     #[test]

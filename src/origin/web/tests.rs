@@ -360,7 +360,7 @@ fn a_source_that_fails_says_what_to_do_in_one_line() {
     url.set_password(Some("secret")).unwrap();
     let error = Web::connect(&url, &patience()).err().unwrap();
     assert_eq!(error.kind(), Kind::Denied);
-    assert!(error.to_string().contains("USER:PASSWORD@HOST") && !error.to_string().contains("secret"), "{error}");
+    assert!(error.to_string().contains("REELFS_USER") && !error.to_string().contains("secret"), "{error}");
     assert!(!Web::new(&url).unwrap().describe().contains("alice"));
 
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
