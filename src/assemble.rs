@@ -1,7 +1,7 @@
 //! From a checked configuration to running parts: the one file that names concrete types.
 //! Never here: flags, printing, and any work of the parts themselves.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,8 +30,7 @@ use crate::volume::Volume;
 /// A drive in its place, served by its own threads. Dropping it unmounts, too, and keeps errors to itself.
 pub struct Mounted {
     // First, so that nobody is answered any longer when the rest ends.
-    control: Option<Control>,
-    exporter: Option<Exporter>,
+    told: Told,
     session: Session,
     cache: Arc<Cache>,
     drive: Arc<Drive>,
@@ -47,7 +46,7 @@ impl Mounted {
 
     /// Where figures are served, if they are.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.exporter.as_ref().map(Exporter::address)
+        self.told.metrics_address()
     }
 
     /// Why the source could not be asked, if the drive began with what an earlier run knew of it.
@@ -62,7 +61,7 @@ impl Mounted {
 
     /// Takes the drive off its mount point, if it is still there, and ends its threads. What was fetched is recorded.
     pub fn unmount(self) -> Result<()> {
-        drop((self.control, self.exporter));
+        self.told.end();
         let unmounted = self.session.unmount();
         self.cache.flush();
         unmounted
@@ -94,7 +93,9 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
         let made = Modes::GROUP_READ.make_folders(&config.cache.dir);
         made.map_err(|error| Error::io(config.cache.dir.display(), &error))?;
     }
-    let cache = Arc::new(Cache::open(&config.cache, origin.describe(), Arc::clone(&metrics))?);
+    // However the source was written, what was kept of it is found again.
+    let kept_as = source.canonical(&|name| std::env::var_os(name)).located(&config.places.s3);
+    let cache = Arc::new(Cache::open(&config.cache, &kept_as, Arc::clone(&metrics))?);
     open_to_group(&config.cache.dir, config.is_group_read)?;
     let library = library.filter(|_| !config.fuse.is_read_only);
     let writable = library.map(|library| Writable::new(library, &config.cache.dir)).transpose()?;
@@ -106,8 +107,8 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
             cache.abandon();
         }
     })?;
-    if absence.is_some() {
-        breaker.found_away();
+    if let Some(absence) = &absence {
+        breaker.found_away(absence);
     }
     origin.warm(Duration::ZERO);
     let ended = move || {
@@ -115,23 +116,47 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
         let _ = ends.try_send(End::Unmounted);
     };
     let session = Session::mount(&drive, &config.mountpoint, &config.fuse, ended)?;
-    let mount = Arc::new(control::Mount {
+    let mount = control::Mount {
         mountpoint: config.mountpoint.clone(),
-        drive: Arc::clone(&drive),
-        cache: Arc::clone(&cache),
-        metrics,
+        served: control::Served::Drive { drive: Arc::clone(&drive), cache: Arc::clone(&cache), metrics },
         since: Instant::now(),
-    });
-    // The films play without it.
-    let control = Control::start(Arc::clone(&mount))
-        .inspect_err(|error| log::warn!("{error}: `reelfs status` will not see this mount"))
-        .ok();
-    let exporter = metrics_listener.map(|listener| Exporter::start(listener, mount)).transpose()?;
-    Ok(Mounted { control, exporter, session, cache, drive, absence, source: origin.describe().to_owned() })
+    };
+    let told = Told::start(mount, metrics_listener)?;
+    Ok(Mounted { told, session, cache, drive, absence, source: origin.describe().to_owned() })
+}
+
+/// How a mount tells what it does.
+struct Told {
+    control: Option<Control>,
+    exporter: Option<Exporter>,
+}
+
+impl Told {
+    fn start(mount: control::Mount, metrics_listener: Option<TcpListener>) -> Result<Self> {
+        let mount = Arc::new(mount);
+        // The films play without it.
+        let control = Control::start(Arc::clone(&mount))
+            .inspect_err(|error| log::warn!("{error}: `reelfs status` will not see this mount"))
+            .ok();
+        let exporter = metrics_listener.map(|listener| Exporter::start(listener, mount)).transpose()?;
+        Ok(Self { control, exporter })
+    }
+
+    /// Ends both.
+    fn end(self) {
+        drop((self.control, self.exporter));
+    }
+
+    /// Where figures are served, if they are.
+    fn metrics_address(&self) -> Option<SocketAddr> {
+        self.exporter.as_ref().map(Exporter::address)
+    }
 }
 
 /// A library in its place, served by its own threads. Dropping it unmounts, too, and keeps errors to itself.
 pub struct MountedVolume {
+    // First, so that nobody is answered any longer when the rest ends.
+    told: Told,
     session: Session,
     volume: Arc<Volume>,
 }
@@ -142,8 +167,14 @@ impl MountedVolume {
         self.volume.is_read_only()
     }
 
+    /// Where figures are served, if they are.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.told.metrics_address()
+    }
+
     /// Takes the volume off its mount point, if it is still there. What was written is committed.
     pub fn unmount(self) -> Result<()> {
+        self.told.end();
         let unmounted = self.session.unmount();
         let committed = self.volume.wind_down();
         unmounted.and(committed)
@@ -159,13 +190,21 @@ pub fn mount_volume(config: &Config, dir: &Path, ends: Sender<End>) -> Result<Mo
     if config.is_group_read {
         open_to_group(dir, true)?;
     }
+    // One that is taken is told before anything is mounted.
+    let metrics_listener = config.metrics_listen.map(Exporter::listen).transpose()?;
     let volume = Arc::new(Volume::open(dir, config.fuse.is_read_only)?);
     let ended = move || {
         // Full: the mount is ending already.
         let _ = ends.try_send(End::Unmounted);
     };
     let session = Session::mount_volume(&volume, &config.source, &config.mountpoint, &config.fuse, ended)?;
-    Ok(MountedVolume { session, volume })
+    let mount = control::Mount {
+        mountpoint: config.mountpoint.clone(),
+        served: control::Served::Volume { volume: Arc::clone(&volume), source: config.source.clone() },
+        since: Instant::now(),
+    };
+    let told = Told::start(mount, metrics_listener)?;
+    Ok(MountedVolume { told, session, volume })
 }
 
 /// A folder of a filesystem without modes stays as it is.

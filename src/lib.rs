@@ -57,7 +57,7 @@
 //!
 //! | room | what it is for |
 //! |---|---|
-//! | [`error`] [`refusal`] [`range`] [`digest`] [`config`] [`metrics`] [`retry`] [`cancel`] [`modes`] [`lock`] [`sqlite`] [`sys`] | pure or tiny; used by all |
+//! | [`error`] [`refusal`] [`range`] [`digest`] [`config`] [`metrics`] [`problems`] [`retry`] [`cancel`] [`modes`] [`lock`] [`sqlite`] [`sys`] | pure or tiny; used by all |
 //! | [`store`] | keyed bytes: on a disk; on the web, over `WebDAV`, in buckets (`OpenDAL`; all in `store/remote`); over SFTP and FTP; values under keys (`store/keyed`) |
 //! | [`demo`] | a film and a far server to show it from; also the tests' origin, with any weather |
 //! | [`library`] | files that are put: manifests, chunks, tags; on this machine (`local`), and in a store (`keyed`) |
@@ -113,6 +113,7 @@ pub mod lock;
 pub mod metrics;
 pub mod modes;
 pub mod origin;
+pub mod problems;
 pub mod range;
 pub mod read;
 pub mod refusal;

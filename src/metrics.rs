@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::problems::Problems;
+
 /// Times remembered: enough for a 99th in a hundred to mean something, few enough to tell of now.
 const TIMES_MAX: usize = 256;
 
@@ -153,6 +155,8 @@ pub struct Metrics {
     pub cache_skipped_bytes: Counter,
     /// Recorded chunks whose bytes failed their hash and were dropped.
     pub cache_corrupt_chunks: Counter,
+    /// What is wrong now, and what went wrong last.
+    pub problems: Problems,
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use super::Shared;
 use super::data::disk_cost;
 use super::index::{ChunkRow, Part};
+use crate::config::format_size;
 use crate::error::Result;
 use crate::sys;
 
@@ -33,10 +34,22 @@ impl Shared {
     pub(super) fn shortage(&self, cost: u64) -> u64 {
         let used = self.used_bytes.load(Ordering::Relaxed);
         let over_budget = (used + cost).saturating_sub(self.budget_bytes());
-        // A filesystem that can't tell how full it is will say so when it is written to.
-        let free = sys::free_bytes(self.lock.file()).unwrap_or(u64::MAX);
-        let over_disk = self.config.min_free_bytes.saturating_add(cost).saturating_sub(free);
+        let over_disk = self.config.min_free_bytes.saturating_add(cost).saturating_sub(self.free_bytes());
         over_budget.max(over_disk)
+    }
+
+    /// What the cache's disk has free. A filesystem that can't tell how full it is will say so when it is written to.
+    pub(super) fn free_bytes(&self) -> u64 {
+        sys::free_bytes(self.lock.file()).unwrap_or(u64::MAX)
+    }
+
+    /// Why there is no room, though all was evicted that could be, for a person.
+    pub(super) fn why_no_room(&self) -> String {
+        let (free, min_free, dir) = (self.free_bytes(), self.config.min_free_bytes, self.config.dir.display());
+        if free <= min_free.saturating_add(self.config.chunk_size_bytes) {
+            return disk_is_full(&dir.to_string(), free, min_free);
+        }
+        "everything in it is pinned or being read: raise --cache-size, or unpin something".to_owned()
     }
 
     /// Evicts until `shortage` bytes are free or nothing more can go. Called by the writer thread only, so that no
@@ -103,6 +116,14 @@ impl Shared {
         }
         searched.map(|()| freed)
     }
+}
+
+/// The disk of the cache in `dir` has too little free for anything to be kept: why, and what to do.
+pub(super) fn disk_is_full(dir: &str, free_bytes: u64, min_free_bytes: u64) -> String {
+    let (free, min_free) = (format_size(free_bytes), format_size(min_free_bytes));
+    format!(
+        "the disk of {dir} has {free} free, and --min-free leaves {min_free} to others: free some of it, or lower --min-free"
+    )
 }
 
 #[cfg(test)]

@@ -14,11 +14,13 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::data::disk_cost;
-use super::index::{ChunkRow, NewChunk, micros};
+use super::index::{ChunkRow, EntryRow, NewChunk, micros};
+use super::upkeep::PurgedEntry;
 use super::{Done, Entry, Kept, Shared};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
+use crate::problems::Part;
 use crate::range::ByteRange;
 
 /// Chunks written but not recorded yet; the writer waits beyond it. They can't be evicted, so it is kept small.
@@ -42,6 +44,8 @@ pub(super) enum Job {
     Opening { entry: Arc<Entry>, range: ByteRange },
     /// An old version: delete it unless it is open.
     Retire { entry_id: i64 },
+    /// A person wants an entry gone, open or not; answered with what became of it.
+    Purge { entry: EntryRow, done: Sender<Result<PurgedEntry>> },
     /// Answer when all before it is recorded.
     Flush(Sender<()>),
 }
@@ -125,6 +129,7 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
                 Ok(kept) => kept,
                 Err(error) => {
                     log::warn!("cache: {range} of {} is served but not kept: {error}", entry.path());
+                    shared.metrics.problems.happened(&error);
                     Kept::Skipped
                 }
             };
@@ -153,13 +158,27 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
                 log::warn!("cache: cannot drop an old version: {error}");
             }
         }
+        Job::Purge { entry, done } => {
+            // What is written and not recorded would be recorded after its entry is gone.
+            flush(written);
+            // Whoever asked may have gone.
+            let _ = done.send(shared.purge_entry(&entry));
+        }
         Job::Flush(done) => {
             let _ = written.send(Written::Flush(done));
         }
     }
 }
 
-fn punch(shared: &Shared, entry_id: i64, slot_size: u64, range: ByteRange) {
+/// Waits until everything written is recorded.
+fn flush(written: &Sender<Written>) {
+    let (done, wait) = bounded(1);
+    if written.send(Written::Flush(done)).is_ok() {
+        let _ = wait.recv();
+    }
+}
+
+pub(super) fn punch(shared: &Shared, entry_id: i64, slot_size: u64, range: ByteRange) {
     // Whoever claimed it while it was trusted, or hashes it a second time, is done in a moment.
     while !shared.hot.release(entry_id, slot_size, range) {
         if shared.hot.is_pinned(entry_id) {
@@ -187,6 +206,9 @@ fn write(shared: &Shared, entry: &Entry, range: ByteRange, bytes: &[u8], written
     {
         return Ok(Kept::Skipped);
     }
+    if let Some(was) = shared.metrics.problems.ends(Part::CacheRoom) {
+        log::warn!("cache: there is room again after {:.0?}", was.at.elapsed());
+    }
     shared.used_bytes.fetch_add(disk_cost(range), Ordering::Relaxed);
     if let Err(error) = entry.data.write(bytes, range.start) {
         // Part of it may be on disk.
@@ -209,13 +231,14 @@ fn make_room(shared: &Shared, cost: u64, written: &Sender<Written>) -> Result<bo
         }
         if shared.evict(shortage, flushed)? == 0 {
             if flushed {
+                let why = shared.why_no_room();
+                if shared.metrics.problems.begins(Part::CacheRoom, format!("nothing more is kept: {why}")) {
+                    log::warn!("cache: nothing more is kept: {why}");
+                }
                 return Ok(false);
             }
             // What is written but not recorded can't be evicted yet: record it, then look again, for openings, too.
-            let (done, wait) = bounded(1);
-            if written.send(Written::Flush(done)).is_ok() {
-                let _ = wait.recv();
-            }
+            flush(written);
             flushed = true;
         }
     }
@@ -260,11 +283,16 @@ fn record_all(shared: &Shared, inbox: &Receiver<Written>) {
             match record(shared, &batch) {
                 Ok(()) => {
                     shared.cannot_record.store(false, Ordering::Relaxed);
+                    shared.metrics.problems.ends(Part::CacheIndex);
                     merge_whole_slots(shared, &batch);
                     batch.clear();
                 }
                 Err(error) => {
-                    log::error!("cache: {error}; nothing more is kept until this mends");
+                    let is_new =
+                        shared.metrics.problems.begins(Part::CacheIndex, format!("nothing more is kept: {error}"));
+                    if is_new {
+                        log::error!("cache: {error}; nothing more is kept until this mends");
+                    }
                     shared.cannot_record.store(true, Ordering::Relaxed);
                 }
             }

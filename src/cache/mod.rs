@@ -56,10 +56,10 @@ use tree::Tree;
 use unread::Unread;
 
 pub use backing::Backing;
-pub use pins::Pinned;
+pub use pins::{Pinned, Room};
 pub use status::{CacheStatus, EntryStatus, entries, status};
 pub use tree::{KeptListing, KnownListing, Spool};
-pub use upkeep::{BadChunk, Purge, Purged, Verified};
+pub use upkeep::{BadChunk, Purge, Purged, Tell, Verified};
 
 /// Of the budget, left for what the filesystem itself adds to sparse files (extent blocks, folders): 1 part in 64.
 const FILESYSTEM_SHARE: u64 = 64;
@@ -245,6 +245,7 @@ impl Cache {
         let placed = found.and_then(|(id, chunk)| Ok((id, chunk, shared.data.open_or_create(id, stat.size_bytes)?)));
         let (id, chunk_size_bytes, data) = placed.unwrap_or_else(|error| {
             log::warn!("cache: {path} is served but not kept: {error}");
+            shared.metrics.problems.happened(&error);
             // Below all ids of the index: no row is ever found for it.
             let id = shared.unkept.fetch_sub(1, Ordering::Relaxed);
             (id, shared.config.chunk_size_bytes, DataFile::nowhere())

@@ -7,13 +7,14 @@
 
 use std::sync::atomic::Ordering;
 
+use super::evict::disk_is_full;
 use super::index::EntryRow;
 use super::upkeep::is_at_or_below;
 use super::{Cache, Entry, Shared};
 use crate::config::format_size;
 use crate::error::{Error, Kind, Result};
+use crate::problems::Part;
 use crate::store::Stat;
-use crate::sys;
 
 /// All but so much of the budget may be pinned: a quarter is left to what is played beside it.
 const UNPINNED_SHARE: u64 = 4;
@@ -124,13 +125,35 @@ impl Cache {
     }
 
     /// Of it, what the disk has as well: what they hold now, and what others leave free.
-    pub fn room_on_disk_bytes(&self) -> Result<u64> {
+    pub fn room_on_disk(&self) -> Result<Room> {
         let shared = &self.shared;
         let held = self.used_bytes().saturating_sub(shared.index.pinned_held_bytes()?);
-        // A filesystem that can't tell how full it is will say so when it is written to.
-        let free = sys::free_bytes(shared.lock.file()).unwrap_or(u64::MAX).saturating_sub(shared.config.min_free_bytes);
-        Ok(shared.room_bytes().min(held.saturating_add(free)))
+        let (free, min_free) = (shared.free_bytes(), shared.config.min_free_bytes);
+        let on_disk = held.saturating_add(free.saturating_sub(min_free));
+        let budget = shared.room_bytes();
+        if budget <= on_disk {
+            return Ok(Room { bytes: budget, limit: "raise --cache-size, or take less at a time".into() });
+        }
+        Ok(Room { bytes: on_disk, limit: disk_is_full(&shared.config.dir.display().to_string(), free, min_free) })
     }
+
+    /// Why nothing is kept at the moment, for a person; `None`: all is well.
+    pub fn why_nothing_is_kept(&self) -> Option<String> {
+        let problems = &self.shared.metrics.problems;
+        [Part::CacheRoom, Part::CacheIndex]
+            .into_iter()
+            .find_map(|part| problems.of(part))
+            .map(|noticed| noticed.message)
+    }
+}
+
+/// How much can be kept, and what a person can do if that is too little.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes.
+    pub bytes: u64,
+    /// What limits it, and what to do.
+    pub limit: String,
 }
 
 impl Shared {

@@ -282,10 +282,10 @@ fn purge_takes_files_folders_or_all() {
     cache.flush();
     let of =
         |paths: &[&str]| cache.purge(Purge::Paths(&paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>()));
-    assert_eq!(of(&["a"]).unwrap(), Purged { entries: 2, bytes: 2 * CHUNK });
+    assert_eq!(of(&["a"]).unwrap(), Purged { entries: 2, bytes: 2 * CHUNK, in_use_bytes: 0 });
     assert_eq!(of(&["a"]).unwrap_err().kind(), Kind::Missing);
     assert_eq!((cache.used_bytes(), data_files(dir.path()).len()), (CHUNK, 1));
-    assert_eq!(cache.purge(Purge::All).unwrap(), Purged { entries: 1, bytes: CHUNK });
+    assert_eq!(cache.purge(Purge::All).unwrap(), Purged { entries: 1, bytes: CHUNK, in_use_bytes: 0 });
     assert_eq!(du_data(dir.path()), 0);
 }
 

@@ -2,18 +2,19 @@
 //! Never here: the cache itself (`caches` asks it) and the layout of what is printed (`cache_report`).
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
 use clap::{Args, Subcommand};
 
 use super::caches::{self, Caches, OnDisk};
+use super::exit::Outcome;
 use super::options::{CacheDirOption, Env, S3EndpointOption};
 use super::{cache_dir, cache_keep, cache_report, complain, misuse};
-use crate::cache::{BadChunk, Purge, Purged};
+use crate::cache::{BadChunk, Purge, Purged, Verified};
 use crate::config::S3Config;
-use crate::control::Request;
+use crate::control::{self, Request};
 use crate::error::{Error, Result};
 use crate::origin::source::Source;
 
@@ -34,10 +35,14 @@ enum CacheCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Hash every chunk again, drop the bad ones and say which; fails if any was bad. Not beside a running mount.
+    /// Hash every chunk again, drop the bad ones and say which; fails if any was bad (exit code 3). Beside a running mount the mount
+    /// does it, and goes on serving.
     Verify {
         #[command(flatten)]
         which: Which,
+        /// Files, or folders with all below them, on a mounted drive. Default: all of each cache.
+        #[arg(value_name = "PATH", conflicts_with_all = ["cache_dir", "source"])]
+        paths: Vec<PathBuf>,
     },
     /// Fetch files before anyone plays them; paths on a mounted drive. It gives way to whoever plays. What is here is not
     /// fetched again: Ctrl-C leaves what came, and the same command goes on from there.
@@ -62,11 +67,11 @@ enum CacheCommand {
         #[arg(value_name = "PATH", required = true)]
         paths: Vec<PathBuf>,
     },
-    /// Forget files, or everything, pinned or not. Not beside a running mount.
+    /// Forget files, or everything, pinned or not. Beside a running mount the mount does it, and goes on serving.
     Purge {
         #[command(flatten)]
         which: Which,
-        /// Files to forget, as `cache status` lists them, or folders of them.
+        /// Files to forget, or folders of them: on a mounted drive, or as `cache status` lists them.
         #[arg(value_name = "PATH", required_unless_present = "all")]
         paths: Vec<String>,
         /// Forget everything.
@@ -114,21 +119,80 @@ pub fn run(args: CacheArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitC
             };
             done.map(|()| ExitCode::SUCCESS)
         }
-        CacheCommand::Verify { which } => verify(&OnDisk, &which.dirs(env)?, out),
+        CacheCommand::Verify { which, paths } if paths.is_empty() => verify(&OnDisk, &which.dirs(env)?, is_quiet, out),
+        CacheCommand::Verify { paths, .. } => Ok(verify_mounted(&paths, is_quiet, out)?.into()),
         CacheCommand::Warm { paths, head_tail } => {
             cache_keep::run(&paths, &|path| Request::Warm { path, head_tail }, is_quiet, out)
         }
         CacheCommand::Pin { paths } => cache_keep::run(&paths, &|path| Request::Pin { path }, true, out),
         CacheCommand::Unpin { paths } => cache_keep::run(&paths, &|path| Request::Unpin { path }, true, out),
         CacheCommand::Purge { which, paths, all } => {
-            let purge = if all { Purge::All } else { Purge::Paths(&paths) };
-            forget(&OnDisk, &which.dirs(env)?, purge, out)
+            // A path on a mounted drive says itself which cache is meant.
+            let is_told = which.dir.cache_dir.is_some() || which.source.is_some();
+            let (mounted, listed): (Vec<_>, Vec<_>) =
+                paths.into_iter().partition(|path| !is_told && control::find(Path::new(path)).is_ok());
+            let mut outcome = forget_mounted(&mounted, out)?;
+            if all || !listed.is_empty() {
+                let purge = if all { Purge::All } else { Purge::Paths(&listed) };
+                outcome.and(forget(&OnDisk, &which.dirs(env)?, purge, out)?);
+            }
+            Ok(outcome.into())
         }
     }
 }
 
-fn verify(caches: &dyn Caches, dirs: &[PathBuf], out: &mut dyn Write) -> Result<ExitCode> {
-    let mut is_good = true;
+/// Through the mounts that the paths lie on. One that is refused does not keep the others from being done.
+fn verify_mounted(paths: &[PathBuf], is_quiet: bool, out: &mut dyn Write) -> Result<Outcome> {
+    let mut outcome = Outcome::Done;
+    for path in paths {
+        let asked = control::find(path).and_then(|mount| {
+            let request = Request::Verify { paths: vec![mount.path.clone()] };
+            caches::ask(mount, &request, is_quiet)
+        });
+        let mut bad = Vec::new();
+        match asked.and_then(|answer| caches::verified_by_mount(answer, &mut |chunk| bad.push(chunk.clone()))) {
+            Ok(verified) => {
+                bad.iter().try_for_each(|chunk| cache_report::bad_chunk(chunk, out))?;
+                cache_report::verified(path, verified, out)?;
+                outcome.and(of(verified));
+            }
+            Err(error) => outcome.and(refused(&error)),
+        }
+    }
+    Ok(outcome)
+}
+
+/// The same for forgetting.
+fn forget_mounted(paths: &[String], out: &mut dyn Write) -> Result<Outcome> {
+    let (mut outcome, mut total) = (Outcome::Done, Purged::default());
+    for path in paths {
+        let asked = control::find(Path::new(path)).and_then(|mount| {
+            let request = Request::Purge { paths: vec![mount.path.clone()] };
+            caches::purged_by_mount(&caches::ask(mount, &request, true)?)
+        });
+        match asked {
+            Ok(purged) => add(&mut total, purged),
+            Err(error) => outcome.and(refused(&error)),
+        }
+    }
+    if total != Purged::default() {
+        cache_report::purged(total, out)?;
+    }
+    Ok(outcome)
+}
+
+fn add(total: &mut Purged, purged: Purged) {
+    total.entries += purged.entries;
+    total.bytes += purged.bytes;
+    total.in_use_bytes += purged.in_use_bytes;
+}
+
+fn of(verified: Verified) -> Outcome {
+    if verified.bad == 0 { Outcome::Done } else { Outcome::Damaged }
+}
+
+fn verify(caches: &dyn Caches, dirs: &[PathBuf], is_quiet: bool, out: &mut dyn Write) -> Result<ExitCode> {
+    let mut outcome = Outcome::Done;
     for dir in dirs {
         let mut told = Ok(());
         // The checking goes on when nobody listens any longer: what is bad is dropped either way.
@@ -137,58 +201,48 @@ fn verify(caches: &dyn Caches, dirs: &[PathBuf], out: &mut dyn Write) -> Result<
                 told = cache_report::bad_chunk(bad, out);
             }
         };
-        let verified = caches.verify(dir, &mut tell);
+        let verified = caches.verify(dir, is_quiet, &mut tell);
         told?;
-        is_good &= match verified {
+        outcome.and(match verified {
             Ok(verified) => {
                 cache_report::verified(dir, verified, out)?;
-                verified.bad == 0
+                of(verified)
             }
             Err(error) => refused(&error),
-        };
+        });
     }
-    Ok(code(is_good))
+    Ok(outcome.into())
 }
 
-fn forget(caches: &dyn Caches, dirs: &[PathBuf], purge: Purge, out: &mut dyn Write) -> Result<ExitCode> {
+fn forget(caches: &dyn Caches, dirs: &[PathBuf], purge: Purge, out: &mut dyn Write) -> Result<Outcome> {
     if matches!(purge, Purge::Paths(_)) && dirs.len() != 1 {
         // The same path may lie in several sources, and another one is meant.
         let message = format!("{} caches: say which with --source or --cache-dir", dirs.len());
         return Err(misuse(message));
     }
-    let mut is_good = true;
-    let mut total = Purged::default();
+    let (mut outcome, mut total) = (Outcome::Done, Purged::default());
     for dir in dirs {
         match caches.purge(dir, purge) {
-            Ok(purged) => {
-                total.entries += purged.entries;
-                total.bytes += purged.bytes;
-            }
-            Err(error) => is_good = refused(&error),
+            Ok(purged) => add(&mut total, purged),
+            Err(error) => outcome.and(refused(&error)),
         }
     }
-    if is_good || total.entries > 0 {
+    if outcome == Outcome::Done || total != Purged::default() {
         cache_report::purged(total, out)?;
     }
-    Ok(code(is_good))
+    Ok(outcome)
 }
 
-/// One cache that refuses (a mount has it open) must not keep the others from being done.
-fn refused(error: &Error) -> bool {
+/// One cache that refuses (another process has it open) must not keep the others from being done.
+fn refused(error: &Error) -> Outcome {
     complain(error);
-    false
-}
-
-fn code(is_good: bool) -> ExitCode {
-    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    Outcome::of(error)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-    use crate::cache::{CacheStatus, EntryStatus, Verified};
+    use crate::cache::{CacheStatus, EntryStatus};
     use crate::error::{Error, Kind};
     use crate::range::ByteRange;
 
@@ -208,7 +262,7 @@ mod tests {
             unreachable!("status has its own tests")
         }
 
-        fn verify(&self, dir: &Path, on_bad: &mut dyn FnMut(&BadChunk)) -> Result<Verified> {
+        fn verify(&self, dir: &Path, _is_quiet: bool, on_bad: &mut dyn FnMut(&BadChunk)) -> Result<Verified> {
             held(dir)?;
             let bad = u64::from(dir.ends_with("bad"));
             if bad > 0 {
@@ -220,7 +274,7 @@ mod tests {
 
         fn purge(&self, dir: &Path, _purge: Purge) -> Result<Purged> {
             held(dir)?;
-            Ok(Purged { entries: 2, bytes: 4096 })
+            Ok(Purged { entries: 2, bytes: 4096, in_use_bytes: 0 })
         }
     }
 
@@ -231,8 +285,9 @@ mod tests {
     #[test]
     fn a_bad_chunk_is_named_and_fails_the_command() {
         let mut out = Vec::new();
-        assert_eq!(verify(&Double, &dirs(&["good"]), &mut out).unwrap(), ExitCode::SUCCESS);
-        assert_eq!(verify(&Double, &dirs(&["held", "bad"]), &mut out).unwrap(), ExitCode::FAILURE);
+        let mut code = |names: &[&str]| verify(&Double, &dirs(names), true, &mut out).unwrap();
+        assert_eq!(code(&["good"]), Outcome::Done.into());
+        assert_eq!(code(&["held", "bad"]), Outcome::Damaged.into());
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "good: 3 chunks, 4.0 KiB: all good\n\
@@ -244,10 +299,10 @@ mod tests {
     #[test]
     fn forgetting_goes_on_past_a_cache_that_is_held() {
         let mut out = Vec::new();
-        assert_eq!(forget(&Double, &dirs(&["held", "good"]), Purge::All, &mut out).unwrap(), ExitCode::FAILURE);
+        assert_eq!(forget(&Double, &dirs(&["held", "good"]), Purge::All, &mut out).unwrap(), Outcome::Busy);
         assert_eq!(String::from_utf8(out).unwrap(), "2 files forgotten, 4.0 KiB freed\n");
         let mut out = Vec::new();
-        assert_eq!(forget(&Double, &dirs(&["held"]), Purge::All, &mut out).unwrap(), ExitCode::FAILURE);
+        assert_eq!(forget(&Double, &dirs(&["held"]), Purge::All, &mut out).unwrap(), Outcome::Busy);
         assert!(out.is_empty());
     }
 
@@ -255,7 +310,7 @@ mod tests {
     fn a_path_is_forgotten_in_one_cache_only() {
         let paths = ["a.mkv".to_owned()];
         let forget = |names: &[&str]| forget(&Double, &dirs(names), Purge::Paths(&paths), &mut Vec::new());
-        assert_eq!(forget(&["good"]).unwrap(), ExitCode::SUCCESS);
+        assert_eq!(forget(&["good"]).unwrap(), Outcome::Done);
         assert_eq!(forget(&["good", "bad"]).unwrap_err().kind(), Kind::Invalid);
         assert_eq!(forget(&[]).unwrap_err().kind(), Kind::Invalid);
     }

@@ -21,7 +21,7 @@ pub fn run(paths: &[PathBuf], request: Asking, is_quiet: bool, out: &mut dyn Wri
         let request = request(found.path.clone());
         let mut shown = Shown::new(is_quiet);
         let answer = found.ask(&request, &mut |progress| {
-            shown.show(&progress);
+            shown.show_job(&progress);
             Ok(())
         });
         shown.clear();

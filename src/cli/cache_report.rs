@@ -60,9 +60,13 @@ pub fn verified(dir: &Path, verified: Verified, out: &mut dyn Write) -> Result<(
 
 /// What was forgotten, in all caches together.
 pub fn purged(purged: Purged, out: &mut dyn Write) -> Result<()> {
-    let Purged { entries, bytes } = purged;
+    let Purged { entries, bytes, in_use_bytes } = purged;
     let files = if entries == 1 { "file" } else { "files" };
-    writeln!(out, "{entries} {files} forgotten, {} freed", format_size(bytes)).map_err(|error| written(&error))
+    let in_use = match in_use_bytes {
+        0 => String::new(),
+        bytes => format!("; {} are being read by the kernel and stay: close them first", format_size(bytes)),
+    };
+    writeln!(out, "{entries} {files} forgotten, {} freed{in_use}", format_size(bytes)).map_err(|error| written(&error))
 }
 
 /// By cursor, so that memory doesn't grow with the cache.
@@ -229,7 +233,7 @@ mod tests {
             Ok(ids.take(PAGE).map(entry).collect())
         }
 
-        fn verify(&self, _dir: &Path, _on_bad: &mut dyn FnMut(&BadChunk)) -> Result<Verified> {
+        fn verify(&self, _dir: &Path, _is_quiet: bool, _on_bad: &mut dyn FnMut(&BadChunk)) -> Result<Verified> {
             unreachable!("not a part of status")
         }
 

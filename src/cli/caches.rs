@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::{fs, io};
 
 use super::misuse;
+use super::progress::Shown;
 use crate::cache::{self, BadChunk, Cache, CacheStatus, EntryStatus, Purge, Purged, Verified};
 use crate::config::{BLOCK_SIZE_BYTES, CACHE_SIZE_BYTES, CacheConfig};
+use crate::control::{self, Answer, BadRange, Found, Request};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::Metrics;
+use crate::range::ByteRange;
 
 /// What makes a folder a cache.
 const INDEX_FILE_NAME: &str = "index.sqlite";
@@ -18,14 +21,14 @@ const INDEX_FILE_NAME: &str = "index.sqlite";
 /// A person's caches, one for each source. Who has more removes some, or names one with `--cache-dir`.
 const CACHES_MAX: usize = 10_000;
 
-/// What the commands ask. `verify` and `purge` need the cache for themselves and are refused beside a mount.
+/// What the commands ask. `verify` and `purge` need the cache for themselves, or the mount that has it.
 pub trait Caches {
     /// The whole.
     fn status(&self, dir: &Path) -> Result<CacheStatus>;
     /// A page of what is in it, after the entry with this id; empty at the end.
     fn entries(&self, dir: &Path, after: Option<i64>) -> Result<Vec<EntryStatus>>;
     /// Hashes all and drops what fails, telling each to `on_bad`.
-    fn verify(&self, dir: &Path, on_bad: &mut dyn FnMut(&BadChunk)) -> Result<Verified>;
+    fn verify(&self, dir: &Path, is_quiet: bool, on_bad: &mut dyn FnMut(&BadChunk)) -> Result<Verified>;
     /// Forgets.
     fn purge(&self, dir: &Path, purge: Purge) -> Result<Purged>;
 }
@@ -42,13 +45,58 @@ impl Caches for OnDisk {
         cache::entries(dir, after)
     }
 
-    fn verify(&self, dir: &Path, on_bad: &mut dyn FnMut(&BadChunk)) -> Result<Verified> {
-        open(dir)?.verify(on_bad)
+    fn verify(&self, dir: &Path, is_quiet: bool, on_bad: &mut dyn FnMut(&BadChunk)) -> Result<Verified> {
+        let Some(mount) = mount_of(dir) else { return open(dir)?.verify(on_bad) };
+        let verified = ask(mount, &Request::Verify { paths: Vec::new() }, is_quiet)?;
+        verified_by_mount(verified, on_bad)
     }
 
     fn purge(&self, dir: &Path, purge: Purge) -> Result<Purged> {
-        open(dir)?.purge(purge)
+        let Some(mount) = mount_of(dir) else { return open(dir)?.purge(purge) };
+        let paths = if let Purge::Paths(paths) = purge { paths.to_vec() } else { Vec::new() };
+        purged_by_mount(&ask(mount, &Request::Purge { paths }, true)?)
     }
+}
+
+/// The running mount of this user's that has the cache in `dir`; a cache that another process has is refused when it is opened.
+fn mount_of(dir: &Path) -> Option<Found> {
+    let pid = cache::status(dir).ok()?.holder_pid?;
+    let mounts = control::ask_all(&Request::Status);
+    let mountpoint = mounts.into_iter().find_map(|answer| match answer {
+        Answer::Status(mount) if mount.pid == pid => Some(mount.mountpoint),
+        _ => None,
+    })?;
+    control::find(&mountpoint).ok()
+}
+
+/// Asks a mount, and shows how it goes on.
+pub fn ask(mount: Found, request: &Request, is_quiet: bool) -> Result<Answer> {
+    let mut shown = Shown::new(is_quiet);
+    let answer = mount.ask(request, &mut |progress| {
+        shown.show_job(&progress);
+        Ok(())
+    });
+    shown.clear();
+    answer
+}
+
+/// What a mount has found.
+pub fn verified_by_mount(answer: Answer, on_bad: &mut dyn FnMut(&BadChunk)) -> Result<Verified> {
+    let Answer::Verified { chunks, bytes, bad_chunks, bad } = answer else { return Err(other_answer()) };
+    for BadRange { path, version, start_byte, end_byte } in bad {
+        on_bad(&BadChunk { path, version, range: ByteRange::new(start_byte, end_byte) });
+    }
+    Ok(Verified { chunks, bytes, bad: bad_chunks })
+}
+
+/// What a mount has forgotten.
+pub fn purged_by_mount(answer: &Answer) -> Result<Purged> {
+    let Answer::Purged { files, bytes, in_use_bytes } = *answer else { return Err(other_answer()) };
+    Ok(Purged { entries: files, bytes, in_use_bytes })
+}
+
+fn other_answer() -> Error {
+    Error::new(Kind::Unsupported, "the mount answered something else: mount again with this reelfs")
 }
 
 /// Opens a cache as its last mount had it, so that opening it evicts nothing.

@@ -8,6 +8,7 @@ mod cache_report;
 mod caches;
 mod completions;
 mod demo;
+mod exit;
 mod library;
 mod man;
 mod mount;
@@ -20,6 +21,7 @@ mod sources;
 mod status;
 mod status_report;
 mod top;
+mod umount;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -35,6 +37,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fuse::{probe, reaper};
 use crate::service::background::{self, Word};
 use crate::service::log::{self as service_log, LogTo, printable};
+use exit::Outcome;
 use mount::Told;
 use options::Env;
 use settings::Settings;
@@ -44,7 +47,7 @@ const MOUNT: &str = "mount";
 
 /// Mounts far video as a drive: opens and seeks at once, caches by chunk, never shows a wrong byte.
 #[derive(Debug, Parser)]
-#[command(name = "reelfs", version, arg_required_else_help = true)]
+#[command(name = "reelfs", version, arg_required_else_help = true, after_help = exit::TABLE)]
 struct Cli {
     #[command(flatten)]
     talk: Talk,
@@ -67,6 +70,8 @@ struct Talk {
 #[allow(clippy::large_enum_variant, reason = "there is one, and it is taken apart at once")]
 enum Command {
     Mount(mount::MountArgs),
+    #[command(visible_alias = "unmount")]
+    Umount(umount::UmountArgs),
     Demo(demo::DemoArgs),
     Init(library::init::InitArgs),
     Put(library::put::PutArgs),
@@ -88,27 +93,59 @@ enum Command {
     Sources,
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
+}
+
+/// What the program runs for itself. A command line of its own: help, completions, manual pages and "did you mean" know
+/// nothing of it.
+#[derive(Debug, Parser)]
+#[command(name = "reelfs")]
+struct Inner {
+    #[command(subcommand)]
+    command: InnerCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum InnerCommand {
     /// Run by a mount itself, see `fuse::reaper`.
-    #[command(name = reaper::COMMAND, hide = true)]
-    UnmountWhenOrphaned {
-        mountpoint: PathBuf,
-    },
+    #[command(name = reaper::COMMAND)]
+    UnmountWhenOrphaned { mountpoint: PathBuf },
     /// Run by a mount itself, see `fuse::probe`.
-    #[command(name = probe::COMMAND, hide = true)]
-    ProbeMount {
-        mountpoint: PathBuf,
-    },
+    #[command(name = probe::COMMAND)]
+    ProbeMount { mountpoint: PathBuf },
     /// Run by `mount --background`, see `service::background`.
-    #[command(name = background::COMMAND, hide = true)]
-    ServeInBackground {
-        mountpoint: PathBuf,
-    },
+    #[command(name = background::COMMAND)]
+    ServeInBackground { mountpoint: PathBuf },
+}
+
+impl Inner {
+    /// Whether the program has called itself.
+    fn is_meant(typed: &[OsString]) -> bool {
+        let first = typed.get(1).and_then(|word| word.to_str());
+        first.is_some_and(|word| Self::command().get_subcommands().any(|command| command.get_name() == word))
+    }
 }
 
 /// The whole program: reads the command line, does what it says, and says in one line on stderr why it could not.
 pub fn run() -> ExitCode {
     let typed: Vec<OsString> = std::env::args_os().collect();
-    if mount_helper::is_meant(&typed) { run_for_mount(&typed) } else { run_typed(&typed, None) }
+    if mount_helper::is_meant(&typed) {
+        run_for_mount(&typed)
+    } else if Inner::is_meant(&typed) {
+        run_inner(&typed)
+    } else {
+        run_typed(&typed, None)
+    }
+}
+
+/// As the program calls itself.
+fn run_inner(typed: &[OsString]) -> ExitCode {
+    let done = match Inner::try_parse_from(typed).map(|inner| inner.command) {
+        Err(error) => return refuse(&error),
+        Ok(InnerCommand::UnmountWhenOrphaned { mountpoint }) => reaper::unmount_when(io::stdin().lock(), &mountpoint),
+        Ok(InnerCommand::ProbeMount { mountpoint }) => probe::ask(&mountpoint),
+        Ok(InnerCommand::ServeInBackground { .. }) => return serve_in_background(),
+    };
+    done.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
 
 /// As mount(8) calls us.
@@ -132,9 +169,6 @@ fn run_typed(typed: &[OsString], for_mount: Option<Vec<(&str, OsString)>>) -> Ex
         Ok(parsed) => parsed,
         Err(error) => return refuse(&error),
     };
-    if let Command::ServeInBackground { .. } = &parsed.cli.command {
-        return serve_in_background();
-    }
     let done = parsed.start_log(false).and_then(|_| match parsed.cli.command {
         Command::Mount(args) if args.is_background() => {
             let is_quiet = parsed.cli.talk.quiet || for_mount.is_some();
@@ -150,16 +184,20 @@ fn run_typed(typed: &[OsString], for_mount: Option<Vec<(&str, OsString)>>) -> Ex
         Ok(code) => code,
         // Nobody wants the answer any longer: the reader of our output went away.
         Err(error) if error.kind() == Kind::Cancelled => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&error);
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error),
     }
+}
+
+/// Says why, and tells it by the exit code, too.
+fn failed(error: &Error) -> ExitCode {
+    complain(error);
+    Outcome::of(error).into()
 }
 
 fn dispatch(command: Command, talk: &Talk) -> Result<ExitCode> {
     match command {
         Command::Mount(args) => mount::run(args, Told::Here { is_quiet: talk.quiet }),
+        Command::Umount(args) => umount::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Cache(args) => return cache::run(args, talk.quiet, &mut io::stdout().lock()),
         Command::Init(args) => library::init::run(args, &mut io::stdout().lock()),
@@ -180,9 +218,6 @@ fn dispatch(command: Command, talk: &Talk) -> Result<ExitCode> {
         Command::Sources => sources::run(&mut io::stdout().lock()),
         Command::Completions(args) => completions::run(&args, Cli::command(), &mut io::stdout().lock()),
         Command::Man(args) => man::run(&args, Cli::command()),
-        Command::UnmountWhenOrphaned { mountpoint } => reaper::unmount_when(io::stdin().lock(), &mountpoint),
-        Command::ProbeMount { mountpoint } => probe::ask(&mountpoint),
-        Command::ServeInBackground { .. } => Err(misuse("run by `mount --background` only")),
     }
     .map(|()| ExitCode::SUCCESS)
 }
@@ -202,7 +237,7 @@ fn serve_in_background() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             word.failed(&error);
-            ExitCode::FAILURE
+            Outcome::of(&error).into()
         }
     }
 }
@@ -230,6 +265,8 @@ impl Parsed {
         if let (Command::Mount(args), Some(matches)) = (&mut cli.command, matches.subcommand_matches(MOUNT)) {
             args.settle(mount::Typed::of(matches), mount::source_elsewhere(env, settings.as_ref()))
                 .map_err(|missing| clap::Error::raw(ErrorKind::MissingRequiredArgument, missing))?;
+            args.check_options(matches, settings.as_ref())
+                .map_err(|told| clap::Error::raw(ErrorKind::ArgumentConflict, told))?;
         }
         Ok(Self { cli, warning: settings.as_ref().and_then(Settings::warning) })
     }
@@ -264,31 +301,40 @@ fn say(message: &str) {
     let _ = writeln!(io::stderr(), "reelfs: {}", printable(message));
 }
 
-/// Help and version as clap writes them; of a mistake the one line that matters.
+/// Help and version as clap writes them; of a mistake what is wrong and what would do.
 fn refuse(error: &clap::Error) -> ExitCode {
-    let code = u8::try_from(error.exit_code()).unwrap_or(1);
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
         }
-        _ => say(&clap_line(error)),
+        _ => {
+            let lines: Vec<_> = clap_lines(error).iter().map(|line| printable(line)).collect();
+            let _ = writeln!(io::stderr(), "reelfs: {}", lines.join("\n"));
+        }
     }
-    ExitCode::from(code)
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
 }
 
-/// clap's word on a mistake, and where to look.
+/// clap's words on a mistake, each on a line of its own as clap has them, and where to look.
+fn clap_lines(error: &clap::Error) -> Vec<String> {
+    let mut lines = clap_told(error);
+    if let Some(last) = lines.last_mut() {
+        last.push_str(" (see --help)");
+    }
+    lines
+}
+
+/// The same on one line, for a place that has only one.
 fn clap_line(error: &clap::Error) -> String {
-    format!("{} (see --help)", clap_told(error))
+    clap_told(error).iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
 }
 
-/// clap's paragraphs as one line: what is wrong and its tips, without the usage that follows.
-fn clap_told(error: &clap::Error) -> String {
+/// What is wrong and its tips, without the usage that follows.
+fn clap_told(error: &clap::Error) -> Vec<String> {
     let rendered = error.render().to_string();
-    let lines = rendered.lines().map(str::trim).filter(|line| !line.is_empty());
-    let told: Vec<&str> =
-        lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information")).collect();
-    let line = told.join(" ");
-    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+    let lines = rendered.lines().map(str::trim_end).filter(|line| !line.is_empty());
+    let told = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
+    told.map(|line| line.strip_prefix("error: ").unwrap_or(line).to_owned()).collect()
 }
 
 /// The error of an answer that could not be written; `reelfs cache status | head` isn't a failure.
@@ -338,8 +384,8 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_told_on_one_line() {
-        for (typed, line) in [
+    fn a_mistake_keeps_the_lines_that_clap_gives_it() {
+        for (typed, lines) in [
             (
                 vec!["reelfs", "mount", "a", "b", "--cache-size", "big"],
                 "invalid value 'big' for '--cache-size <SIZE>': `big` is not a size: write a number and a unit, \
@@ -347,7 +393,11 @@ mod tests {
             ),
             (
                 vec!["reelfs", "mount", "a", "b", "--fill", "all"],
-                "invalid value 'all' for '--fill <FILL>' [possible values: playing, never] (see --help)",
+                "invalid value 'all' for '--fill <FILL>'\n  [possible values: playing, never] (see --help)",
+            ),
+            (
+                vec!["reelfs", "mount", "a", "b", "--cash-size=1G"],
+                "unexpected argument '--cash-size' found\n  tip: a similar argument exists: '--cache-size' (see --help)",
             ),
             (
                 vec!["reelfs", "mount"],
@@ -356,7 +406,30 @@ mod tests {
         ] {
             let typed: Vec<OsString> = typed.into_iter().map(OsString::from).collect();
             let error = Parsed::parse(&typed).map(|_| ()).unwrap_err();
-            assert_eq!(clap_line(&error), line);
+            assert_eq!(clap_lines(&error).join("\n"), lines);
+            assert!(!clap_line(&error).contains('\n'));
+        }
+    }
+
+    #[test]
+    fn what_the_program_runs_for_itself_is_known_to_nobody_else() {
+        for (name, inner) in [(probe::COMMAND, true), (background::COMMAND, true), ("mount", false)] {
+            let typed: Vec<OsString> = ["reelfs", name, "--", "/x"].into_iter().map(OsString::from).collect();
+            assert_eq!(Inner::is_meant(&typed), inner, "{name}");
+        }
+        let mut command = Cli::command();
+        let mut shown = command.render_long_help().to_string();
+        for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "reelfs", &mut script);
+            shown += &String::from_utf8(script).unwrap();
+        }
+        // What is typed by mistake is compared with all commands, hidden or not.
+        for near in ["unmount-when", "probe-moun", "serve-in-backgroun"] {
+            shown += &Cli::try_parse_from(["reelfs", near]).unwrap_err().to_string();
+        }
+        for inner in [reaper::COMMAND, probe::COMMAND, background::COMMAND] {
+            assert!(!shown.contains(inner), "{inner} is shown");
         }
     }
 

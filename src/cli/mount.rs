@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Stdout;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,16 +18,18 @@ use super::settings::Settings;
 use super::{misuse, say};
 use crate::assemble;
 use crate::config::Config;
+use crate::control::{self, Answer, Request};
 use crate::error::{Error, Kind, Result};
 use crate::fuse::mount_point;
 use crate::fuse::probe::Probe;
 use crate::fuse::reaper::Reaper;
 use crate::fuse::signals::{self, End};
 use crate::library;
+use crate::lock;
 use crate::metrics::Metrics;
 use crate::origin::source::Source;
 use crate::service::background::Word;
-use crate::service::log::LogTo;
+use crate::service::log::{self, LogTo};
 use crate::service::notify;
 use crate::service::watchdog::Watchdog;
 
@@ -34,7 +37,7 @@ use crate::service::watchdog::Watchdog;
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// Mount a far folder of video as a read-only drive, or a library of your own as one that can be written to, until Ctrl-C
-/// or `fusermount3 -u`.
+/// or `reelfs umount`.
 #[derive(Debug, Args)]
 pub struct MountArgs {
     /// What to show: a folder or file of this machine (a path, file://), or of a server (http://, https://, s3://, webdav://,
@@ -113,6 +116,25 @@ impl MountArgs {
         self.mountpoint.as_deref().unwrap_or(Path::new(""))
     }
 
+    /// Refuses options that mean nothing to the source, typed or in the file of settings. What the environment says may be meant for
+    /// other mounts, and is passed over.
+    pub fn check_options(&self, matches: &ArgMatches, settings: Option<&Settings>) -> std::result::Result<(), String> {
+        let source = self.source.as_deref().unwrap_or_default();
+        let is_given = |id: &str| {
+            matches.value_source(id) == Some(ValueSource::CommandLine)
+                || settings.is_some_and(|it| it.get(id).is_some())
+        };
+        for (ids, why) in meaningless(source) {
+            let given: Vec<_> =
+                ids.iter().filter(|id| is_given(id)).map(|id| format!("--{}", id.replace('_', "-"))).collect();
+            if !given.is_empty() {
+                let mean = if given.len() == 1 { "means" } else { "mean" };
+                return Err(format!("{} {mean} nothing here: {why}: leave it out", given.join(", ")));
+            }
+        }
+        Ok(())
+    }
+
     /// Sees to it that both places are known, or says which is not. The only one typed is the mount point, if `elsewhere`
     /// (the environment, a file) knows a source.
     pub fn settle(&mut self, typed: Typed, elsewhere: Option<String>) -> std::result::Result<(), String> {
@@ -129,6 +151,46 @@ impl MountArgs {
         }
         Err(format!("the following required arguments were not provided: {}", missing.join(" ")))
     }
+}
+
+/// Options that mean nothing to a library on this machine: nothing of it is cached or fetched, and its files have owners,
+/// modes and times of their own. Not `--cache-dir`: who gives it for every mount harms nobody.
+const FAR_ONLY: [&str; 14] = [
+    "cache_size",
+    "min_free",
+    "chunk_size",
+    "lookahead_chunks",
+    "fill",
+    "connections",
+    "chunk_timeout",
+    "retries",
+    "bandwidth_limit",
+    "dir_ttl",
+    "uid",
+    "gid",
+    "umask",
+    "passthrough",
+];
+const BUCKETS_ONLY: [&str; 3] = ["s3_endpoint", "s3_region", "s3_path_style"];
+const SFTP_ONLY: [&str; 1] = ["ssh_command"];
+
+/// Ids of the options that mean nothing to `source`, and why.
+fn meaningless(source: &str) -> Vec<(&'static [&'static str], &'static str)> {
+    let scheme = source.split_once("://").map_or("", |(scheme, _)| scheme).to_ascii_lowercase();
+    let mut all: Vec<(&[&str], &str)> = Vec::new();
+    if library::local_dir(source).is_some() {
+        all.push((
+            &FAR_ONLY,
+            "a library on this machine is not cached, and its files have owners and modes of their own",
+        ));
+    }
+    if !matches!(scheme.as_str(), "s3" | "kv+s3") {
+        all.push((&BUCKETS_ONLY, "the source is no bucket (s3://, kv+s3://)"));
+    }
+    if scheme != "sftp" {
+        all.push((&SFTP_ONLY, "the source is not read over SFTP (sftp://)"));
+    }
+    all
 }
 
 /// Who is told that the drive is there.
@@ -161,13 +223,15 @@ pub fn run(args: MountArgs, mut told: Told) -> Result<()> {
 
     let (ends, ended) = signals::channel();
     let reaper = Reaper::start(&config.mountpoint)
-        .inspect_err(|error| log::warn!("{error}: after a crash, unmount with `fusermount3 -u {typed}`"));
+        .inspect_err(|error| ::log::warn!("{error}: after a crash, unmount with `fusermount3 -u {typed}`"));
     if let Some(dir) = library::local_dir(&config.source) {
         // The program may change its working directory.
         let dir = real(dir);
-        let mounted = assemble::mount_volume(&config, &dir, ends.clone())?;
+        let mounted = assemble::mount_volume(&config, &dir, ends.clone())
+            .map_err(|error| held_by(error, &config.source, &dir))?;
         // Nothing is remembered that could be asked anew.
-        signals::listen(ends, || {})?;
+        signals::listen(ends, log::reopen)?;
+        tell_metrics(mounted.metrics_address());
         let shown = if mounted.is_read_only() { " (read-only)" } else { "" };
         let watchdog = told.tell(&format!("{}{shown}", config.source), &typed, &config.mountpoint)?;
         wait(&ended, &typed)?;
@@ -176,18 +240,20 @@ pub fn run(args: MountArgs, mut told: Told) -> Result<()> {
         drop(reaper);
         return Ok(());
     }
-    let mounted = assemble::mount(&config, Arc::new(Metrics::default()), ends.clone())?;
+    let mounted = assemble::mount(&config, Arc::new(Metrics::default()), ends.clone())
+        .map_err(|error| held_by(error, &library::place::shown(&config.source), &config.cache.dir))?;
     // Only from here on: until the drive is there, Ctrl-C may simply kill us, and the reaper tidies up.
     let drive = Arc::downgrade(mounted.drive());
-    signals::listen(ends, move || match drive.upgrade().map(|drive| drive.refresh("")) {
-        Some(Err(error)) => log::warn!("{error}"),
-        _ => log::info!("everything is asked for anew"),
+    signals::listen(ends, move || {
+        log::reopen();
+        match drive.upgrade().map(|drive| drive.refresh("")) {
+            Some(Err(error)) => ::log::warn!("{error}"),
+            _ => ::log::info!("everything is asked for anew"),
+        }
     })?;
-    if let Some(address) = mounted.metrics_address() {
-        log::info!("figures for Prometheus are at http://{address}/metrics");
-    }
+    tell_metrics(mounted.metrics_address());
     if let Some(absence) = mounted.absence() {
-        log::warn!("{absence}; the drive shows what it knew, and goes on when the source is back");
+        ::log::warn!("{absence}; the drive shows what it knew, and goes on when the source is back");
     }
     let watchdog = told.tell(mounted.source(), &typed, &config.mountpoint)?;
     wait(&ended, &typed)?;
@@ -197,12 +263,39 @@ pub fn run(args: MountArgs, mut told: Told) -> Result<()> {
     Ok(())
 }
 
+fn tell_metrics(address: Option<SocketAddr>) {
+    if let Some(address) = address {
+        ::log::info!("figures for Prometheus are at http://{address}/metrics");
+    }
+}
+
+/// A cache or a library that another process holds: where that process has it mounted is what a person wants to know.
+fn held_by(error: Error, source: &str, dir: &Path) -> Error {
+    if error.kind() != Kind::Busy {
+        return error;
+    }
+    let Some(pid) = lock::holder_pid(dir) else { return error };
+    let mounts = control::ask_all(&Request::Status).into_iter().filter_map(|answer| match answer {
+        Answer::Status(snapshot) => Some(*snapshot),
+        _ => None,
+    });
+    let Some(mount) = mounts.into_iter().find(|mount| mount.pid == pid) else { return error };
+    let (at, how) = (
+        mount.mountpoint.display(),
+        if library::local_dir(source).is_some() { "or mount with --read-only" } else { "or use another --cache-dir" },
+    );
+    let message = format!(
+        "{source} is mounted already, on {at} (process {pid}): use it there, `reelfs umount {at}` first, {how}"
+    );
+    Error::new(Kind::Busy, message)
+}
+
 /// Until somebody ends the mount on `typed`.
 fn wait(ended: &Receiver<End>, typed: &str) -> Result<()> {
     let end = ended.recv().map_err(|_| Error::new(Kind::Local, "the drive went away without a word"))?;
     match end {
-        End::Signal(signal) => log::info!("signal {signal}: unmounting {typed}"),
-        End::Unmounted => log::info!("{typed} was unmounted"),
+        End::Signal(signal) => ::log::info!("signal {signal}: unmounting {typed}"),
+        End::Unmounted => ::log::info!("{typed} was unmounted"),
     }
     notify::stopping();
     Ok(())
@@ -219,7 +312,7 @@ impl Told<'_> {
                 // What we were started in must not be held.
                 std::env::set_current_dir("/").map_err(|error| Error::io("/", &error))?;
                 let pid = std::process::id();
-                word.done(&format!("{source} is on {typed} (process {pid}; log: {log}; fusermount3 -u to unmount)"))?;
+                word.done(&format!("{source} is on {typed} (process {pid}; log: {log}; reelfs umount {typed})"))?;
                 Ok(None)
             }
             Told::Here { is_quiet } => {
@@ -313,6 +406,45 @@ mod tests {
         ] {
             let said = settled(typed, elsewhere, None).unwrap_err();
             assert!(said.ends_with(told), "{said}");
+        }
+    }
+
+    #[test]
+    fn options_that_mean_nothing_to_a_source_are_refused() {
+        use clap::CommandFactory as _;
+        let check = |typed: &[&str]| {
+            let matches = Line::command().try_get_matches_from([&["mount"], typed].concat()).unwrap();
+            let args = Line::try_parse_from([&["mount"], typed].concat()).unwrap().args;
+            args.check_options(&matches, None)
+        };
+        for (typed, told) in [
+            (
+                &["library:/l", "m", "--cache-size=1G", "--uid=7"][..],
+                "--cache-size, --uid mean nothing here: a library",
+            ),
+            (&["library:/l", "m", "--passthrough=off"], "--passthrough means nothing"),
+            (
+                &["http://host/", "m", "--s3-endpoint=http://nas:9000"],
+                "--s3-endpoint means nothing here: the source is no",
+            ),
+            (&["s3://films", "m", "--ssh-command=ssh -v"], "--ssh-command means nothing"),
+        ] {
+            let said = check(typed).unwrap_err();
+            assert!(said.contains(told), "{typed:?}: {said}");
+        }
+        for typed in [
+            &["library:/l", "m", "--threads=2", "--allow-other", "--read-only", "--metrics-listen=9100"][..],
+            &["http://host/", "m", "--cache-size=1G", "--uid=7", "--read-only"],
+            &["kv+s3://films", "m", "--s3-endpoint=http://nas:9000", "--s3-region=x"],
+            &["sftp://nas/films", "m", "--ssh-command=ssh -v"],
+        ] {
+            check(typed).unwrap();
+        }
+        // Each is an option there is.
+        let command = Line::command();
+        for id in FAR_ONLY.iter().chain(&BUCKETS_ONLY).chain(&SFTP_ONLY) {
+            let arg = command.get_arguments().find(|arg| arg.get_id() == *id);
+            assert_eq!(arg.unwrap().get_long(), Some(&*id.replace('_', "-")), "{id}");
         }
     }
 

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{printable, say};
 use crate::config::format_size;
-use crate::control::Progress;
+use crate::control::{JobProgress, Progress};
 
 /// Where nobody looks at a bar, a line so often.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -41,24 +41,32 @@ impl Shown {
 
     /// How far it is.
     pub fn show(&mut self, progress: &Progress) {
+        self.show_job(&progress.clone().into());
+    }
+
+    /// How far a mount's job is, of which some was there before.
+    pub fn show_job(&mut self, job: &JobProgress) {
+        let JobProgress { progress, here_bytes } = job;
         let Progress { path, done_bytes, total_bytes } = progress;
         match self {
             Self::Nowhere => {}
             Self::Bar { bar, begun } => {
                 bar.set_length(*total_bytes);
                 bar.set_position(*done_bytes);
+                // Neither what was here nor a pause says anything of the rate.
                 if begun.elapsed() < COUNTED_AFTER {
                     bar.reset_eta();
                 }
-                bar.set_message(printable(path));
+                bar.set_message(printable(&format!("{path}{}", here(*here_bytes))));
             }
             Self::Lines { begun, last } => {
                 if last.elapsed() < LINE_EVERY {
                     return;
                 }
                 *last = Instant::now();
-                let (since, from_bytes) = *begun.get_or_insert((*last, *done_bytes));
-                say(&line(progress, since.elapsed(), done_bytes.saturating_sub(from_bytes)));
+                let come_bytes = done_bytes.saturating_sub(*here_bytes);
+                let (since, from_bytes) = *begun.get_or_insert((*last, come_bytes));
+                say(&(line(progress, since.elapsed(), come_bytes.saturating_sub(from_bytes)) + &here(*here_bytes)));
             }
         }
     }
@@ -69,6 +77,11 @@ impl Shown {
             bar.finish_and_clear();
         }
     }
+}
+
+/// Behind the name of the file, so that the line stays still.
+fn here(here_bytes: u64) -> String {
+    if here_bytes == 0 { String::new() } else { format!(" ({} were here)", format_size(here_bytes)) }
 }
 
 /// `1.2 GiB of 4.1 GiB, 10.5 MiB/s, 4 min left: film.mkv`; `come_bytes` came in `took`. Whoever looks through everything

@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue};
 use url::Url;
 
 use super::options::Env;
-use super::{clap_told, misuse};
+use super::{clap_line, misuse};
 use crate::error::{Error, Kind, Result};
 
 /// Of files that are looked for by name.
@@ -235,7 +235,7 @@ fn fits(name: &str, arg: &Arg, mut values: Vec<String>, mount: &Command) -> std:
                 |error| {
                     // clap repeats the value, and some parsers do; with an `@` there may be a password in it.
                     if !values.iter().any(|value| value.contains('@')) {
-                        return clap_told(&error);
+                        return clap_line(&error);
                     }
                     let cause = error.source().map(ToString::to_string);
                     let cause = cause.filter(|cause| !values.iter().any(|value| cause.contains(value.as_str())));

@@ -49,7 +49,11 @@ pub(super) fn ask(path: Option<&Path>) -> Result<Vec<Snapshot>> {
 
 fn text(mount: &Snapshot) -> String {
     let mut lines = vec![status_report::heading(mount)];
-    lines.extend(status_report::whole(mount).map(|(name, line)| format!("  {name}  {line}")));
+    lines.extend(status_report::whole(mount).iter().map(|(name, line)| format!("  {name:<7} {line}")));
+    for open in mount.library.iter().flat_map(|library| &library.open) {
+        lines.push(format!("  {}", printable(&open.path)));
+        lines.push(format!("    {}", status_report::open_in_library(open)));
+    }
     for file in &mount.files {
         lines.push(format!("  {}", printable(&file.path)));
         let told = [status_report::position(file), status_report::service(file)];

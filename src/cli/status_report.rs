@@ -1,10 +1,13 @@
 //! What a mount does, in lines for a person: shared by `reelfs status` and `reelfs top`.
 //! Never here: asking, and drawing.
 
+use jiff::Timestamp;
+
 use super::printable;
 use crate::config::format_size;
-use crate::control::{CacheSnapshot, OriginSnapshot, ReadsSnapshot, Snapshot};
+use crate::control::{CacheSnapshot, NoticedSnapshot, OriginSnapshot, ProblemSnapshot, ReadsSnapshot, Snapshot};
 use crate::read::FileStatus;
+use crate::volume::{OpenStatus, VolumeStatus};
 
 /// Where a mount is, and for how long.
 pub(super) fn heading(mount: &Snapshot) -> String {
@@ -13,13 +16,50 @@ pub(super) fn heading(mount: &Snapshot) -> String {
 }
 
 /// The mount as a whole, each line with a name.
-pub(super) fn whole(mount: &Snapshot) -> [(&'static str, String); 4] {
-    [
-        ("source", printable(&mount.source)),
-        ("origin", origin(&mount.origin)),
-        ("cache", cache(&mount.cache)),
-        ("reads", reads(&mount.reads)),
-    ]
+pub(super) fn whole(mount: &Snapshot) -> Vec<(&'static str, String)> {
+    let mut lines = vec![("source", printable(&mount.source))];
+    lines.extend(mount.problems.iter().map(|problem| ("wrong", wrong(problem))));
+    lines.extend(mount.library.as_ref().map(|library| ("library", of_library(library))));
+    lines.extend(mount.origin.as_ref().map(|told| ("origin", origin(told))));
+    lines.extend(mount.cache.as_ref().map(|told| ("cache", cache(told))));
+    lines.extend(mount.reads.as_ref().map(|told| ("reads", reads(told))));
+    lines.extend(mount.last_error.as_ref().map(|error| ("error", last_error(error))));
+    lines
+}
+
+/// `cache: nothing more is kept: … (for 3 min 5 s, since 2026-11-30 20:41:07 UTC)`.
+fn wrong(problem: &ProblemSnapshot) -> String {
+    let NoticedSnapshot { message, ago_seconds, at_unix_seconds } = &problem.noticed;
+    let since = clock(*at_unix_seconds);
+    format!("{}: {} (for {}, since {since})", problem.part, printable(message), time(*ago_seconds))
+}
+
+/// `5 min 2 s ago, 2026-11-30 20:41:07 UTC: …`.
+fn last_error(error: &NoticedSnapshot) -> String {
+    let at = clock(error.at_unix_seconds);
+    format!("{} ago, {at}: {}", time(error.ago_seconds), printable(&error.message))
+}
+
+fn clock(unix_seconds: u64) -> String {
+    let time = i64::try_from(unix_seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    time.map_or_else(|| "?".to_owned(), |time| time.strftime("%F %T UTC").to_string())
+}
+
+fn of_library(library: &VolumeStatus) -> String {
+    let how = if library.is_read_only { "read-only" } else { "read-write" };
+    format!(
+        "{how}, {}, {}; {} free on its disk; {} open",
+        counted(library.files, "file", "files"),
+        format_size(library.content_bytes),
+        format_size(library.disk_free_bytes),
+        counted(library.files_open as u64, "file", "files"),
+    )
+}
+
+/// An open file of a library on this machine.
+pub(super) fn open_in_library(open: &OpenStatus) -> String {
+    let committed = if open.is_committed { "" } else { ", not committed yet" };
+    format!("{}{committed}", format_size(open.size_bytes))
 }
 
 fn origin(origin: &OriginSnapshot) -> String {
@@ -89,7 +129,8 @@ pub(super) fn service(file: &FileStatus) -> String {
 
 /// What is not told one by one; empty if all is.
 pub(super) fn more_files(mount: &Snapshot) -> String {
-    match mount.files_open.saturating_sub(mount.files.len()) {
+    let told = mount.files.len() + mount.library.as_ref().map_or(0, |library| library.open.len());
+    match mount.files_open.saturating_sub(told) {
         0 => String::new(),
         more => format!("and {}", counted(more as u64, "more file", "more files")),
     }
@@ -170,15 +211,17 @@ pub(super) mod tests {
             source: "http://host/films/".into(),
             pid: 7,
             uptime_seconds: 3_725.0,
-            reads: ReadsSnapshot {
+            problems: Vec::new(),
+            last_error: None,
+            reads: Some(ReadsSnapshot {
                 reads: 100,
                 waited: 2,
                 errors: 0,
                 hit_rate: Some(0.98),
                 stalls: 1,
                 stalled_seconds: 0.5,
-            },
-            origin: OriginSnapshot {
+            }),
+            origin: Some(OriginSnapshot {
                 rate_bytes_per_second: 3 << 20,
                 bytes: 30 << 20,
                 requests: 16,
@@ -188,14 +231,15 @@ pub(super) mod tests {
                 latency_p99_ms: Some(130.0),
                 errors: 1,
                 retries: 1,
-            },
-            cache: CacheSnapshot {
+            }),
+            cache: Some(CacheSnapshot {
                 used_bytes: 30 << 20,
                 budget_bytes: 10 << 30,
                 evicted_bytes: 0,
                 wasted_bytes: 1 << 20,
                 corrupt_chunks: 0,
-            },
+            }),
+            library: None,
             files_open: 3,
             files: vec![film()],
         }
@@ -205,7 +249,10 @@ pub(super) mod tests {
     fn a_mount_in_lines() {
         let mount = mount();
         assert_eq!(heading(&mount), "/home/me/films  (process 7, for 1 h 2 min)");
-        let lines = whole(&mount).map(|(name, line)| format!("{name}: {line}"));
+        let told = |mount: &Snapshot| -> Vec<String> {
+            whole(mount).iter().map(|(name, line)| format!("{name}: {line}")).collect()
+        };
+        let lines = told(&mount);
         assert_eq!(
             lines,
             [
@@ -216,8 +263,37 @@ pub(super) mod tests {
             ]
         );
         assert_eq!(more_files(&mount), "and 2 more files");
-        let away = OriginSnapshot { away_seconds: Some(31.0), breaker: Breaker::Open, ..mount.origin };
+        let away = OriginSnapshot { away_seconds: Some(31.0), breaker: Breaker::Open, ..mount.origin.clone().unwrap() };
         assert!(origin(&away).starts_with("has not answered for 31 s; "));
+        let noticed =
+            NoticedSnapshot { message: "full\u{1b}".into(), ago_seconds: 65.0, at_unix_seconds: 1_000_000_000 };
+        let problems = vec![ProblemSnapshot { part: "cache".into(), noticed: noticed.clone() }];
+        let lines = told(&Snapshot { problems, last_error: Some(noticed), ..mount });
+        assert_eq!(lines[1], "wrong: cache: full\\u{1b} (for 1 min 5 s, since 2001-09-09 01:46:40 UTC)");
+        assert_eq!(lines[5], "error: 1 min 5 s ago, 2001-09-09 01:46:40 UTC: full\\u{1b}");
+    }
+
+    #[test]
+    fn a_library_in_lines() {
+        let open = OpenStatus { path: "a.mkv".into(), size_bytes: 1 << 20, is_committed: false };
+        let library = VolumeStatus {
+            is_read_only: false,
+            files: 3,
+            content_bytes: 3 << 20,
+            disk_free_bytes: 1 << 30,
+            files_open: 1,
+            open: vec![open.clone()],
+        };
+        let mount = Snapshot { source: "library:/l".into(), library: Some(library), files_open: 1, ..mount() };
+        let mount = Snapshot { reads: None, origin: None, cache: None, files: Vec::new(), ..mount };
+        assert_eq!(
+            whole(&mount),
+            [
+                ("source", "library:/l".to_owned()),
+                ("library", "read-write, 3 files, 3.0 MiB; 1.0 GiB free on its disk; 1 file open".to_owned()),
+            ]
+        );
+        assert_eq!((open_in_library(&open).as_str(), more_files(&mount).as_str()), ("1.0 MiB, not committed yet", ""));
     }
 
     #[test]

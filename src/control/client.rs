@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::place::{Folder, socket_name};
-use super::{Answer, Progress, Request};
+use super::{Answer, JobProgress, Request};
 use crate::error::{Error, Kind, Result};
 
 /// A mount that says nothing for so long is stopped, or hangs.
@@ -95,7 +95,7 @@ fn plain(path: &Path) -> Option<String> {
 
 impl Found {
     /// Sends the request, once. `on_progress` hears of a long job's; its error ends the asking, and soon the job.
-    pub fn ask(self, request: &Request, on_progress: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Answer> {
+    pub fn ask(self, request: &Request, on_progress: &mut dyn FnMut(JobProgress) -> Result<()>) -> Result<Answer> {
         exchange(&self.stream, request, on_progress).map_err(|error| error.context(self.mountpoint.display()))
     }
 }
@@ -103,7 +103,7 @@ impl Found {
 fn exchange(
     mut stream: &UnixStream,
     request: &Request,
-    on_progress: &mut dyn FnMut(Progress) -> Result<()>,
+    on_progress: &mut dyn FnMut(JobProgress) -> Result<()>,
 ) -> Result<Answer> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Error::new(Kind::TimedOut, "the mount does not answer"),

@@ -2,70 +2,103 @@
 //! Never here: serving them.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Mount;
+use super::{Mount, Served};
+use crate::cache::Cache;
+use crate::drive::Drive;
+use crate::metrics::Metrics;
 use crate::origin::Health;
+use crate::volume::Volume;
 
 /// As the format's version is told.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// All counts, now.
 pub(super) fn text(mount: &Mount) -> String {
-    let Mount { mountpoint, drive, cache, metrics, since } = mount;
+    let Mount { mountpoint, served, since } = mount;
     let mut page = Page(String::with_capacity(8 << 10));
     let labels = format!(
         "{{version=\"{}\",source=\"{}\",mountpoint=\"{}\"}}",
         env!("CARGO_PKG_VERSION"),
-        escaped(drive.source()),
+        escaped(served.source()),
         escaped(&mountpoint.display().to_string()),
     );
     page.head("reelfs_info", "gauge", "What is mounted where.");
     page.line(&format!("reelfs_info{labels}"), 1);
     page.gauge("reelfs_uptime_seconds", "Since the mount began.", since.elapsed().as_secs_f64());
-    page.gauge("reelfs_files_open", "Files that are open now.", drive.files_open(0).1);
-    page.counter("reelfs_reads_total", "Reads answered.", metrics.reads.get());
-    page.counter("reelfs_reads_waited_total", "Reads that waited for the origin.", metrics.reads_waited.get());
-    page.counter("reelfs_read_errors_total", "Reads that ended in an error.", metrics.read_errors.get());
-    page.counter("reelfs_read_cached_bytes_total", "Bytes had at once.", metrics.read_cached_bytes.get());
-    page.counter("reelfs_read_waited_bytes_total", "Bytes that were waited for.", metrics.read_waited_bytes.get());
-    page.counter("reelfs_read_wait_seconds_total", "How long.", seconds(metrics.read_wait_micros.get()));
-    page.counter("reelfs_stalls_total", "Times a player was kept waiting while it played.", metrics.stalls.get());
-    page.counter("reelfs_stalled_seconds_total", "How long.", seconds(metrics.stalled_micros.get()));
-    page.counter("reelfs_origin_bytes_total", "Bytes that came from the origin.", metrics.origin_bytes.get());
-    page.counter("reelfs_origin_requests_total", "Range requests to the origin.", metrics.origin_requests.get());
-    page.counter("reelfs_origin_errors_total", "Answers of the origin that were errors.", metrics.origin_errors.get());
-    page.counter("reelfs_origin_retries_total", "Requests made again.", metrics.retries.get());
-    page.counter("reelfs_origin_hedges_total", "Second requests, as the first was late.", metrics.hedges.get());
-    page.counter("reelfs_origin_outages_total", "Times it was found to be away.", metrics.origin_outages.get());
-    page.gauge(
-        "reelfs_origin_away",
-        "1 while it is not asked, as it does not answer.",
-        u8::from(drive.health() != Health::Closed),
-    );
-    page.head("reelfs_origin_answer_seconds", "summary", "Until an answer began, of the last few hundred.");
-    for percent in [50, 90, 99] {
-        if let Some(time) = metrics.origin_answer_times.percentile(percent) {
-            page.line(&format!("reelfs_origin_answer_seconds{{quantile=\"0.{percent}\"}}"), time.as_secs_f64());
-        }
+    match served {
+        Served::Drive { drive, cache, metrics } => page.drive(drive, cache, metrics),
+        Served::Volume { volume, .. } => page.volume(volume),
     }
-    page.gauge("reelfs_cache_used_bytes", "On the disk now.", cache.used_bytes());
-    page.gauge("reelfs_cache_budget_bytes", "Never more than this.", cache.budget_bytes());
-    page.counter("reelfs_cache_written_bytes_total", "Written to the cache.", metrics.cache_written_bytes.get());
-    page.counter("reelfs_cache_evicted_bytes_total", "Evicted to keep the budget.", metrics.cache_evicted_bytes.get());
-    page.counter("reelfs_cache_skipped_bytes_total", "Served, and not kept.", metrics.cache_skipped_bytes.get());
-    page.counter(
-        "reelfs_cache_corrupt_chunks_total",
-        "Chunks that failed their hash.",
-        metrics.cache_corrupt_chunks.get(),
-    );
-    page.counter("reelfs_wasted_bytes_total", "Fetched, and never read.", metrics.wasted_bytes.get());
     page.0
 }
 
 struct Page(String);
 
 impl Page {
+    fn volume(&mut self, volume: &Volume) {
+        let page = self;
+        // A library that can't be asked now is asked again with the next page.
+        let Ok(status) = volume.status(0).inspect_err(|error| log::warn!("{error}")) else { return };
+        page.gauge("reelfs_files_open", "Files that are open now.", status.files_open);
+        page.gauge("reelfs_library_read_only", "1 where nothing may be changed.", u8::from(status.is_read_only));
+        page.gauge("reelfs_library_files", "Files in the library.", status.files);
+        page.gauge("reelfs_library_content_bytes", "Their sizes together.", status.content_bytes);
+        page.gauge("reelfs_library_disk_free_bytes", "Still to be written to its disk.", status.disk_free_bytes);
+    }
+
+    fn drive(&mut self, drive: &Arc<Drive>, cache: &Cache, metrics: &Metrics) {
+        let page = self;
+        page.gauge("reelfs_files_open", "Files that are open now.", drive.files_open(0).1);
+        page.counter("reelfs_reads_total", "Reads answered.", metrics.reads.get());
+        page.counter("reelfs_reads_waited_total", "Reads that waited for the origin.", metrics.reads_waited.get());
+        page.counter("reelfs_read_errors_total", "Reads that ended in an error.", metrics.read_errors.get());
+        page.counter("reelfs_read_cached_bytes_total", "Bytes had at once.", metrics.read_cached_bytes.get());
+        page.counter("reelfs_read_waited_bytes_total", "Bytes that were waited for.", metrics.read_waited_bytes.get());
+        page.counter("reelfs_read_wait_seconds_total", "How long.", seconds(metrics.read_wait_micros.get()));
+        page.counter("reelfs_stalls_total", "Times a player was kept waiting while it played.", metrics.stalls.get());
+        page.counter("reelfs_stalled_seconds_total", "How long.", seconds(metrics.stalled_micros.get()));
+        page.counter("reelfs_origin_bytes_total", "Bytes that came from the origin.", metrics.origin_bytes.get());
+        page.counter("reelfs_origin_requests_total", "Range requests to the origin.", metrics.origin_requests.get());
+        page.counter(
+            "reelfs_origin_errors_total",
+            "Answers of the origin that were errors.",
+            metrics.origin_errors.get(),
+        );
+        page.counter("reelfs_origin_retries_total", "Requests made again.", metrics.retries.get());
+        page.counter("reelfs_origin_hedges_total", "Second requests, as the first was late.", metrics.hedges.get());
+        page.counter("reelfs_origin_outages_total", "Times it was found to be away.", metrics.origin_outages.get());
+        page.gauge(
+            "reelfs_origin_away",
+            "1 while it is not asked, as it does not answer.",
+            u8::from(drive.health() != Health::Closed),
+        );
+        page.head("reelfs_origin_answer_seconds", "summary", "Until an answer began, of the last few hundred.");
+        for percent in [50, 90, 99] {
+            if let Some(time) = metrics.origin_answer_times.percentile(percent) {
+                page.line(&format!("reelfs_origin_answer_seconds{{quantile=\"0.{percent}\"}}"), time.as_secs_f64());
+            }
+        }
+        page.gauge("reelfs_cache_used_bytes", "On the disk now.", cache.used_bytes());
+        page.gauge("reelfs_cache_budget_bytes", "Never more than this.", cache.budget_bytes());
+        page.counter("reelfs_cache_written_bytes_total", "Written to the cache.", metrics.cache_written_bytes.get());
+        page.counter(
+            "reelfs_cache_evicted_bytes_total",
+            "Evicted to keep the budget.",
+            metrics.cache_evicted_bytes.get(),
+        );
+        page.counter("reelfs_cache_skipped_bytes_total", "Served, and not kept.", metrics.cache_skipped_bytes.get());
+        page.counter(
+            "reelfs_cache_corrupt_chunks_total",
+            "Chunks that failed their hash.",
+            metrics.cache_corrupt_chunks.get(),
+        );
+        page.counter("reelfs_wasted_bytes_total", "Fetched, and never read.", metrics.wasted_bytes.get());
+        page.gauge("reelfs_problems", "What is wrong now: 0 while all is well.", metrics.problems.now().len());
+    }
+
     fn head(&mut self, name: &str, kind: &str, help: &str) {
         // Writing to a String can't fail.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");

@@ -205,7 +205,7 @@ mod tests {
     fn job(times: u64) -> Box<Answering> {
         Box::new(move |_, tell| {
             for done_bytes in 0..times {
-                tell(Progress { path: "a".into(), done_bytes, total_bytes: times })?;
+                tell(Progress { path: "a".into(), done_bytes, total_bytes: times }.into())?;
             }
             Ok(Answer::Done { message: "done".into() })
         })
@@ -233,7 +233,7 @@ mod tests {
         let [Answer::Progress(first), Answer::Progress(_), Answer::Done { message }] = &answers[..] else {
             panic!("{lines:?}")
         };
-        assert_eq!((first.total_bytes, message.as_str()), (2, "done"));
+        assert_eq!((first.progress.total_bytes, message.as_str()), (2, "done"));
         assert!(answers.iter().map(Answer::is_last).eq([false, false, true]));
     }
 
@@ -270,7 +270,7 @@ mod tests {
         let endless: Box<Answering> = Box::new(move |_, tell| {
             loop {
                 counted.fetch_add(1, Ordering::Relaxed);
-                if let Err(error) = tell(Progress { path: String::new(), done_bytes: 0, total_bytes: 0 }) {
+                if let Err(error) = tell(Progress { path: String::new(), done_bytes: 0, total_bytes: 0 }.into()) {
                     let _ = ended.send(error.kind());
                     return Err(error);
                 }

@@ -3,14 +3,17 @@
 //! Never here: how it is shown.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::Mount;
+use super::{Mount, Served};
+use crate::error::Result;
 use crate::metrics::Metrics;
 use crate::origin::Health;
+use crate::problems::Noticed;
 use crate::read::FileStatus;
+use crate::volume::VolumeStatus;
 
 /// Open files told one by one: more than anybody reads; a scanner opens hundreds.
 const FILES_MAX: usize = 256;
@@ -26,16 +29,59 @@ pub struct Snapshot {
     pub pid: u32,
     /// How long it has been there.
     pub uptime_seconds: f64,
-    /// What programs got.
-    pub reads: ReadsSnapshot,
+    /// What is wrong now; empty while all is well.
+    #[serde(default)]
+    pub problems: Vec<ProblemSnapshot>,
+    /// The last thing that went wrong since the mount began, mended or not.
+    #[serde(default)]
+    pub last_error: Option<NoticedSnapshot>,
+    /// What programs got. Nothing of a library on this machine, like the next two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<ReadsSnapshot>,
     /// The far side.
-    pub origin: OriginSnapshot,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<OriginSnapshot>,
     /// The near one.
-    pub cache: CacheSnapshot,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheSnapshot>,
+    /// A library on this machine; nothing of any other source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub library: Option<VolumeStatus>,
     /// How many files are open.
     pub files_open: usize,
-    /// The first of them, 256 at most.
+    /// The first of them, 256 at most; those of a library on this machine are told there.
     pub files: Vec<FileStatus>,
+}
+
+/// Something that went wrong, and when.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NoticedSnapshot {
+    /// One line.
+    pub message: String,
+    /// How long ago.
+    pub ago_seconds: f64,
+    /// When, in seconds since 1970.
+    pub at_unix_seconds: u64,
+}
+
+impl NoticedSnapshot {
+    fn of(noticed: Noticed) -> Self {
+        Self {
+            ago_seconds: noticed.at.elapsed().as_secs_f64(),
+            at_unix_seconds: noticed.clock.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs(),
+            message: noticed.message,
+        }
+    }
+}
+
+/// Something that is wrong now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProblemSnapshot {
+    /// `origin` or `cache`.
+    pub part: String,
+    /// What, and since when.
+    #[serde(flatten)]
+    pub noticed: NoticedSnapshot,
 }
 
 /// Reads of all files.
@@ -124,27 +170,51 @@ pub struct CacheSnapshot {
 
 impl Snapshot {
     /// Right now. Never asks the origin.
-    pub(super) fn of(mount: &Mount) -> Self {
-        let Mount { mountpoint, drive, cache, metrics, since } = mount;
-        let (files, files_open) = drive.files_open(FILES_MAX);
-        let wasted_so_far: u64 = files.iter().map(|file| file.wasted_bytes).sum();
-        Self {
+    pub(super) fn of(mount: &Mount) -> Result<Self> {
+        let Mount { mountpoint, served, since } = mount;
+        let mut snapshot = Self {
             mountpoint: mountpoint.clone(),
-            source: drive.source().to_owned(),
+            source: served.source().to_owned(),
             pid: std::process::id(),
             uptime_seconds: since.elapsed().as_secs_f64(),
-            reads: ReadsSnapshot::of(metrics),
-            origin: OriginSnapshot::of(metrics, drive.health()),
-            cache: CacheSnapshot {
-                used_bytes: cache.used_bytes(),
-                budget_bytes: cache.budget_bytes(),
-                evicted_bytes: metrics.cache_evicted_bytes.get(),
-                wasted_bytes: metrics.wasted_bytes.get() + wasted_so_far,
-                corrupt_chunks: metrics.cache_corrupt_chunks.get(),
-            },
-            files_open,
-            files,
+            problems: Vec::new(),
+            last_error: None,
+            reads: None,
+            origin: None,
+            cache: None,
+            library: None,
+            files_open: 0,
+            files: Vec::new(),
+        };
+        match served {
+            Served::Drive { drive, cache, metrics } => {
+                let problems = metrics.problems.now().into_iter();
+                snapshot.problems = problems
+                    .map(|(part, noticed)| ProblemSnapshot {
+                        part: part.name().to_owned(),
+                        noticed: NoticedSnapshot::of(noticed),
+                    })
+                    .collect();
+                snapshot.last_error = metrics.problems.last_error().map(NoticedSnapshot::of);
+                (snapshot.files, snapshot.files_open) = drive.files_open(FILES_MAX);
+                let wasted_so_far: u64 = snapshot.files.iter().map(|file| file.wasted_bytes).sum();
+                snapshot.reads = Some(ReadsSnapshot::of(metrics));
+                snapshot.origin = Some(OriginSnapshot::of(metrics, drive.health()));
+                snapshot.cache = Some(CacheSnapshot {
+                    used_bytes: cache.used_bytes(),
+                    budget_bytes: cache.budget_bytes(),
+                    evicted_bytes: metrics.cache_evicted_bytes.get(),
+                    wasted_bytes: metrics.wasted_bytes.get() + wasted_so_far,
+                    corrupt_chunks: metrics.cache_corrupt_chunks.get(),
+                });
+            }
+            Served::Volume { volume, .. } => {
+                let library = volume.status(FILES_MAX)?;
+                snapshot.files_open = library.files_open;
+                snapshot.library = Some(library);
+            }
         }
+        Ok(snapshot)
     }
 }
 

@@ -12,11 +12,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use super::memo::Memo;
 use super::next::natural;
 use super::{Drive, Listing};
-use crate::cache::Pinned;
+use crate::cache::{self, Pinned};
 use crate::config::format_size;
 use crate::error::{Error, Kind, Result};
 use crate::origin::{ListedKind, Stat};
-use crate::read::{is_film_name, opening_bytes};
+use crate::read::{Come, is_film_name, opening_bytes};
 use crate::store::join;
 
 /// Files and folders below one path: a plan of about 200 bytes for each is held while it is worked off.
@@ -46,6 +46,8 @@ pub struct Warming<'a> {
     pub done_bytes: u64,
     /// Bytes to have here in the end; corrected as files are looked at.
     pub total_bytes: u64,
+    /// Of the bytes here, those that were here before.
+    pub here_bytes: u64,
 }
 
 /// What is here when all is done.
@@ -55,6 +57,8 @@ pub struct Warmed {
     pub files: u64,
     /// Of them, what is here.
     pub bytes: u64,
+    /// Of that, what was here before.
+    pub here_bytes: u64,
 }
 
 /// Hears how far it is; its error ends the work, and is returned.
@@ -102,6 +106,7 @@ impl Drive {
         if extent == Extent::Opening {
             found.retain(|(path, _)| is_film_name(path));
         }
+        self.ask_sizes(&mut found, &mut told)?;
         let mut room = self.room_for(path, extent, &found)?;
         told.total_bytes = found.iter().map(|(_, size)| planned(extent, size.unwrap_or(0))).sum();
         let mut asked = 0;
@@ -118,7 +123,7 @@ impl Drive {
         }
         let (files, bytes) = (found.len() as u64, told.done_bytes);
         match failed.first_error {
-            None => Ok(Warmed { files, bytes }),
+            None => Ok(Warmed { files, bytes, here_bytes: told.here_bytes }),
             Some(error) => {
                 let what = match (failed.files, failed.folders) {
                     (failed, 0) => format!("{failed} of {files} files could not be fetched"),
@@ -132,6 +137,23 @@ impl Drive {
         }
     }
 
+    /// Asks for the sizes that no listing tells, so that the total is one from the beginning. A file that can't be asked for is
+    /// left to its own turn.
+    fn ask_sizes(&self, found: &mut [Found], told: &mut Told<'_>) -> Result<()> {
+        let unknown: Vec<Found> = found.iter().filter(|(_, size)| size.is_none()).cloned().collect();
+        let mut asked = 0;
+        for (nth, (path, size)) in found.iter_mut().filter(|(_, size)| size.is_none()).enumerate() {
+            self.ask_ahead(&unknown, nth, &mut asked);
+            match self.stat_now(path, &mut || told.tell(self, path)) {
+                Ok(stat) => *size = Some(stat.size_bytes),
+                // Counted when its turn comes.
+                Err(error) => Failed::check(&error)?,
+            }
+            told.tell(self, path)?;
+        }
+        Ok(())
+    }
+
     fn warm_file(&self, path: &str, extent: Extent, room: &mut Room, told: &mut Told<'_>) -> Result<()> {
         let stat = self.stat_now(path, &mut || told.tell(self, path))?;
         let entry = self.cache.entry(path, &stat)?;
@@ -139,8 +161,16 @@ impl Drive {
         if !self.cache.is_pinned(&entry)? {
             room.take(path, planned(extent, entry.size_bytes()))?;
         }
-        let mut tell = |more_bytes: u64| {
-            told.done_bytes += more_bytes;
+        let mut tell = |come: Come| {
+            match come {
+                Come::WasHere(bytes) => {
+                    told.done_bytes += bytes;
+                    told.here_bytes += bytes;
+                }
+                Come::Fetched(bytes) => told.done_bytes += bytes,
+                // Called off, or lost on the way: it comes again.
+                Come::Lost(bytes) => told.done_bytes = told.done_bytes.saturating_sub(bytes),
+            }
             told.tell(self, path)
         };
         match extent {
@@ -158,9 +188,9 @@ impl Drive {
                 wanted_bytes = wanted_bytes.saturating_add(planned(extent, size.unwrap_or(0)));
             }
         }
-        let bytes = self.cache.room_on_disk_bytes()?;
-        Room { bytes, wanted_bytes: 0 }.take(shown(path), wanted_bytes)?;
-        Ok(Room { bytes, wanted_bytes: 0 })
+        let room = self.cache.room_on_disk()?;
+        Room { room: room.clone(), wanted_bytes: 0 }.take(shown(path), wanted_bytes)?;
+        Ok(Room { room, wanted_bytes: 0 })
     }
 
     /// All files at or below `path`, as a person would sort them. Folders that can't be read are noted in `failed`; without
@@ -272,10 +302,14 @@ struct Failed {
 
 impl Failed {
     /// Gives the error back if all that comes would fail of it, too.
+    fn check(error: &Error) -> Result<()> {
+        let ends_all = error.may_pass() || matches!(error.kind(), Kind::Cancelled | Kind::Full | Kind::Local);
+        if ends_all { Err(error.clone()) } else { Ok(()) }
+    }
+
+    /// The same, and notes it.
     fn pass_over(&mut self, error: Error) -> Result<()> {
-        if error.may_pass() || matches!(error.kind(), Kind::Cancelled | Kind::Full | Kind::Local) {
-            return Err(error);
-        }
+        Self::check(&error)?;
         self.first_error.get_or_insert(error);
         Ok(())
     }
@@ -283,23 +317,19 @@ impl Failed {
 
 /// More than the cache holds would push out at its end what it fetched at its beginning.
 struct Room {
-    bytes: u64,
+    room: cache::Room,
     wanted_bytes: u64,
 }
 
 impl Room {
     fn take(&mut self, shown: &str, more_bytes: u64) -> Result<()> {
         self.wanted_bytes = self.wanted_bytes.saturating_add(more_bytes);
-        if self.wanted_bytes <= self.bytes {
+        if self.wanted_bytes <= self.room.bytes {
             return Ok(());
         }
-        let (wanted, room) = (format_size(self.wanted_bytes), format_size(self.bytes));
-        Err(Error::new(
-            Kind::Full,
-            format!(
-                "{shown}: {wanted} are more than the {room} the cache has room for: raise --cache-size, or take less at a time"
-            ),
-        ))
+        let (wanted, room) = (format_size(self.wanted_bytes), format_size(self.room.bytes));
+        let message = format!("{shown}: {wanted} are more than the {room} the cache has room for: {}", self.room.limit);
+        Err(Error::new(Kind::Full, message))
     }
 }
 
@@ -309,11 +339,12 @@ struct Told<'a> {
     last_at: Option<Instant>,
     done_bytes: u64,
     total_bytes: u64,
+    here_bytes: u64,
 }
 
 impl<'a> Told<'a> {
     fn new(tell: Tell<'a>) -> Self {
-        Self { tell, last_at: None, done_bytes: 0, total_bytes: 0 }
+        Self { tell, last_at: None, done_bytes: 0, total_bytes: 0, here_bytes: 0 }
     }
 
     fn tell(&mut self, drive: &Drive, path: &str) -> Result<()> {
@@ -324,7 +355,8 @@ impl<'a> Told<'a> {
         self.last_at = Some(Instant::now());
         // An index makes an opening longer than was thought.
         let total_bytes = self.total_bytes.max(self.done_bytes);
-        (self.tell)(Warming { path, done_bytes: self.done_bytes, total_bytes })
+        let Self { done_bytes, here_bytes, .. } = *self;
+        (self.tell)(Warming { path, done_bytes, total_bytes, here_bytes })
     }
 }
 
@@ -334,10 +366,12 @@ mod tests {
 
     #[test]
     fn files_take_room_one_after_the_other() {
-        let mut room = Room { bytes: 10, wanted_bytes: 0 };
+        let room = cache::Room { bytes: 10, limit: "free some of the disk".into() };
+        let mut room = Room { room, wanted_bytes: 0 };
         room.take("a", 4).unwrap();
         room.take("b", 6).unwrap();
-        assert_eq!(room.take("c", 1).unwrap_err().kind(), Kind::Full);
+        let error = room.take("c", 1).unwrap_err();
+        assert!(error.kind() == Kind::Full && error.to_string().ends_with("free some of the disk"), "{error}");
         assert!(room.take("d", u64::MAX).is_err());
     }
 }

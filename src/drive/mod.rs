@@ -46,7 +46,7 @@ use writes::Writes;
 pub use changes::Changes;
 pub use files::Opened;
 pub use inodes::{Node, NodeKind, ROOT};
-pub use keep::{Extent, Warmed, Warming, shown};
+pub use keep::{Extent, Tell, Warmed, Warming, shown};
 pub use names::{DirEntry, Found};
 pub use stale::Stale;
 pub use writes::Writable;

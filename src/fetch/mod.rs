@@ -377,6 +377,11 @@ impl Interest {
         ByteRange::new(self.flight.start, self.flight.inner.lock().end)
     }
 
+    /// The bytes that have come so far.
+    pub fn landed(&self) -> ByteRange {
+        ByteRange::at(self.flight.start, self.flight.inner.lock().bytes.len() as u64)
+    }
+
     /// Flies in `lane` if that is higher than its own, and it is not under way yet.
     pub fn raise(&self, lane: Lane) {
         self.shared.raise(&self.flight, &mut self.flight.inner.lock(), lane);

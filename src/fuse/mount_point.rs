@@ -45,7 +45,8 @@ pub fn prepare(mountpoint: &Path, allow_other: bool) -> Result<PathBuf> {
             }
         } else if mount.is_fuse() && is_still_there()? {
             let what = format!("{shown}: {} is already mounted here ({})", mount.source, mount.fs_type);
-            return Err(invalid(format!("{what}: choose another folder, or unmount it: fusermount3 -u {shown}")));
+            let message = format!("{what}: choose another folder, or unmount it: fusermount3 -u {shown}");
+            return Err(Error::new(Kind::Busy, message));
         }
         // A disk or a container's volume may well be an empty folder to mount on.
     }
@@ -65,8 +66,43 @@ pub fn unmount(path: &Path, lazy: bool) -> Result<()> {
     let what = || format!("{}: can't unmount", path.display());
     match sys::unmount(path, lazy) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => unmount_by_helper(path, lazy, &what()),
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            Err(Error::new(Kind::Busy, format!("{}: {error}", what())))
+        }
         done => done.map_err(|error| Error::io(what(), &error)),
     }
+}
+
+/// Takes a mount of ours, dead or alive, off `mountpoint`, as a person named it. `Missing`: none is there. `Busy`: files on it
+/// are open, and `lazy` was not asked for.
+pub fn take_off(mountpoint: &Path, lazy: bool) -> Result<()> {
+    let shown = mountpoint.display();
+    let path = match resolve(mountpoint) {
+        Err(error) if error.kind() == Kind::Missing => {
+            return Err(Error::new(Kind::Missing, format!("{shown}: no such folder: nothing to unmount")));
+        }
+        path => path?,
+    };
+    match mounted(&path)? {
+        Some(mount) if mount.is_ours() => {}
+        Some(mount) => {
+            let message = format!("{shown}: what is mounted here is no reelfs ({}): umount {shown}", mount.fs_type);
+            return Err(invalid(message));
+        }
+        None => {
+            let message = format!("{shown}: nothing is mounted here: `reelfs status` lists what is");
+            return Err(Error::new(Kind::Missing, message));
+        }
+    }
+    unmount(&path, lazy).map_err(|error| match error.kind() {
+        Kind::Busy => {
+            let message = format!(
+                "{shown}: in use: close what is open on it (`fuser -vm {shown}` shows who has), or take it off at once with --lazy"
+            );
+            Error::new(Kind::Busy, message)
+        }
+        _ => error,
+    })
 }
 
 /// Whether `path` (absolute, links resolved) holds a mount of ours that nobody serves any longer.
@@ -184,12 +220,16 @@ fn unmount_by_helper(path: &Path, lazy: bool, what: &str) -> Result<()> {
         .arg("--")
         .arg(path)
         .stdin(Stdio::null())
+        // What it says is looked into.
+        .env("LC_ALL", "C")
         .output()
         .map_err(|error| Error::io(what, &error))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(Error::new(Kind::Local, format!("{what}: {}", String::from_utf8_lossy(&output.stderr).trim())))
+    let said = String::from_utf8_lossy(&output.stderr);
+    let kind = if said.contains("busy") { Kind::Busy } else { Kind::Local };
+    Err(Error::new(kind, format!("{what}: {}", said.trim())))
 }
 
 fn helper() -> Option<PathBuf> {

@@ -24,6 +24,7 @@ use super::{Begun, Body, End, Origin, Pages, Patience, Stat};
 use crate::cancel::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::metrics::Metrics;
+use crate::problems::Part;
 use crate::range::ByteRange;
 
 /// So many questions in a row have no answer before it is looked whether the origin is there at all. Where one in five
@@ -167,7 +168,7 @@ impl Breaker {
 
 impl Breaker {
     /// The origin as a whole was just asked in vain, which is as good as a probe: nobody else needs to wait for it.
-    pub fn found_away(&self) {
+    pub fn found_away(&self, error: &Error) {
         let now = Instant::now();
         let mut circuit = self.shared.circuit.lock();
         if circuit.health == Health::Closed {
@@ -175,6 +176,7 @@ impl Breaker {
             circuit.failed_at.get_or_insert(now);
             circuit.probe_failed(now);
             self.shared.metrics.origin_outages.add(1);
+            self.shared.metrics.problems.begins(Part::Origin, error.to_string());
             self.shared.changed.notify_one();
         }
     }
@@ -205,6 +207,9 @@ impl Shared {
             None => {}
         }
         self.metrics.origin_errors.add(u64::from(answer.as_ref().is_err_and(Error::may_pass)));
+        if let Err(error) = &answer {
+            self.metrics.problems.happened(error);
+        }
         answer
     }
 
@@ -220,6 +225,7 @@ impl Shared {
         circuit.answered();
         drop(circuit);
         if let Health::Open(since) | Health::HalfOpen(since) = was {
+            self.metrics.problems.ends(Part::Origin);
             log::warn!("{} is back after {:.0?}", self.origin.describe(), since.elapsed());
         }
     }
@@ -255,6 +261,7 @@ impl Shared {
                 Err(error) if answered(Some(error)) == Some(false) => {
                     if self.circuit.lock().probe_failed(Instant::now()) {
                         self.metrics.origin_outages.add(1);
+                        self.metrics.problems.begins(Part::Origin, error.to_string());
                         log::warn!("{} is away: {error}; what is cached goes on", self.origin.describe());
                     }
                 }
@@ -477,7 +484,7 @@ mod tests {
         assert_eq!(breaker.health(), Health::Closed);
         // Found so by whoever mounts it.
         *origin.probe_error.lock() = Some(Kind::Unreachable);
-        breaker.found_away();
+        breaker.found_away(&Error::new(Kind::Unreachable, "no route"));
         assert_eq!((ask(), metrics.origin_outages.get()), (Kind::Away, 2));
         *origin.probe_error.lock() = None;
         wait_for(|| ask() == Kind::Missing);

@@ -41,6 +41,7 @@ use status::Noted;
 pub use opening::{is_film_name, opening_bytes};
 pub use pending::Reply;
 pub use status::FileStatus;
+pub use warm::Come;
 
 /// Answers the reads of all handles of one mount.
 pub struct Reader {

@@ -29,9 +29,19 @@ const WAIT_STEP: Duration = Duration::from_secs(1);
 /// Times that a chunk may end without its bytes; then a reader asks for them, which tells why.
 const TRIES_MAX: u32 = 2;
 
-/// Hears how many bytes more are here, also that there are none; called every few milliseconds, and its error ends the
-/// fetching.
-pub type Tell<'a> = &'a mut dyn FnMut(u64) -> Result<()>;
+/// What has become of some bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Come {
+    /// They were here before.
+    WasHere(u64),
+    /// They came now, also in the middle of a chunk. 0: nothing has changed.
+    Fetched(u64),
+    /// They had come, and their chunk was called off before its end: they come again.
+    Lost(u64),
+}
+
+/// Hears what has come; called every few milliseconds, and its error ends the fetching.
+pub type Tell<'a> = &'a mut dyn FnMut(Come) -> Result<()>;
 
 /// What is missing of one slot, and being fetched.
 struct Gap {
@@ -40,6 +50,34 @@ struct Gap {
     interests: Vec<Interest>,
     is_begun: bool,
     tries: u32,
+    // Of `parts`, bytes that were told of while they came.
+    told_bytes: u64,
+}
+
+impl Gap {
+    fn new(parts: Vec<ByteRange>) -> Self {
+        Self { parts, interests: Vec::new(), is_begun: false, tries: 0, told_bytes: 0 }
+    }
+
+    /// Tells what has come of it since it was told last, while it is still coming.
+    fn tell_on(&mut self, tell: Tell<'_>) -> Result<()> {
+        let landed = self.interests.iter().map(Interest::landed);
+        let landed_bytes: u64 =
+            landed.map(|landed| self.parts.iter().map(|part| part.intersect(landed).len()).sum::<u64>()).sum();
+        // A flight that has ended gives its memory up: what came of it was told.
+        let more_bytes = landed_bytes.saturating_sub(self.told_bytes);
+        self.told_bytes += more_bytes;
+        tell(Come::Fetched(more_bytes))
+    }
+
+    /// `come_bytes` of it are in the cache now: corrects what was told.
+    fn tell_end(&mut self, come_bytes: u64, tell: Tell<'_>) -> Result<()> {
+        let told_bytes = std::mem::take(&mut self.told_bytes);
+        match told_bytes.checked_sub(come_bytes) {
+            Some(lost_bytes) if lost_bytes > 0 => tell(Come::Lost(lost_bytes)),
+            _ => tell(Come::Fetched(come_bytes - told_bytes)),
+        }
+    }
 }
 
 impl Reader {
@@ -80,9 +118,9 @@ impl Core {
                 && let Some(slot) = slots.next()
             {
                 let parts = self.cache.coverage(entry, slot)?.gaps;
-                tell(slot.len() - bytes_of(&parts))?;
+                tell(Come::WasHere(slot.len() - bytes_of(&parts)))?;
                 if !parts.is_empty() {
-                    gaps.push_back(Gap { parts, interests: Vec::new(), is_begun: false, tries: 0 });
+                    gaps.push_back(Gap::new(parts));
                 }
             }
             if gaps.is_empty() {
@@ -96,7 +134,7 @@ impl Core {
                     gaps.extend(self.go_on_with(entry, gap, tell)?);
                 }
             }
-            tell(0)?;
+            tell(Come::Fetched(0))?;
             if !gaps.is_empty() {
                 thread::sleep(LOOK);
             }
@@ -106,6 +144,7 @@ impl Core {
     /// Begins to fetch a gap, or looks what has come of it; what is left to do.
     fn go_on_with(self: &Arc<Self>, entry: &Arc<Entry>, mut gap: Gap, tell: Tell<'_>) -> Result<Option<Gap>> {
         if gap.interests.iter().any(|interest| !interest.has_ended()) {
+            gap.tell_on(tell)?;
             return Ok(Some(gap));
         }
         gap.interests.clear();
@@ -122,14 +161,14 @@ impl Core {
         let come_bytes = bytes_of(&gap.parts).saturating_sub(bytes_of(&parts));
         gap.tries = if come_bytes > 0 || !gap.is_begun { 0 } else { gap.tries + 1 };
         gap.parts = parts;
-        tell(come_bytes)?;
+        gap.tell_end(come_bytes, tell)?;
         let Some(first) = gap.parts.first() else { return Ok(None) };
         if gap.tries > TRIES_MAX {
             self.read_now(entry, ByteRange::at(first.start, BLOCK_SIZE_BYTES.min(first.len())), tell)?;
             self.cache.flush();
             if self.fetcher.has_no_room() {
-                let message = format!("{}: the cache has no room for it on its disk", entry.path());
-                return Err(Error::new(Kind::Full, message));
+                let why = self.cache.why_nothing_is_kept().unwrap_or_else(|| "the cache has no room for it".into());
+                return Err(Error::new(Kind::Full, format!("{}: {why}", entry.path())));
             }
             // It passed.
             gap.tries = 0;
@@ -179,7 +218,7 @@ impl Core {
         loop {
             match told.recv_timeout(WAIT_STEP) {
                 Ok(answer) => return answer,
-                Err(RecvTimeoutError::Timeout) if Instant::now() < give_up_at => say(0)?,
+                Err(RecvTimeoutError::Timeout) if Instant::now() < give_up_at => say(Come::Fetched(0))?,
                 Err(_) => return Err(Error::new(Kind::TimedOut, format!("{}: no answer in time", entry.path()))),
             }
         }

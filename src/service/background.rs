@@ -52,7 +52,7 @@ pub fn start(typed: &[OsString], mountpoint: &Path, variables: Vec<(&str, OsStri
     // It ends by itself; no process is left over for our own parent.
     let status = child.wait().map_err(fail)?;
     Err(match word.strip_prefix(FAILED) {
-        Some(line) => Error::new(Kind::Local, line),
+        Some(word) => failure(word),
         None => Error::new(Kind::Local, format!("the mount ended before its drive answered ({status})")),
     })
 }
@@ -87,7 +87,8 @@ impl<W: Write> Word<W> {
             log::error!("{error}");
         }
         // Without a listener there is nobody to tell.
-        let _ = self.say(FAILED, &error.to_string());
+        let kind = serde_json::to_string(&error.kind()).unwrap_or_default();
+        let _ = self.say(FAILED, &format!("{kind} {error}"));
     }
 
     fn say(&mut self, first: char, line: &str) -> io::Result<()> {
@@ -95,6 +96,12 @@ impl<W: Write> Word<W> {
         writeln!(starter, "{first}{}", line.replace('\n', " "))?;
         starter.flush()
     }
+}
+
+/// The error that `Word::failed` told: its kind, a blank, and its message.
+fn failure(word: &str) -> Error {
+    let (kind, message) = word.split_once(' ').unwrap_or(("", word));
+    Error::new(serde_json::from_str(kind).unwrap_or(Kind::Local), message)
 }
 
 fn word_of(output: impl Read) -> io::Result<String> {
@@ -140,7 +147,9 @@ mod tests {
         assert_eq!(said, b"+films are on /mnt\n");
         let mut said = Vec::new();
         Word::new(&mut said).failed(&Error::new(Kind::Missing, "no such host"));
-        assert_eq!(word_of(said.as_slice()).unwrap(), "-no such host");
+        let word = word_of(said.as_slice()).unwrap();
+        let told = failure(word.strip_prefix(FAILED).unwrap());
+        assert_eq!((told.kind(), told.to_string().as_str()), (Kind::Missing, "no such host"));
         assert_eq!(word_of(io::empty()).unwrap(), "");
     }
 }

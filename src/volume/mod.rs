@@ -20,6 +20,7 @@ mod inodes;
 mod listing;
 mod names;
 mod rows;
+mod status;
 mod upkeep;
 
 use std::ffi::OsStr;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
 
 use crate::error::{Error, Kind, Result};
 use crate::library::blobs::{BEHIND_BYTES_MAX, Blobs};
@@ -40,6 +42,7 @@ use crate::sys;
 pub use attributes::{Changes, SetMode};
 pub use files::Version;
 pub use names::{Made, Replace};
+pub use status::{OpenStatus, VolumeStatus};
 
 use disk::Disk;
 use inodes::Inodes;
@@ -64,6 +67,8 @@ const FAREWELL_SWEEP_MAX: Duration = Duration::from_secs(1);
 pub struct Volume {
     shared: Arc<Shared>,
     upkeep: Upkeep,
+    // Counted for whoever watches. Held while it is counted, so that many who watch count once. Taken alone.
+    totals: Mutex<Option<status::Totals>>,
 }
 
 /// What the threads of the upkeep need, too.
@@ -106,7 +111,7 @@ impl Volume {
             lost: bounded(LOST_MAX),
         });
         let upkeep = if is_read_only { Upkeep::start_to_look(&shared)? } else { Upkeep::start(&shared)? };
-        Ok(Self { shared, upkeep })
+        Ok(Self { shared, upkeep, totals: Mutex::default() })
     }
 
     /// Nodes of which something that was written is lost: what the kernel holds of them is not what is there.

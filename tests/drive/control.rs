@@ -32,6 +32,8 @@ pub fn tests() -> Vec<Test> {
             only_its_own_user_is_answered,
         ),
         Test::new("control::a_page_for_prometheus", &[FUSE], a_page_for_prometheus),
+        Test::new("control::a_mounted_library_is_told", &[FUSE], a_mounted_library_is_told),
+        Test::new("control::what_is_wrong_now_is_told", &[FUSE], what_is_wrong_now_is_told),
         Test::new("control::top_draws_and_gives_the_terminal_back", &[FUSE, Need::Program("script")], top_draws),
     ]
 }
@@ -239,6 +241,78 @@ fn a_page_for_prometheus() {
         .output()
         .unwrap();
     assert!(!output.status.success() && !refused.is_mounted(), "{output:?}");
+    mount.end();
+}
+
+/// A library on this machine answers as any mount does, and says what means nothing to it.
+fn a_mounted_library_is_told() {
+    let place = Place::new();
+    let library = format!("library:{}", place.path("library").display());
+    assert!(reelfs().args(["init", &library]).output().unwrap().status.success());
+    let mount = Mount::on(&place, &library, &["--metrics-listen", ":0", "-v"]);
+    fs::write(mount.file("a.mkv"), vec![7; 1 << 20]).unwrap();
+    let mut open = File::create(mount.file("b.mkv")).unwrap();
+    open.write_all(&[8; 100_000]).unwrap();
+    let shown = told(&mount);
+    assert_eq!((&shown["source"], &shown["pid"]), (&library.clone().into(), &mount.pid().into()));
+    assert_eq!(shown["files_open"], 1, "{shown}");
+    let told = &shown["library"];
+    assert_eq!((&told["is_read_only"], number(&told["files"])), (&false.into(), 2), "{shown}");
+    assert_eq!(told["open"][0]["path"], "b.mkv", "{shown}");
+    let text = stdout(&status(&place, &[]));
+    assert!(text.contains("read-write, 2 files") && text.contains("b.mkv"), "{text}");
+    let ask = |typed: &[&str]| reelfs().args(typed).env("XDG_RUNTIME_DIR", place.runtime()).output().unwrap();
+    let refreshed = ask(&["refresh", mount.point().to_str().unwrap()]);
+    assert!(refreshed.status.success() && stdout(&refreshed).contains("always"), "{refreshed:?}");
+    let warm = ask(&["cache", "warm", mount.file("a.mkv").to_str().unwrap()]);
+    assert!(!warm.status.success() && String::from_utf8_lossy(&warm.stderr).contains("a library on this machine"));
+    let log = place.log();
+    let address = log.split("http://").nth(1).unwrap().split('/').next().unwrap();
+    let page = samples(&scrape(address, "/metrics").1);
+    assert!(page.iter().any(|(series, value)| series == "reelfs_library_files" && *value > 1.0), "{page:?}");
+    drop(open);
+    // It returns when what was written is where it belongs.
+    let off = ask(&["umount", mount.point().to_str().unwrap()]);
+    assert!(off.status.success() && !place.is_mounted(), "{off:?}");
+    let listed = reelfs().args(["ls", &library]).output().unwrap();
+    assert_eq!(stdout(&listed), "a.mkv\nb.mkv\n");
+    let again = ask(&["umount", place.point().to_str().unwrap()]);
+    let said = String::from_utf8(again.stderr).unwrap();
+    assert!(again.status.code() == Some(1) && said.contains("nothing is mounted here"), "{said}");
+}
+
+/// A disk with less than --min-free, and a server that is away, with the last error and its time.
+fn what_is_wrong_now_is_told() {
+    let server = server();
+    let mount = Mount::new(&server.url(), &["--min-free", "4000TiB", "--retries", "0"]);
+    assert_eq!(told(&mount)["problems"], Value::Array(Vec::new()));
+    read_direct(&mount.file("films/a.mkv"), 0, 4096).unwrap();
+    wait_until("it is told that nothing is kept", || {
+        told(&mount)["problems"][0]["message"].as_str().is_some_and(|why| why.contains("--min-free"))
+    });
+    let shown = told(&mount);
+    assert_eq!(shown["problems"][0]["part"], "cache", "{shown}");
+    assert!(shown["last_error"]["at_unix_seconds"].as_u64().unwrap() > 1_700_000_000, "{shown}");
+    let text = stdout(&status(&mount.place, &[]));
+    assert!(text.contains("  wrong   cache: nothing more is kept: ") && text.contains("  error   "), "{text}");
+    // The same cause is told to who wants the cache to hold something.
+    for (command, succeeds) in [("warm", false), ("pin", true)] {
+        let asked = reelfs()
+            .args(["cache", command, mount.file("films/a.mkv").to_str().unwrap()])
+            .env("XDG_RUNTIME_DIR", mount.place.runtime())
+            .output()
+            .unwrap();
+        let said = format!("{}{}", stdout(&asked), String::from_utf8_lossy(&asked.stderr));
+        assert!(asked.status.success() == succeeds && said.contains("--min-free"), "{command}: {said}");
+        assert!(!said.contains("--cache-size"), "{command}: {said}");
+    }
+    server.shutdown();
+    wait_until("the server is told to be away", || {
+        let _ = read_direct(&mount.file("films/a.mkv"), 16 << 20, 4096);
+        told(&mount)["problems"].as_array().unwrap().iter().any(|problem| problem["part"] == "origin")
+    });
+    let warned = mount.place.log().lines().filter(|line| line.contains("nothing more is kept")).count();
+    assert_eq!(warned, 1, "it is said once: {}", mount.place.log());
     mount.end();
 }
 

@@ -34,6 +34,9 @@ pub fn tests() -> Vec<Test> {
         Test::new("service::background_holds_nothing_of_its_starter", &[FUSE], background_holds_nothing_of_its_starter),
         Test::new("service::mount_calls_it_by_another_name", &[FUSE], mount_calls_it_by_another_name),
         Test::new("service::settings_come_from_a_file", &[FUSE], settings_come_from_a_file),
+        Test::new("service::a_rotated_log_goes_on", &[FUSE], a_rotated_log_goes_on),
+        Test::new("service::a_source_is_mounted_once", &[FUSE], a_source_is_mounted_once),
+        Test::new("service::umount_tells_why_not", &[FUSE], umount_tells_why_not),
         Test::new("service::systemd_hears_of_start_life_and_end", &[FUSE], systemd_hears_of_start_life_and_end),
         Test::new(
             "service::a_drive_that_does_not_answer_has_no_pulse",
@@ -186,6 +189,87 @@ fn settings_come_from_a_file() {
     let metadata = fs::metadata(place.point().join("film.mkv")).unwrap();
     assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o777), (1, 3, 0o400));
     unmount_and_wait(&place, pid_in(&said(&output)));
+}
+
+/// As logrotate does: renamed, and then told so.
+fn a_rotated_log_goes_on() {
+    let (place, server) = (Place::new(), server());
+    let (log, old) = (place.path("log"), place.path("log.1"));
+    let output = reelfs()
+        .args(["mount", "--background", "-v", &server.url()])
+        .arg(place.point())
+        .arg("--cache-dir")
+        .arg(place.cache())
+        .arg("--log-file")
+        .arg(&log)
+        .env("XDG_RUNTIME_DIR", place.runtime())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let pid = pid_in(&said(&output));
+    fs::rename(&log, &old).unwrap();
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::HUP).unwrap();
+    wait_until("a new log", || place.log().contains("asked for anew"));
+    assert!(!fs::read_to_string(&old).unwrap().contains("asked for anew"));
+    assert_eq!(fs::metadata(&log).unwrap().mode() & 0o077, 0);
+    unmount_and_wait(&place, pid);
+}
+
+/// One source in two spellings is one cache, which one mount has; the other one is told where.
+fn a_source_is_mounted_once() {
+    let (place, server) = (Place::new(), server());
+    let second = place.path("second");
+    fs::create_dir(&second).unwrap();
+    let mount = |source: &str, point: &Path| {
+        let mut command = reelfs();
+        command.args(["mount", "--background", source]).arg(point).arg("--log-file").arg(place.path("log"));
+        command.env("XDG_RUNTIME_DIR", place.runtime()).env("XDG_CACHE_HOME", place.path("caches"));
+        command.output().unwrap()
+    };
+    let first = mount(&server.url(), &place.point());
+    assert!(first.status.success(), "{}", said(&first));
+    let other_spelling = format!("HTTP://127.0.0.1:{}/./#films", server.address().port());
+    let refused = mount(&other_spelling, &second);
+    let line = said(&refused);
+    assert_eq!(refused.status.code(), Some(4), "{line}");
+    assert!(line.contains(&format!("mounted already, on {}", place.point().display())), "{line}");
+    assert_eq!(fs::read_dir(place.path("caches/reelfs")).unwrap().count(), 1);
+    unmount_and_wait(&place, pid_in(&said(&first)));
+    // What is wrong in the command is no failure of the mount.
+    let misused =
+        reelfs().args(["mount", "--background", "--cache-size=5", &server.url()]).arg(&second).output().unwrap();
+    assert!(misused.status.code() == Some(2) && said(&misused).contains("at least"), "{}", said(&misused));
+}
+
+fn umount_tells_why_not() {
+    let (place, server) = (Place::new(), server());
+    let output = reelfs()
+        .args(["mount", "--background", &server.url()])
+        .arg(place.point())
+        .arg("--cache-dir")
+        .arg(place.cache())
+        .arg("--log-file")
+        .arg(place.path("log"))
+        .env("XDG_RUNTIME_DIR", place.runtime())
+        .output()
+        .unwrap();
+    let pid = pid_in(&said(&output));
+    let umount = |typed: &[&str]| {
+        let mut command = reelfs();
+        command.arg("umount").args(typed).env("XDG_RUNTIME_DIR", place.runtime()).output().unwrap()
+    };
+    let point = place.point().to_str().unwrap().to_owned();
+    let film = fs::File::open(place.point().join("film.mkv")).unwrap();
+    let busy = umount(&[&point]);
+    assert!(busy.status.code() == Some(4) && said(&busy).contains("--lazy"), "{}", said(&busy));
+    assert!(place.is_mounted());
+    let missing = umount(&[&format!("{point}/none")]);
+    assert!(missing.status.code() == Some(1) && said(&missing).lines().count() == 1, "{}", said(&missing));
+    assert!(umount(&["--lazy", &point]).status.success() && !place.is_mounted());
+    drop(film);
+    wait_until("the end of the process", || !is_running(pid));
+    let other = umount(&["/proc"]);
+    assert!(other.status.code() == Some(2) && said(&other).contains("no reelfs"), "{}", said(&other));
 }
 
 /// What systemd would hear.

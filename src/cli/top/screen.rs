@@ -36,9 +36,14 @@ fn lines(mounts: &Result<Vec<Snapshot>>, width: u16) -> Vec<Line<'static>> {
 fn mount_lines(mount: &Snapshot, width: u16) -> Vec<Line<'static>> {
     let bold = Style::new().add_modifier(Modifier::BOLD);
     let mut lines = vec![Line::styled(status_report::heading(mount), bold)];
-    lines.extend(status_report::whole(mount).map(|(name, told)| {
-        Line::from(vec![Span::styled(format!("{INDENT}{name:<8}"), Style::new().fg(Color::DarkGray)), Span::raw(told)])
+    lines.extend(status_report::whole(mount).into_iter().map(|(name, told)| {
+        let color = if name == "wrong" { Color::Red } else { Color::DarkGray };
+        Line::from(vec![Span::styled(format!("{INDENT}{name:<8}"), Style::new().fg(color)), Span::raw(told)])
     }));
+    for open in mount.library.iter().flat_map(|library| &library.open) {
+        let path = Span::styled(printable(&open.path), Style::new().fg(Color::Cyan));
+        lines.push(Line::from(vec![INDENT.into(), path, format!("  {}", status_report::open_in_library(open)).into()]));
+    }
     lines.extend(mount.files.iter().flat_map(|file| file_lines(file, width)));
     let more = status_report::more_files(mount);
     if !more.is_empty() {

@@ -268,7 +268,9 @@ fn with_hint(error: &Error, described: &str) -> Error {
     let text = error.to_string();
     let hint = match error.kind() {
         // It says already what to do.
-        _ if text.contains("certificate") || text.contains("REELFS_USER") || text.contains("Basic") => return error.clone(),
+        _ if text.contains("certificate") || text.contains("REELFS_USER") || text.contains("Basic") => {
+            return error.clone();
+        }
         Kind::Missing => "is the path right, letter by letter?",
         Kind::Unreachable | Kind::TimedOut => "is the server up, and its name and port right?",
         Kind::Denied if text.contains("403") => "may this user read it, and are the server's index pages turned on?",

@@ -5,17 +5,25 @@ use std::thread;
 
 use super::*;
 use crate::range::RangeSet;
+use crate::read::Come;
 
 /// Warms the whole film on a thread of its own; how many bytes it told of, and how it ended.
 fn warm(house: &House) -> (Result<()>, u64) {
     let entry = house.cache.entry("film", &stat()).unwrap();
     let mut told_bytes = 0;
-    let mut tell = |more_bytes| {
-        told_bytes += more_bytes;
+    let mut tell = |come| {
+        count(&mut told_bytes, come);
         Ok(())
     };
     let ended = house.reader().warm(&entry, &mut tell);
     (ended, told_bytes)
+}
+
+fn count(bytes: &mut u64, come: Come) {
+    match come {
+        Come::WasHere(more) | Come::Fetched(more) => *bytes += more,
+        Come::Lost(less) => *bytes -= less,
+    }
 }
 
 #[test]
@@ -42,8 +50,8 @@ fn what_was_broken_off_is_gone_on_with() {
     let house = House::build(&PLAN);
     let entry = house.cache.entry("film", &stat()).unwrap();
     let mut here_bytes = 0;
-    let mut tell = |more_bytes| {
-        here_bytes += more_bytes;
+    let mut tell = |come| {
+        count(&mut here_bytes, come);
         if here_bytes > SIZE / 2 { Err(Error::new(Kind::Cancelled, "Ctrl-C")) } else { Ok(()) }
     };
     assert_eq!(house.reader().warm(&entry, &mut tell).unwrap_err().kind(), Kind::Cancelled);
