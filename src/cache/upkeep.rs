@@ -264,7 +264,9 @@ impl Shared {
                 self.hot.distrust(id, slot_size, chunk.range);
             }
             self.index.remove(&page)?;
-            page.iter().for_each(|chunk| punch(self, id, slot_size, chunk.range));
+            for chunk in &page {
+                punch(self, id, slot_size, chunk.range);
+            }
         }
         Ok(PurgedEntry { freed_bytes: freed_bytes.max(held_bytes), in_use_bytes: 0 })
     }

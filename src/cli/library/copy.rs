@@ -265,7 +265,12 @@ mod tests {
             let library = open(&to, Access::Look);
             let manifest = library.manifest("film").unwrap();
             let mut read = Vec::new();
-            let write = &mut |piece: Piece<'_>| piece.as_bytes(&mut |bytes| Ok(read.extend_from_slice(bytes)));
+            let write = &mut |piece: Piece<'_>| {
+                piece.as_bytes(&mut |bytes| {
+                    read.extend_from_slice(bytes);
+                    Ok(())
+                })
+            };
             copy_out(&*library, "film", &manifest, write, &mut |_| Ok(())).unwrap();
             assert_eq!(read, film);
         }

@@ -429,8 +429,8 @@ mod tests {
             let library = crate::library::place::open(&home, &places, Access::Look).unwrap().library;
             let query = crate::library::Query { is_recursive: true, limit: 100, ..crate::library::Query::default() };
             let names = library.list(&query).unwrap().names.into_iter();
-            let files = names.filter(|named| !matches!(named.kind, crate::library::NamedKind::Folder));
-            files.map(|named| named.path).collect::<Vec<_>>()
+            let put = names.filter(|named| !matches!(named.kind, crate::library::NamedKind::Folder));
+            put.map(|named| named.path).collect::<Vec<_>>()
         };
         // Under another name, and under its own; the second time each is there.
         let expected = ["archive/a/two.mkv", "archive/one.mkv", "films/a/two.mkv", "films/one.mkv"];

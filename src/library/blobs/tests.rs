@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use super::*;
 
+/// A change to the file of a blob, by another program.
+type Change<'a> = &'a dyn Fn(&Path);
+
 fn blobs() -> (tempfile::TempDir, Blobs) {
     let temp = tempfile::tempdir().unwrap();
     Blobs::create(temp.path()).unwrap();
@@ -119,7 +122,7 @@ fn blobs_changed_after_they_were_hashed_are_hashed_again() {
     let remove = |path: &Path| fs::remove_file(path).unwrap();
     let touch = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o440)).unwrap();
     // What is done to the blob's file, and whether its bytes are still there for who has it open.
-    let cases: [(&str, &dyn Fn(&Path), bool); 5] = [
+    let cases: [(&str, Change<'_>, bool); 5] = [
         ("zeroed in place", &zero, false),
         ("cut", &cut, false),
         ("replaced", &replace, true),

@@ -29,8 +29,10 @@ pub(super) fn verify(
 ) -> Result<Verified> {
     // With a damaged one nothing is certain of what it says.
     local.catalog.check()?;
-    let total_bytes = local.catalog.read(|view| view.kept_bytes())?;
-    let verified = Verified { total_bytes, ..Verified::default() };
+    let total = |view: &View<'_>| -> Result<Verified> {
+        Ok(Verified { total_bytes: view.kept_bytes()?, ..Verified::default() })
+    };
+    let verified = local.catalog.read(total)?;
     let mut check = Check { local, verified, go_on, found };
     if check.blobs()? && check.files()? {
         check.orphans()?;
