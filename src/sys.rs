@@ -68,6 +68,15 @@ pub fn unmount(path: &Path, lazy: bool) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Ends the connection of the FUSE filesystem mounted on `path`: whoever waits for it gets an error. Takes it off, too, if nobody
+/// uses it; an error otherwise. Needs root.
+pub fn abort_mount(path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    // SAFETY: the path is NUL-terminated and outlives the call.
+    let done = unsafe { libc::umount2(path.as_ptr(), libc::MNT_FORCE | libc::UMOUNT_NOFOLLOW) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Makes the program that `command` will start outlive what ends this one: in a session of its own, where neither the
 /// terminal's Ctrl-C nor its end is heard, and deaf to polite requests to stop from its first instruction on.
 pub fn outlive_us(command: &mut Command) -> &mut Command {

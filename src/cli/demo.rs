@@ -49,9 +49,12 @@ pub fn run(args: &DemoArgs) -> Result<()> {
         .map_err(|error| Error::io("starting the far server", &error))?;
     let metrics = Arc::new(Metrics::default());
     let (ends, ended) = signals::channel();
-    let reaper = Reaper::start(&mountpoint).inspect_err(|error| log::warn!("{error}"));
+    let mut reaper = Reaper::start(&mountpoint).inspect_err(|error| log::warn!("{error}"));
     let config = config(server.url(), mountpoint.clone(), scratch.0.join("cache"));
     let mounted = assemble::mount(&config, Arc::clone(&metrics), ends.clone())?;
+    if let Ok(reaper) = &mut reaper {
+        reaper.mounted();
+    }
     // Nothing changes at this origin.
     signals::listen(ends, || ())?;
     let shown = if args.once {

@@ -141,7 +141,7 @@ pub fn run() -> ExitCode {
 fn run_inner(typed: &[OsString]) -> ExitCode {
     let done = match Inner::try_parse_from(typed).map(|inner| inner.command) {
         Err(error) => return refuse(&error),
-        Ok(InnerCommand::UnmountWhenOrphaned { mountpoint }) => reaper::unmount_when(io::stdin().lock(), &mountpoint),
+        Ok(InnerCommand::UnmountWhenOrphaned { mountpoint }) => reaper::unmount_when(io::stdin(), &mountpoint),
         Ok(InnerCommand::ProbeMount { mountpoint }) => probe::ask(&mountpoint),
         Ok(InnerCommand::ServeInBackground { .. }) => return serve_in_background(),
     };

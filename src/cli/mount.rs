@@ -222,13 +222,16 @@ pub fn run(args: MountArgs, mut told: Told) -> Result<()> {
     config.cache.dir = real(&config.cache.dir);
 
     let (ends, ended) = signals::channel();
-    let reaper = Reaper::start(&config.mountpoint)
+    let mut reaper = Reaper::start(&config.mountpoint)
         .inspect_err(|error| ::log::warn!("{error}: after a crash, unmount with `fusermount3 -u {typed}`"));
     if let Some(dir) = library::local_dir(&config.source) {
         // The program may change its working directory.
         let dir = real(dir);
         let mounted = assemble::mount_volume(&config, &dir, ends.clone())
             .map_err(|error| held_by(error, &config.source, &dir))?;
+        if let Ok(reaper) = &mut reaper {
+            reaper.mounted();
+        }
         // Nothing is remembered that could be asked anew.
         signals::listen(ends, log::reopen)?;
         tell_metrics(mounted.metrics_address());
@@ -242,6 +245,9 @@ pub fn run(args: MountArgs, mut told: Told) -> Result<()> {
     }
     let mounted = assemble::mount(&config, Arc::new(Metrics::default()), ends.clone())
         .map_err(|error| held_by(error, &library::place::shown(&config.source), &config.cache.dir))?;
+    if let Ok(reaper) = &mut reaper {
+        reaper.mounted();
+    }
     // Only from here on: until the drive is there, Ctrl-C may simply kill us, and the reaper tidies up.
     let drive = Arc::downgrade(mounted.drive());
     signals::listen(ends, move || {

@@ -2,22 +2,28 @@
 //! The mounts are of an empty filesystem, served by this test's own binary started again, so that it can be killed.
 //! Never here: the drive.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use fuser::{FileAttr, FileType, Filesystem, INodeNo, MountOption, ReplyAttr, Request};
+use fuser::{Errno, FileAttr, FileType, Filesystem, INodeNo, MountOption, Notifier, ReplyAttr, ReplyEntry, Request};
+use parking_lot::Mutex;
 use reelfs::error::Kind;
 use reelfs::fuse::mount_point;
 use reelfs::fuse::mount_table::{SUBTYPE, escape_fsname, topmost};
 use reelfs::fuse::reaper::Reaper;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use super::compare::wait_until;
 use super::late::Machine;
-use super::needs::{FUSE, Test};
+use super::mount::end_connection;
+use super::needs::{FUSE, Need, Test};
 
 pub fn tests() -> Vec<Test> {
     vec![
@@ -36,6 +42,21 @@ pub fn tests() -> Vec<Test> {
             "dying::what_a_dead_run_left_is_taken_off_at_the_next_start",
             &[FUSE],
             what_a_dead_run_left_is_taken_off_at_the_next_start,
+        ),
+        Test::new(
+            "dying::a_program_that_is_killed_and_cannot_end_is_unmounted",
+            &[FUSE, Need::Root],
+            a_program_that_is_killed_and_cannot_end_is_unmounted,
+        ),
+        Test::new(
+            "dying::a_program_that_is_stopped_keeps_its_mount",
+            &[FUSE],
+            a_program_that_is_stopped_keeps_its_mount,
+        ),
+        Test::new(
+            "dying::a_program_at_work_meets_the_end_of_a_drive",
+            &[FUSE],
+            a_program_at_work_meets_the_end_of_a_drive,
         ),
         Test::new("dying::a_live_mount_is_left_alone", &[FUSE], a_live_mount_is_left_alone),
         Test::new(
@@ -60,11 +81,28 @@ pub fn tests() -> Vec<Test> {
 const SERVE_ON: &str = "REELFS_TEST_SERVE_ON";
 const SERVE_WITHOUT_REAPER: &str = "REELFS_TEST_WITHOUT_REAPER";
 const SERVE_AS: &str = "REELFS_TEST_SERVE_AS";
+const SERVE_HANGING: &str = "REELFS_TEST_SERVE_HANGING";
 
 /// An empty folder whose attributes the kernel may remember for an hour: longer than its program lives.
-struct Empty;
+#[derive(Default)]
+struct Empty {
+    // Names are never looked up to an end. Meanwhile the kernel is told of another name, and has a thread of this program wait
+    // for the lock that the program which asked holds.
+    hangs: bool,
+    notifier: Arc<OnceLock<Notifier>>,
+    unanswered: Mutex<Vec<ReplyEntry>>,
+}
 
 impl Filesystem for Empty {
+    fn lookup(&self, _request: &Request, parent: INodeNo, _name: &OsStr, reply: ReplyEntry) {
+        if !self.hangs {
+            return reply.error(Errno::ENOENT);
+        }
+        self.unanswered.lock().push(reply);
+        let notifier = self.notifier.get().unwrap().clone();
+        thread::spawn(move || notifier.inval_entry(parent, "another".as_ref()));
+    }
+
     fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<fuser::FileHandle>, reply: ReplyAttr) {
         reply.attr(&Duration::from_hours(1), &folder_attr(ino));
     }
@@ -97,7 +135,7 @@ pub fn folder_attr(ino: INodeNo) -> FileAttr {
 /// The process that the tests below start and kill; `false` if this isn't it.
 pub fn serve() -> bool {
     let Some(path) = std::env::var_os(SERVE_ON).map(PathBuf::from) else { return false };
-    let reaper = std::env::var_os(SERVE_WITHOUT_REAPER)
+    let mut reaper = std::env::var_os(SERVE_WITHOUT_REAPER)
         .is_none()
         .then(|| Reaper::start_program(Path::new(env!("CARGO_BIN_EXE_reelfs")), &path).unwrap());
     let mut config = fuser::Config::default();
@@ -107,7 +145,15 @@ pub fn serve() -> bool {
         MountOption::FSName(escape_fsname("http://u:secret@host/a,dev b")),
         MountOption::CUSTOM(format!("subtype={subtype}")),
     ];
-    let session = fuser::spawn_mount(Empty, &path, &config).unwrap();
+    let notifier = Arc::<OnceLock<Notifier>>::default();
+    let empty =
+        Empty { hangs: std::env::var_os(SERVE_HANGING).is_some(), notifier: Arc::clone(&notifier), ..Empty::default() };
+    let session = fuser::Session::new(empty, &path, &config).unwrap();
+    let _ = notifier.set(session.notifier());
+    let session = session.spawn().unwrap();
+    if let Some(reaper) = &mut reaper {
+        reaper.mounted();
+    }
     // So that the kernel remembers them.
     fs::metadata(&path).unwrap();
     println!("serving");
@@ -176,6 +222,8 @@ impl Drop for Served {
     fn drop(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
+            // One that can't end is waited for, else, for ever.
+            end_connection(&self.path());
             let _ = process.wait();
         }
         // Also after a test that failed; mostly there is nothing left to take off.
@@ -198,6 +246,48 @@ fn a_program_that_is_killed_is_unmounted_while_somebody_is_inside() {
     served.kill();
     assert!(served.is_gone_soon());
     drop(inside);
+}
+
+/// The threads of a process that wait in the kernel where no signal is heard.
+fn stuck(process: u32) -> usize {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
+    let stats = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+    stats.filter(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('D'))).count()
+}
+
+fn a_program_that_is_killed_and_cannot_end_is_unmounted() {
+    let mut served = Served::start(&[(SERVE_HANGING, "1")]);
+    let inside = thread::spawn({
+        let path = served.path();
+        move || fs::metadata(path.join("name")).map(drop)
+    });
+    let process = served.process.as_mut().unwrap();
+    wait_until("a thread waits for the folder's lock", || stuck(process.id()) > 0);
+    process.kill().unwrap();
+    wait_until("the program inside has ended", || inside.is_finished());
+    assert!(inside.join().unwrap().is_err());
+    wait_until("the killed one, too", || process.try_wait().unwrap().is_some());
+    assert!(served.is_gone_soon());
+}
+
+fn a_program_at_work_meets_the_end_of_a_drive() {
+    let mut served = Served::start(&[]);
+    served.kill();
+    // It does something else for a moment; what it then asks for must not come from the folder below.
+    thread::sleep(Duration::from_millis(200));
+    assert!(reelfs::sys::stat_afresh(&served.path()).is_err());
+    assert!(served.is_gone_soon());
+}
+
+fn a_program_that_is_stopped_keeps_its_mount() {
+    let served = Served::start(&[]);
+    let process = Pid::from_child(served.process.as_ref().unwrap());
+    kill_process(process, Signal::STOP).unwrap();
+    // Time enough for the reaper to do the wrong thing, several times.
+    thread::sleep(Duration::from_millis(1_600));
+    kill_process(process, Signal::CONT).unwrap();
+    assert!(served.is_mounted());
+    reelfs::sys::stat_afresh(&served.path()).unwrap();
 }
 
 fn an_orderly_end_leaves_nothing_and_waits_for_nobody() {

@@ -117,7 +117,7 @@ impl Mount {
         self.process.as_ref().unwrap().id()
     }
 
-    fn has_ended(&mut self) -> bool {
+    pub fn has_ended(&mut self) -> bool {
         self.process.as_mut().is_none_or(|process| process.try_wait().unwrap().is_some())
     }
 
@@ -158,6 +158,18 @@ impl Drop for Mount {
             let _ = process.kill();
             let _ = process.wait();
         }
+    }
+}
+
+/// Ends the connection of the drive on `point`, which frees whoever hangs in it: a test that failed must not leave programs that
+/// nobody can kill.
+pub fn end_connection(point: &Path) {
+    let Some(mount) = mount_table::topmost(&fs::read("/proc/self/mountinfo").unwrap(), point) else { return };
+    let minor = mount.device.rsplit(':').next().unwrap();
+    let ended = fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
+    if ended.is_err() {
+        // Said to be busy: it is ended all the same.
+        let _ = reelfs::sys::abort_mount(point);
     }
 }
 
