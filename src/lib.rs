@@ -83,9 +83,11 @@
 //!    `origin::breaker` for asking at all, `cache::queue` for the cache's own disk.
 //! 6. **The budget is hard**: room is made before bytes are written.
 //! 7. **Memory is bounded**: `fetch::memory` for flights, LRUs for trust, listings and stats; each limit has a name. Names
-//!    come in pages; a folder too large for memory is read from the index, and a walk through it makes the kernel forget.
+//!    come in pages; a folder too large for memory is read from the index, and of a walk through it the last files stay known.
 //! 8. **Unreachable is not deleted**: what folders held and files were is written down (`cache/tree.rs`), and shown when
 //!    nobody answers. It goes when the origin itself says so.
+//! 9. **Killed at any point, nothing hangs**: no thread waits in the kernel for a lock that a request to the drive may hold
+//!    (`fuse/session.rs`), and the reaper ends the connection of a drive that can't end by itself (`fuse/reaper.rs`).
 //!
 //! # What is not here
 //!

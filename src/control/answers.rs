@@ -2,6 +2,7 @@
 //! Never here: sockets.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Answer, BadRange, JobProgress, Mount, Progress, Request, Served, Snapshot};
@@ -14,6 +15,9 @@ use crate::error::{Error, Kind, Result};
 const BAD_MAX: usize = 1_000;
 /// How often a check is told of: often enough for a bar that moves.
 const TELL_EVERY: Duration = Duration::from_millis(200);
+
+/// How much longer than it was told the kernel may remember something: its clock ticks a hundred times a second, or more often.
+const KERNEL_CLOCK: Duration = Duration::from_millis(30);
 
 /// Tells how a long job goes on. An error means that nobody listens any longer: the job ends with it.
 pub(super) type Tell<'a> = &'a mut dyn FnMut(JobProgress) -> Result<()>;
@@ -52,6 +56,8 @@ fn of_drive(drive: &Arc<Drive>, cache: &Cache, request: &Request, tell: Tell) ->
         }
         Request::Refresh { path } => {
             drive.refresh(path)?;
+            // What the kernel remembers of names it forgets by then: who asked for this finds what is there.
+            thread::sleep(drive.name_ttl() + KERNEL_CLOCK);
             Ok(Answer::Done { message: format!("{}: what is there is asked for anew", shown(path)) })
         }
         Request::Pin { path } => {

@@ -141,7 +141,6 @@ impl Drive {
             writes.names.forget_closed(&open.staged);
             return reply(Err(changed(&node.path).into()));
         }
-        self.kernel.name_changed(&node.path);
         let Some(busy) = filling else { return self.join_writers(open, is_truncated, reply) };
         if is_truncated {
             open.staged.emptied();
@@ -317,11 +316,8 @@ impl Drive {
             }
             drop(busy);
             drive.forget_closed(&staged);
-            // What was closed is what everybody finds from now on, also whoever knows the old one by its name. During a sync
-            // the kernel holds the file: whoever changes its name meanwhile, and we, would wait for each other.
-            if done.is_ok() && when == When::Flush {
-                drive.kernel.wait_until_told();
-            }
+            // What was closed is what a program finds from now on by its name: on a drive that can be written to, the kernel
+            // remembers no names.
             reply(done.map_err(Refusal::from));
         });
         if let Err(error) = queued {

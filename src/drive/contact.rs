@@ -193,8 +193,7 @@ impl Drive {
         let drive = Arc::clone(self);
         let then = Box::new(move |answer: Result<&[u8]>| {
             let opened = Opened { head: answer.ok().map(<[u8]>::to_vec), ..opened };
-            // Not here: the kernel may wait for a read of these bytes that this very thread is to answer.
-            // Nor on the threads that open other files.
+            // Not here, where more bytes are landing, nor on the threads that open other files.
             let handle = opened.handle;
             if let Err(error) = drive.gives.run(move || reply(Ok(opened))) {
                 log::warn!("{error}");

@@ -3,8 +3,10 @@
 //! Never here: the origin, and what a file holds.
 //!
 //! Invariant: an inode number means one version of one file for its whole life. A name whose file has changed gets a
-//! new number; so what the kernel keeps in its page cache under a number never mixes two versions.
+//! new number; so what the kernel keeps in its page cache under a number never mixes two versions. A number's life ends
+//! when the kernel forgets it, not when we do.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -12,15 +14,16 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use super::listing::Listing;
 use crate::origin::{Listed, ListedKind, Stat};
 
 /// The drive's top folder, as FUSE demands.
 pub const ROOT: u64 = 1;
 
-/// Nodes the kernel may know before it is asked to forget files: about 400 bytes each. By itself it forgets only when
-/// the machine runs out of memory, and whoever walks through a million names makes it know them all.
+/// Nodes held before files are let go: about 400 bytes each. A program that walks through a million names makes the kernel
+/// know them all, and the kernel forgets them only when the machine runs out of memory.
 const NODES_MAX: usize = 200_000;
+/// Files looked at to find one that can be let go: more than a few are in use only where that many are open.
+const LET_GO_TRIES_MAX: usize = 16;
 
 /// A file or folder the kernel knows.
 pub struct Node {
@@ -61,10 +64,20 @@ struct State {
     nodes: HashMap<u64, (Arc<Node>, u64)>,
     // The number a path stands for now; older versions keep theirs until forgotten.
     current: HashMap<Arc<str>, u64>,
-    // How many of these paths lie directly in a folder; none: no entry.
-    children: HashMap<Box<str>, usize>,
     // Files, in the order they came to be known; forgotten ones are still among them for a while.
     files: VecDeque<u64>,
+    // Numbers of files that were let go and that the kernel still knows: 16 bytes each, where the kernel itself needs a
+    // thousand. Never among `nodes`.
+    let_go: HashMap<u64, LetGo>,
+}
+
+/// What is left of a file that was let go.
+#[derive(Clone, Copy)]
+struct LetGo {
+    /// How often the kernel was told of it.
+    lookups: u32,
+    /// Of what was known of the version.
+    known: u32,
 }
 
 impl Node {
@@ -103,20 +116,17 @@ impl Node {
             None => known.listed_modified = Some(modified),
         }
     }
-
-    /// Whether it can be what is listed so.
-    fn can_be(&self, listed: &Listed) -> bool {
-        let is_folder = listed.kind == ListedKind::Folder;
-        is_folder == (self.kind == NodeKind::Folder) && (is_folder || self.known.lock().agrees(Some(listed), None))
-    }
-
-    /// The last component of its path.
-    pub fn name(&self) -> &str {
-        self.path.rsplit('/').next().unwrap_or_default()
-    }
 }
 
 impl Known {
+    /// Tells versions apart, as far as they are known.
+    fn digest(&self) -> u32 {
+        let mut hasher = DefaultHasher::new();
+        let version = self.stat.as_ref().map(|stat| (stat.size_bytes, stat.modified, stat.version.to_string()));
+        (self.listed_size_bytes, self.listed_modified, version).hash(&mut hasher);
+        hasher.finish() as u32
+    }
+
     /// Whether a listing, and a stat, can be of the same version. Listings are compared with listings, as their times
     /// are coarser than a stat's; sizes with any.
     fn agrees(&self, listed: Option<&Listed>, stat: Option<&Stat>) -> bool {
@@ -142,24 +152,32 @@ impl Known {
 }
 
 impl State {
-    fn set_current(&mut self, path: Arc<str>, ino: u64) {
-        let folder: Box<str> = folder_of(&path).into();
-        if self.current.insert(path, ino).is_none() {
-            *self.children.entry(folder).or_default() += 1;
+    /// The number of a version that is not known yet, and how often the kernel was told of that number: of a file that was let
+    /// go and is what it was, the number it had.
+    fn number_for(&mut self, path: &str, kind: NodeKind, known: &Known) -> (u64, u64) {
+        let first = number_of(path);
+        if kind == NodeKind::File
+            && let Entry::Occupied(let_go) = self.let_go.entry(first)
+            && let_go.get().known == known.digest()
+        {
+            return (first, u64::from(let_go.remove().lookups));
         }
+        (self.free_number(path), 0)
+    }
+
+    /// A number for `path` that the kernel does not know.
+    fn free_number(&self, path: &str) -> u64 {
+        let mut ino = number_of(path);
+        while self.nodes.contains_key(&ino) || self.let_go.contains_key(&ino) {
+            ino = ino.wrapping_add(1).max(ROOT + 1);
+        }
+        ino
     }
 
     /// The path stands for this number no more, if it did.
     fn unset_current(&mut self, path: &str, ino: u64) {
-        if self.current.get(path) != Some(&ino) {
-            return;
-        }
-        self.current.remove(path);
-        if let Some(count) = self.children.get_mut(folder_of(path)) {
-            *count -= 1;
-            if *count == 0 {
-                self.children.remove(folder_of(path));
-            }
+        if self.current.get(path) == Some(&ino) {
+            self.current.remove(path);
         }
     }
 }
@@ -196,8 +214,8 @@ impl Inodes {
         let state = State {
             nodes: HashMap::from([(ROOT, (Arc::new(root), 1))]),
             current: HashMap::from([(path, ROOT)]),
-            children: HashMap::new(),
             files: VecDeque::new(),
+            let_go: HashMap::new(),
         };
         Self { state: Mutex::new(state) }
     }
@@ -234,17 +252,14 @@ impl Inodes {
                 return Arc::clone(node);
             }
         }
-        let mut ino = number_of(path);
-        while state.nodes.contains_key(&ino) {
-            ino = ino.wrapping_add(1).max(ROOT + 1);
-        }
         let path: Arc<str> = path.into();
         // A stat from before the change that the listing shows would tie the new number to the old version.
         let stat = stat.filter(|stat| size_of(listed).is_none_or(|size| size == stat.size_bytes));
         let known = Known { listed_size_bytes: size_of(listed), listed_modified: listed.modified, stat: stat.cloned() };
+        let (ino, lookups) = state.number_for(&path, kind, &known);
         let node = Arc::new(Node { ino, path: Arc::clone(&path), kind, known: Mutex::new(known) });
-        state.nodes.insert(ino, (Arc::clone(&node), 1));
-        state.set_current(path, ino);
+        state.nodes.insert(ino, (Arc::clone(&node), lookups + 1));
+        state.current.insert(path, ino);
         if kind == NodeKind::File {
             state.files.push_back(ino);
             if state.files.len() > 2 * state.nodes.len() + NODES_MAX {
@@ -258,10 +273,7 @@ impl Inodes {
     /// A number for a file that is being made, with one lookup counted: it has no name yet.
     pub fn reserve(&self, path: &str) -> u64 {
         let mut state = self.state.lock();
-        let mut ino = number_of(path);
-        while state.nodes.contains_key(&ino) {
-            ino = ino.wrapping_add(1).max(ROOT + 1);
-        }
+        let ino = state.free_number(path);
         let node = Node { ino, path: path.into(), kind: NodeKind::File, known: Mutex::default() };
         state.nodes.insert(ino, (Arc::new(node), 1));
         ino
@@ -286,7 +298,7 @@ impl Inodes {
             let known = Mutex::new(node.known.lock().clone());
             *node = Arc::new(Node { ino, path: Arc::clone(&new), kind: node.kind, known });
             state.unset_current(&path, ino);
-            state.set_current(new, ino);
+            state.current.insert(new, ino);
         }
     }
 
@@ -298,63 +310,56 @@ impl Inodes {
         }
     }
 
-    /// The path of the file that has been known longest, where there are too many: the kernel is to forget its name.
-    /// Each is told once; what is open stays.
-    pub fn next_to_forget(&self) -> Option<Arc<str>> {
+    /// The file that has been known longest and is not in use, where there are too many: see [`Inodes::let_go`].
+    pub fn next_to_let_go(&self) -> Option<u64> {
         let mut state = self.state.lock();
-        while state.nodes.len() > NODES_MAX {
+        let state = &mut *state;
+        for _ in 0..LET_GO_TRIES_MAX {
+            if state.nodes.len() <= NODES_MAX {
+                return None;
+            }
             let oldest = state.files.pop_front()?;
-            if let Some((node, _)) = state.nodes.get(&oldest) {
-                return Some(Arc::clone(&node.path));
+            match state.nodes.get(&oldest) {
+                Some((node, _)) if Arc::strong_count(node) == 1 => return Some(oldest),
+                // The turn of a file in use comes again.
+                Some(_) => state.files.push_back(oldest),
+                None => {}
             }
         }
         None
     }
 
-    /// The number the kernel knows a path under.
-    pub fn number(&self, path: &str) -> Option<u64> {
-        self.state.lock().current.get(path).copied()
+    /// Forgets a file before the kernel does. Only its number is kept, so that no other file, and no other version, gets that
+    /// number as long as the kernel knows it. A request that names the number fails as `Changed`: the kernel then looks the
+    /// name up again. A file that is in use stays.
+    pub fn let_go(&self, ino: u64) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let Entry::Occupied(entry) = state.nodes.entry(ino) else { return };
+        if Arc::strong_count(&entry.get().0) > 1 {
+            return;
+        }
+        let (node, lookups) = entry.remove();
+        let known = node.known.lock().digest();
+        state.let_go.insert(ino, LetGo { lookups: u32::try_from(lookups).unwrap_or(u32::MAX), known });
+        state.unset_current(&node.path, ino);
     }
 
-    /// What the kernel knows at a path and below it.
-    pub fn at_or_below(&self, path: &str) -> Vec<(Arc<str>, u64, NodeKind)> {
+    /// What is known at a path and below it.
+    fn at_or_below(&self, path: &str) -> Vec<(Arc<str>, u64, NodeKind)> {
         let state = self.state.lock();
         let all = state.current.iter().filter(|(known, _)| is_at_or_below(known, path));
         all.filter_map(|(known, ino)| state.nodes.get(ino).map(|(node, _)| (Arc::clone(known), *ino, node.kind)))
             .collect()
     }
 
-    /// Names directly in `folder` that the kernel knows otherwise than `listing` tells them.
-    pub fn changed_in(&self, folder: &str, listing: &Listing) -> Vec<Box<str>> {
-        let known: Vec<_> = {
-            let state = self.state.lock();
-            // A walk through all that is known is long, and most folders that are listed were never looked into.
-            if !state.children.contains_key(folder) {
-                return Vec::new();
-            }
-            let here = state.current.iter().filter(|(path, ino)| **ino != ROOT && folder_of(path) == folder);
-            here.filter_map(|(_, ino)| state.nodes.get(ino).map(|(node, _)| Arc::clone(node))).collect()
-        };
-        let is_another = |node: &Arc<Node>| match listing.find(node.name()) {
-            Ok(Some(listed)) => !node.can_be(&listed),
-            Ok(None) => true,
-            Err(_) => false,
-        };
-        known.iter().filter(|node| is_another(node)).map(|node| node.name().into()).collect()
-    }
-
-    /// The folder at `path` is listed with this time by now. Its number, if the kernel knows it.
-    pub fn retime(&self, path: &str, modified: Option<SystemTime>) -> Option<u64> {
-        let node = {
-            let state = self.state.lock();
-            let (node, _) = state.nodes.get(state.current.get(path)?)?;
-            Arc::clone(node)
-        };
-        if node.kind != NodeKind::Folder {
-            return None;
+    /// The folder at `path` is listed with this time by now.
+    pub fn retime(&self, path: &str, modified: Option<SystemTime>) {
+        let state = self.state.lock();
+        let node = state.current.get(path).and_then(|ino| state.nodes.get(ino));
+        if let Some((node, _)) = node.filter(|(node, _)| node.kind == NodeKind::Folder) {
+            node.known.lock().listed_modified = modified;
         }
-        node.known.lock().listed_modified = modified;
-        Some(node.ino)
     }
 
     /// The file behind this node is another version by now: the next lookup of its name gets a new number.
@@ -374,7 +379,16 @@ impl Inodes {
             return;
         }
         let mut state = self.state.lock();
-        let Some((node, held)) = state.nodes.get_mut(&ino) else { return };
+        let Some((node, held)) = state.nodes.get_mut(&ino) else {
+            if let Entry::Occupied(mut let_go) = state.let_go.entry(ino) {
+                let lookups = u32::try_from(lookups).unwrap_or(u32::MAX);
+                let_go.get_mut().lookups = let_go.get().lookups.saturating_sub(lookups);
+                if let_go.get().lookups == 0 {
+                    let_go.remove();
+                }
+            }
+            return;
+        };
         *held = held.saturating_sub(lookups);
         if *held > 0 {
             return;
@@ -441,17 +455,43 @@ mod tests {
     }
 
     #[test]
-    fn where_too_many_are_known_the_oldest_are_to_be_forgotten() {
+    fn where_too_many_are_known_the_oldest_that_is_not_in_use_is_let_go() {
         let inodes = Inodes::new();
-        let look_up = |at: usize| inodes.look_up(&format!("{at}.mkv"), &file(Some(5), 1), None).ino;
-        let first: Vec<_> = (0..NODES_MAX - 1).map(look_up).collect();
-        assert_eq!(inodes.next_to_forget(), None);
+        let look_up = |at: usize| inodes.look_up(&format!("{at}.mkv"), &file(Some(5), 1), None);
+        let first: Vec<_> = (0..NODES_MAX - 1).map(|at| look_up(at).ino).collect();
+        assert_eq!(inodes.next_to_let_go(), None);
         look_up(NODES_MAX);
         inodes.forget(first[0], 1);
-        assert_eq!(inodes.next_to_forget(), None, "forgotten by itself meanwhile");
+        assert_eq!(inodes.next_to_let_go(), None, "forgotten by itself meanwhile");
         look_up(NODES_MAX + 1);
-        assert_eq!(inodes.next_to_forget().as_deref(), Some("1.mkv"));
-        assert_eq!(inodes.next_to_forget().as_deref(), Some("2.mkv"), "the kernel has not forgotten the first yet");
+        let in_use = inodes.get(first[1]).unwrap();
+        let next = inodes.next_to_let_go().unwrap();
+        assert_eq!(next, first[2]);
+        inodes.let_go(in_use.ino);
+        inodes.let_go(next);
+        assert!(inodes.get(in_use.ino).is_some() && inodes.get(next).is_none());
+        assert_eq!(inodes.next_to_let_go(), None, "few enough");
+    }
+
+    #[test]
+    fn the_number_of_a_file_that_was_let_go_stays_its_own_until_the_kernel_forgets_it() {
+        let inodes = Inodes::new();
+        let let_go = |listed: &Listed, stat: Option<&Stat>| {
+            let ino = inodes.look_up("a.mkv", listed, stat).ino;
+            inodes.let_go(ino);
+            assert!(inodes.get(ino).is_none());
+            ino
+        };
+        let ino = let_go(&file(Some(5), 1), None);
+        assert_eq!(let_go(&file(Some(5), 1), None), ino, "the same version");
+        let changed = let_go(&file(Some(6), 1), None);
+        assert_ne!(changed, ino, "another version, and the kernel may hold pages of the first");
+        // Both lookups of the first number: the kernel forgets it.
+        inodes.forget(ino, 1);
+        assert_ne!(let_go(&file(Some(6), 2), None), ino);
+        inodes.forget(ino, 1);
+        assert_eq!(let_go(&file(Some(6), 3), None), ino, "the kernel does not know it any longer");
+        assert_ne!(let_go(&file(Some(6), 3), Some(&stat(6, "x"))), ino, "more is known of it than was");
     }
 
     #[test]
@@ -459,21 +499,6 @@ mod tests {
         assert!(is_at_or_below("a/b.mkv", "a") && is_at_or_below("a", "a") && is_at_or_below("a", ""));
         assert!(!is_at_or_below("ab/b.mkv", "a") && !is_at_or_below("a", "a/b"));
         assert_eq!((folder_of("a/b/c"), folder_of("c")), ("a/b", ""));
-    }
-
-    #[test]
-    fn names_that_changed_are_found_where_any_is_known() {
-        let inodes = Inodes::new();
-        let empty = Listing::Small(Arc::default());
-        let node = inodes.look_up("films/a.mkv", &file(Some(5), 1), None);
-        assert_eq!(inodes.changed_in("films", &empty), [Box::<str>::from("a.mkv")]);
-        assert!(inodes.changed_in("", &empty).is_empty());
-        let newer = inodes.look_up("films/a.mkv", &file(Some(6), 1), None);
-        inodes.forget(node.ino, 1);
-        assert_eq!(inodes.changed_in("films", &empty).len(), 1, "the newer one");
-        inodes.supersede(&newer);
-        inodes.forget(newer.ino, 1);
-        assert!(inodes.state.lock().children.is_empty());
     }
 
     #[test]

@@ -1,14 +1,13 @@
-//! Where listings and stats come from, and where they go: the origin is asked, the tree on disk remembers, the kernel is
-//! told what it must not remember any longer.
+//! Where listings and stats come from, and where they go: the origin is asked, the tree on disk remembers.
 //! Never here: how long an answer counts (see `memo`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Ask;
-use super::listing::Listing;
+use super::inodes::Inodes;
+use super::listing::{self, Listing};
 use super::memo::{Recalled, Source};
-use super::stale::Kernel;
 use crate::cache::Cache;
 use crate::error::{Error, Kind, Result};
 use crate::origin::Stat;
@@ -17,7 +16,7 @@ use crate::origin::Stat;
 pub(super) struct Folders {
     pub ask: Ask,
     pub cache: Arc<Cache>,
-    pub kernel: Arc<Kernel>,
+    pub inodes: Arc<Inodes>,
     pub ttl: Duration,
     /// Names change by us: what an earlier run wrote down is for when nobody answers.
     pub is_writable: bool,
@@ -27,7 +26,6 @@ pub(super) struct Folders {
 pub(super) struct Files {
     pub ask: Ask,
     pub cache: Arc<Cache>,
-    pub kernel: Arc<Kernel>,
 }
 
 impl Source<Listing> for Folders {
@@ -57,12 +55,14 @@ impl Source<Listing> for Folders {
         {
             self.cache.keep_listing(folder, names);
         }
-        self.kernel.folder_changed(folder, old, new);
+        if let (Some(Listing::Small(old)), Listing::Small(new)) = (old, new) {
+            let of = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+            listing::retimed(old, new).for_each(|listed| self.inodes.retime(&of(&listed.name), listed.modified));
+        }
     }
 
     fn gone(&self, folder: &str) {
         self.cache.forget_path(folder);
-        self.kernel.name_changed(folder);
     }
 }
 
@@ -89,15 +89,11 @@ impl Source<Stat> for Files {
     fn learned(&self, path: &str, old: Option<&Stat>, new: &Stat) {
         if old != Some(new) {
             self.cache.note_stat(path, new);
-            if old.is_some() {
-                self.kernel.name_changed(path);
-            }
         }
     }
 
     fn gone(&self, path: &str) {
         self.cache.forget_path(path);
-        self.kernel.name_changed(path);
     }
 }
 

@@ -160,18 +160,6 @@ pub(super) fn position(names: &[Listed], name: &str) -> Option<usize> {
     names.binary_search_by(|listed| (*listed.name).cmp(name)).ok()
 }
 
-/// Names of `old` that `new` does not hold as they were; a folder stays what it is when its time changes. Both are sorted.
-pub(super) fn changed<'a>(old: &'a [Listed], new: &[Listed]) -> impl Iterator<Item = &'a str> {
-    let mut new = new.iter().peekable();
-    old.iter().filter_map(move |listed| {
-        while new.next_if(|new| new.name < listed.name).is_some() {}
-        let is_same = new.peek().is_some_and(|new| {
-            *new == listed || (new.name == listed.name && new.kind == listed.kind && is_folder(listed))
-        });
-        (!is_same).then_some(&*listed.name)
-    })
-}
-
 /// Folders of `new` that `old` holds with another time. Both are sorted.
 pub(super) fn retimed<'a>(old: &[Listed], new: &'a [Listed]) -> impl Iterator<Item = &'a Listed> {
     let mut old = old.iter().peekable();
@@ -194,21 +182,11 @@ mod tests {
     }
 
     #[test]
-    fn what_went_and_what_is_another_has_changed() {
-        let old = ["a", "b", "d", "e"].map(|name| listed(name, 1));
-        let new = [listed("a", 1), listed("b", 2), listed("c", 1), listed("e", 1)];
-        assert_eq!(changed(&old, &new).collect::<Vec<_>>(), ["b", "d"]);
-        assert_eq!(changed(&old, &[]).count(), 4);
-        assert_eq!(changed(&[], &new).count(), 0);
-    }
-
-    #[test]
-    fn a_folder_whose_time_changed_is_the_same_folder() {
+    fn a_folder_whose_time_changed_is_found() {
         let at = |minute: u64| Some(std::time::UNIX_EPOCH + std::time::Duration::from_secs(60 * minute));
         let folder = |name: &str, minute| Listed { name: name.into(), kind: ListedKind::Folder, modified: at(minute) };
         let old = [folder("a", 1), folder("b", 1), listed("c", 1), folder("d", 1)];
         let new = [folder("a", 1), folder("b", 2), folder("c", 2), listed("d", 1)];
-        assert_eq!(changed(&old, &new).collect::<Vec<_>>(), ["c", "d"]);
         assert_eq!(retimed(&old, &new).map(|listed| &*listed.name).collect::<Vec<_>>(), ["b"]);
     }
 

@@ -15,14 +15,12 @@ mod memo;
 mod names;
 mod naming;
 mod next;
-mod stale;
 mod status;
 mod writes;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 
 use crate::cache::Cache;
@@ -40,7 +38,6 @@ use jobs::Jobs;
 use known::{Files, Folders};
 use listing::Listing;
 use memo::Memo;
-use stale::Kernel;
 use writes::Writes;
 
 pub use changes::Changes;
@@ -48,7 +45,6 @@ pub use files::Opened;
 pub use inodes::{Node, NodeKind, ROOT};
 pub use keep::{Extent, Tell, Warmed, Warming, shown};
 pub use names::{DirEntry, Found};
-pub use stale::Stale;
 pub use writes::Writable;
 
 /// Questions about names asked at once: a folder's worth of sizes in a few round trips.
@@ -61,6 +57,11 @@ const GIVE_THREADS: usize = 2;
 const NEXT_THREADS: usize = 1;
 /// Names held in memory of all folders together, in listings: about 100 bytes each.
 const LISTED_NAMES_MAX: usize = 200_000;
+/// How long the kernel may remember a name. The drive must not tell the kernel of a name that has changed: the kernel then takes
+/// the folder's lock, which a program may hold while it waits for the drive, and a thread that waits for that lock keeps a killed
+/// drive, and all programs on it, from ending. So names are forgotten by time, and soon: each is asked for again at the cost of
+/// a few microseconds, as the answer is known here.
+const NAME_TTL_MAX: Duration = Duration::from_secs(1);
 /// Stats kept: about 300 bytes each.
 const STATS_MAX: usize = 65_536;
 
@@ -71,11 +72,9 @@ pub struct Drive {
     files: Handles<OpenFile>,
     folders: Handles<OpenFolder>,
     inodes: Arc<Inodes>,
-    // What the kernel remembers and must not any longer.
-    kernel: Arc<Kernel>,
     listings: Arc<Memo<Listing>>,
     stats: Arc<Memo<Stat>>,
-    // Passes first bytes on to the kernel, which may have a reader wait for them.
+    // Passes first bytes on to the kernel.
     gives: Jobs,
     // Fetches what the next episodes open with, one after the other.
     nexts: Jobs,
@@ -169,24 +168,22 @@ impl Drive {
         let cancel = Cancel::new();
         let ask = Ask { origin: Arc::clone(&origin), cancel: cancel.clone(), timeout, retry };
         let inodes = Arc::new(Inodes::new());
-        let kernel = Arc::new(Kernel::new(&inodes));
         let ttl = config.dir_ttl;
         let folders = Folders {
             ask: ask.clone(),
             cache: Arc::clone(&cache),
-            kernel: Arc::clone(&kernel),
+            inodes: Arc::clone(&inodes),
             ttl,
             is_writable: writes.is_some(),
         };
         let listings = Memo::new((ttl, timeout), (Listing::weight, LISTED_NAMES_MAX), &jobs, folders)?;
-        let known = Files { ask: ask.clone(), cache: Arc::clone(&cache), kernel: Arc::clone(&kernel) };
+        let known = Files { ask: ask.clone(), cache: Arc::clone(&cache) };
         let stats = Memo::new((ttl, timeout), (|_| 1, STATS_MAX), &jobs, known)?;
         Ok(Self {
             reader,
             files: Handles::new(),
             folders: Handles::new(),
             inodes,
-            kernel,
             listings,
             stats,
             gives,
@@ -214,21 +211,15 @@ impl Drive {
         self.listings.begin("", Box::new(move |top| Listing::gather(&*ask.origin, top, &patience, &cache)))
     }
 
-    /// Everything at `path` (relative to the source; `""`: all) and below it is asked for anew by whoever wants it next.
+    /// Everything at `path` (relative to the source; `""`: all) and below it is asked for anew by whoever wants it next, once the
+    /// kernel has forgotten it: see [`Drive::name_ttl`].
     pub fn refresh(&self, path: &str) -> Result<()> {
         let path = path.trim_matches('/');
         self.listings.expire_below(path);
         self.stats.expire_below(path);
         // What is there by this name, its folder tells.
         self.listings.expire(inodes::folder_of(path));
-        let expired = self.cache.expire_listings(path);
-        self.kernel.refresh(path);
-        expired
-    }
-
-    /// What the kernel is to be told, by a thread that does nothing else.
-    pub fn stale(&self) -> Receiver<Stale> {
-        self.kernel.stale()
+        self.cache.expire_listings(path)
     }
 
     /// The drive is off its mount point: nothing is asked or fetched any longer that no reader waits for.
@@ -236,9 +227,19 @@ impl Drive {
         self.cancel.cancel();
     }
 
-    /// How long the kernel may remember what it is told.
-    pub fn ttl(&self) -> Duration {
-        self.config.dir_ttl
+    /// How long the kernel may remember what a name stands for. That a name is not there it never remembers.
+    pub fn name_ttl(&self) -> Duration {
+        if self.is_writable() { Duration::ZERO } else { self.config.dir_ttl.min(NAME_TTL_MAX) }
+    }
+
+    /// How long it may remember these attributes. A number stands for one version of a file, but for the same folder whatever
+    /// happens in that.
+    pub fn attributes_ttl(&self, attributes: &Attributes) -> Duration {
+        match attributes.kind {
+            _ if !attributes.is_complete => Duration::ZERO,
+            NodeKind::File => self.config.dir_ttl,
+            NodeKind::Folder => self.config.dir_ttl.min(NAME_TTL_MAX),
+        }
     }
 
     /// The source, without credentials.

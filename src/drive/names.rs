@@ -42,8 +42,8 @@ pub struct DirEntry<'a> {
 pub enum Found {
     /// It is there; one lookup was counted.
     Name(Attributes),
-    /// The folder's listing does not hold it. That may be remembered so long.
-    Nothing(Duration),
+    /// The folder's listing does not hold it.
+    Nothing,
 }
 
 /// A walk through a folder whose sizes have to be asked for one by one.
@@ -98,7 +98,7 @@ impl Drive {
     ) {
         let listed = match listing.find(name) {
             Ok(Some(listed)) => listed,
-            Ok(None) => return reply(Ok(Found::Nothing(self.remember_absent(folder.ino, listing, name)))),
+            Ok(None) => return reply(Ok(Found::Nothing)),
             Err(error) => return reply(Err(error)),
         };
         let path = join(&folder.path, name);
@@ -120,18 +120,6 @@ impl Drive {
         );
     }
 
-    /// How long the kernel may remember that a name is not there: players ask for side files of each film again and
-    /// again. Of a large folder it is asked each time, as nobody could tell it all that has come to be there.
-    fn remember_absent(&self, folder: u64, listing: &Listing, name: &str) -> Duration {
-        match listing {
-            Listing::Small(_) if !self.ttl().is_zero() => {
-                self.kernel.remembers_absent(folder, name);
-                self.ttl()
-            }
-            _ => Duration::ZERO,
-        }
-    }
-
     /// Has the sizes behind `name` asked for, if somebody walks through the folder. A large one is not walked ahead.
     fn prefetch_stats(&self, folder: &Arc<str>, listing: &Listing, name: &str) {
         let Listing::Small(names) = listing else { return };
@@ -141,14 +129,21 @@ impl Drive {
         next.take(ahead).for_each(|next| self.stats.prefetch(&join(folder, &next.name)));
     }
 
-    /// The attributes of a name with one lookup of it counted. Where the kernel knows too many, it is to forget one.
+    /// The attributes of a name with one lookup of it counted. Where too many are known, one is let go.
     fn known_to_kernel(&self, path: &str, listed: &Listed, stat: Option<&Stat>) -> Attributes {
         let node = self.inodes.look_up(path, listed, stat);
-        self.kernel.forgets_one();
+        self.let_one_go();
         let mut attributes = self.attributes(&node);
         // It will be another one soon: the kernel asks each time.
         attributes.is_complete &= !self.is_being_written(path);
         attributes
+    }
+
+    fn let_one_go(&self) {
+        // What is written stays, whoever holds it.
+        if let Some(ino) = self.inodes.next_to_let_go().filter(|ino| self.staged_under(*ino).is_none()) {
+            self.inodes.let_go(ino);
+        }
     }
 
     /// Attributes of an inode. Asks the origin only if the size was never told.

@@ -164,7 +164,6 @@ impl Drive {
     /// A file was put: whoever looks gets the new one.
     pub(super) fn file_is_there(&self, path: &str) {
         self.is_there(path, ListedKind::File { size_bytes: None });
-        self.kernel.name_changed(path);
     }
 
     /// A name is there, as a library lists it.

@@ -31,18 +31,6 @@ const PREFERRED_READ_BYTES: u32 = 128 << 10;
 /// the drive any more.
 const STACK_DEPTH: u32 = 1;
 
-/// Stands for a name that is not there.
-const NO_NAME: Attributes = Attributes {
-    ino: 0,
-    kind: NodeKind::File,
-    size_bytes: 0,
-    modified: SystemTime::UNIX_EPOCH,
-    mode: 0,
-    uid: 0,
-    gid: 0,
-    is_complete: true,
-};
-
 /// The drive as the kernel talks to it.
 pub struct Adapter {
     drive: Arc<Drive>,
@@ -95,9 +83,9 @@ fn file_type(kind: NodeKind) -> FileType {
     }
 }
 
-/// Attributes that are not complete must be asked for again.
-fn ttl(drive: &Drive, attributes: &Attributes) -> Duration {
-    if attributes.is_complete { drive.ttl() } else { Duration::ZERO }
+/// For a reply that tells one time to live for both, the name and the attributes.
+fn shorter_ttl(drive: &Drive, attributes: &Attributes) -> Duration {
+    drive.name_ttl().min(drive.attributes_ttl(attributes))
 }
 
 /// Names on the drive are UTF-8; another one can't be there.
@@ -151,12 +139,14 @@ impl Filesystem for Adapter {
         let drive = Arc::clone(&self.drive);
         match text(name) {
             Ok(name) => self.drive.lookup(parent.0, name, move |found| match found {
-                Ok(Found::Name(attributes)) => {
-                    reply.entry(&ttl(&drive, &attributes), &file_attr(&attributes), GENERATION);
-                }
-                Ok(Found::Nothing(Duration::ZERO)) => reply.error(Errno::ENOENT),
-                // An entry without a number is one that is not there, for so long.
-                Ok(Found::Nothing(remembered)) => reply.entry(&remembered, &file_attr(&NO_NAME), GENERATION),
+                Ok(Found::Name(attributes)) => reply.entry_with_ttls(
+                    &drive.attributes_ttl(&attributes),
+                    &drive.name_ttl(),
+                    &file_attr(&attributes),
+                    GENERATION,
+                ),
+                // The kernel does not remember that.
+                Ok(Found::Nothing) => reply.error(Errno::ENOENT),
                 Err(error) => reply.error(errno(&error)),
             }),
             Err(error) => reply.error(errno(&error)),
@@ -170,7 +160,7 @@ impl Filesystem for Adapter {
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let drive = Arc::clone(&self.drive);
         self.drive.getattr(ino.0, move |attributes| match attributes {
-            Ok(attributes) => reply.attr(&ttl(&drive, &attributes), &file_attr(&attributes)),
+            Ok(attributes) => reply.attr(&drive.attributes_ttl(&attributes), &file_attr(&attributes)),
             Err(error) => reply.error(errno(&error)),
         });
     }
@@ -197,7 +187,7 @@ impl Filesystem for Adapter {
         let drive = Arc::clone(&self.drive);
         let changes = Changes { size_bytes: size, modified: mtime.map(kernel::set_time) };
         let answer = move |set: Outcome<Attributes>| match set {
-            Ok(attributes) => reply.attr(&ttl(&drive, &attributes), &file_attr(&attributes)),
+            Ok(attributes) => reply.attr(&drive.attributes_ttl(&attributes), &file_attr(&attributes)),
             Err(refusal) => reply.error(refused(&refusal)),
         };
         self.drive.set_attributes(ino.0, fh.map(|fh| fh.0), changes, Box::new(answer));
@@ -217,7 +207,7 @@ impl Filesystem for Adapter {
         let drive = Arc::clone(&self.drive);
         let answer = move |created: Outcome<(Attributes, u64)>| match created {
             Ok((attributes, handle)) => reply.created(
-                &ttl(&drive, &attributes),
+                &shorter_ttl(&drive, &attributes),
                 &file_attr(&attributes),
                 GENERATION,
                 FileHandle(handle),
@@ -248,7 +238,9 @@ impl Filesystem for Adapter {
     fn mkdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
         let Some(name) = name.to_str() else { return reply.error(Errno::EILSEQ) };
         match self.drive.make_folder(parent.0, name) {
-            Ok(attributes) => reply.entry(&ttl(&self.drive, &attributes), &file_attr(&attributes), GENERATION),
+            Ok(attributes) => {
+                reply.entry(&shorter_ttl(&self.drive, &attributes), &file_attr(&attributes), GENERATION);
+            }
             Err(refusal) => reply.error(refused(&refusal)),
         }
     }
@@ -316,14 +308,16 @@ impl Filesystem for Adapter {
         let is_direct = flags.0 & libc::O_DIRECT != 0;
         self.drive.open(ino.0, move |opened| match opened {
             Ok(opened) => {
-                if let (Some(head), Some(notifier)) = (&opened.head, notifier.get())
-                    && let Err(error) = notifier.store(ino, 0, head)
-                {
-                    // It will ask, then.
-                    log::debug!("the kernel does not take a file's first bytes: {error}");
-                }
+                let give = || {
+                    if let (Some(head), Some(notifier)) = (&opened.head, notifier.get())
+                        && let Err(error) = notifier.store(ino, 0, head)
+                    {
+                        // The kernel asks for them, then.
+                        log::debug!("the kernel does not take a file's first bytes: {error}");
+                    }
+                };
                 let backing = if passthrough.is_on() { drive.backing(opened.handle) } else { None };
-                passthrough.reply(ino.0, opened.handle, (is_direct, opened.is_scan), backing, reply);
+                passthrough.reply(ino.0, opened.handle, (is_direct, opened.is_scan), backing, give, reply);
             }
             Err(error) => reply.error(errno(&error)),
         });
@@ -406,7 +400,7 @@ impl Filesystem for Adapter {
                 INodeNo(entry.ino),
                 entry.next_offset,
                 entry.name,
-                &ttl(&self.drive, &attributes),
+                &shorter_ttl(&self.drive, &attributes),
                 &file_attr(&attributes),
                 GENERATION,
             )

@@ -47,6 +47,11 @@ impl<L> Ways<L> {
         way.1.clone()
     }
 
+    /// Whether there is one open of `ino`, and no more.
+    fn is_only(&self, ino: u64) -> bool {
+        self.0.get(&ino).is_some_and(|(opens, _)| *opens == 1)
+    }
+
     /// Counts one less; what was lent is returned with the last.
     fn release(&mut self, ino: u64) -> Option<Arc<L>> {
         let Entry::Occupied(mut way) = self.0.entry(ino) else { return None };
@@ -81,16 +86,20 @@ impl Passthrough {
     }
 
     /// Answers an open of `ino`; `is_direct` as the program asked for `O_DIRECT`. `is_scan`: nothing should be read ahead
-    /// of it, not by the kernel either.
+    /// of it, not by the kernel either. `give` passes bytes of the file on to the kernel's page cache: it runs where no other
+    /// open of the file is answered or under way, so that no read of it holds a page. To wait for such a page would be to wait
+    /// for the drive's own answer, and a killed drive would never end.
     pub(super) fn reply(
         &self,
         ino: u64,
         handle: u64,
         (is_direct, is_scan): (bool, bool),
         backing: Option<Backing>,
+        give: impl FnOnce(),
         reply: ReplyOpen,
     ) {
-        let lent = self.ways.lock().open(ino, || {
+        let mut ways = self.ways.lock();
+        let lent = ways.open(ino, || {
             // Through the drive, such reads need no alignment; the disk's own would.
             let backing = backing.filter(|_| !is_direct)?;
             match reply.open_backing(&backing) {
@@ -105,6 +114,10 @@ impl Passthrough {
                 }
             }
         });
+        if lent.is_none() && ways.is_only(ino) {
+            give();
+        }
+        drop(ways);
         match lent {
             Some(lent) => {
                 // An open that the rule binds to the others, though it would rather ask the drive: it may, for reads.
@@ -147,7 +160,9 @@ mod tests {
         let mut ways = Ways(HashMap::new());
         assert!(ways.open(1, || None::<&str>).is_none());
         assert!(ways.open(1, || unreachable!("the first has decided")).is_none());
+        assert!(!ways.is_only(1) && !ways.is_only(2));
         assert_eq!(ways.open(2, || Some("two")).as_deref(), Some(&"two"));
+        assert!(ways.is_only(2));
         assert_eq!(ways.open(2, || unreachable!("one file for all")).as_deref(), Some(&"two"));
         assert!(ways.release(1).is_none() && ways.release(2).is_none());
         assert!(ways.open(1, || unreachable!("one is open still")).is_none());

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
 use fuser::{BackgroundSession, Filesystem, INodeNo, MountOption, Notifier, SessionACL};
 
 use super::adapter::Adapter;
@@ -15,7 +14,7 @@ use super::mount_table::{SUBTYPE, escape_fsname};
 use super::volume_adapter::VolumeAdapter;
 use super::{passthrough, readahead};
 use crate::config::{FuseConfig, Passthrough};
-use crate::drive::{Drive, Stale};
+use crate::drive::Drive;
 use crate::error::{Error, Result};
 use crate::volume::Volume;
 
@@ -52,8 +51,8 @@ impl Session {
         let notifier = adapter.notifier();
         Self::begin(adapter, mountpoint, (drive.source(), !drive.is_writable()), how, |session| {
             // Once: there is one session.
-            let _ = notifier.set(session.clone());
-            tell_kernel(drive.stale(), session)
+            let _ = notifier.set(session);
+            Ok(())
         })
     }
 
@@ -68,8 +67,7 @@ impl Session {
         let adapter = VolumeAdapter::new(Arc::clone(volume), ended);
         Self::begin(adapter, mountpoint, (source, volume.is_read_only()), how, |session| {
             let lost = volume.lost();
-            // All of its pages and its attributes.
-            tell(move || lost.iter().for_each(|node| log_untold(node, session.inval_inode(INodeNo(node), 0, 0))))
+            tell_kernel(move || lost.iter().for_each(|node| forget_attributes(&session, node)))
         })
     }
 
@@ -129,31 +127,21 @@ impl Session {
     }
 }
 
-/// Has the kernel forget what the drive says, on a thread of its own: the kernel may make it wait for a lookup in the same
-/// folder, which the threads of the session answer. Ends with the drive.
-fn tell_kernel(stale: Receiver<Stale>, notifier: Notifier) -> Result<()> {
-    tell(move || {
-        for stale in stale {
-            let told = match &stale {
-                Stale::Name { folder, name } => notifier.inval_entry(INodeNo(*folder), name.as_ref().as_ref()),
-                // Of the file's pages none: a number is one version for its whole life.
-                Stale::Attributes(ino) => notifier.inval_inode(INodeNo(*ino), -1, 0),
-                Stale::Mark(_) => continue,
-            };
-            log_untold(stale, told);
-        }
-    })
-}
-
-/// Runs what the kernel may make wait.
-fn tell(work: impl FnOnce() + Send + 'static) -> Result<()> {
+/// Runs `work`, which tells the kernel something unasked, on a thread of its own.
+///
+/// A thread that tells the kernel something must not wait there for a lock that a request to the drive may hold: SIGKILL does not
+/// end such a wait, the process would keep `/dev/fuse` open, and every program on the drive would hang for ever. So names are
+/// never told (`FUSE_NOTIFY_INVAL_ENTRY` and `_DELETE` take the folder's lock), nor that pages are to go (their locks are held
+/// while they are read): names are forgotten by time, pages at the next open.
+fn tell_kernel(work: impl FnOnce() + Send + 'static) -> Result<()> {
     let started = thread::Builder::new().name("tell-kernel".into()).spawn(work);
     started.map(drop).map_err(|error| Error::io("starting a thread", &error))
 }
 
-fn log_untold(what: impl std::fmt::Debug, told: std::io::Result<()>) {
-    if let Err(error) = told {
-        log::debug!("the kernel was not told of {what:?}: {error}");
+/// Has the kernel ask for a node's attributes anew. A negative offset leaves the pages alone, and so takes no lock but a short one.
+fn forget_attributes(session: &Notifier, node: u64) {
+    if let Err(error) = session.inval_inode(INodeNo(node), -1, 0) {
+        log::debug!("the kernel was not told that the attributes of node {node} have changed: {error}");
     }
 }
 

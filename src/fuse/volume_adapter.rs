@@ -52,8 +52,10 @@ impl VolumeAdapter {
         if self.volume.is_read_only() {
             return (FileHandle(Version::of(node).0), FopenFlags::empty());
         }
-        // What the kernel has read stays true: every change comes through it. Not so beside another writer.
-        let keeps = FopenFlags::FOPEN_KEEP_CACHE;
+        // What the kernel has read stays true: every change comes through it. Not so beside another writer, and not after a
+        // write that was lost.
+        let are_true = self.volume.are_pages_true(node.node_id);
+        let keeps = if are_true { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
         // What is only written comes here as it is, and is not copied into pages that nobody may read.
         let is_write_only = flags & libc::O_ACCMODE == libc::O_WRONLY;
         // A write takes the right to run as somebody else away; past its pages the kernel leaves that to us.

@@ -269,7 +269,8 @@ impl Volume {
                 }
                 None => {
                     if let Some(file) = self.shared.inodes.file(node_id) {
-                        failed = self.commit(&file).err();
+                        // Before the last close: the next open must not find the kernel's pages.
+                        failed = self.commit(&file).inspect_err(|_| self.shared.inodes.lost(node_id)).err();
                     }
                 }
             }

@@ -28,6 +28,8 @@ struct Inode {
     file: Option<Arc<OpenFile>>,
     /// Its last name is gone: when nobody holds on to it any more, it goes, too.
     is_unlinked: bool,
+    /// Something that was written is lost: the kernel may hold pages of it for as long as it knows the node.
+    has_lost: bool,
 }
 
 impl Inodes {
@@ -74,6 +76,18 @@ impl Inodes {
     /// Every node that is open.
     pub fn files(&self) -> Vec<Arc<OpenFile>> {
         self.known.lock().values().filter_map(|inode| inode.file.as_ref().map(Arc::clone)).collect()
+    }
+
+    /// Something that was written to the node is lost.
+    pub fn lost(&self, node_id: u64) {
+        if let Some(inode) = self.known.lock().get_mut(&node_id) {
+            inode.has_lost = true;
+        }
+    }
+
+    /// Whether something that was written to the node was lost, since the kernel knows it.
+    pub fn has_lost(&self, node_id: u64) -> bool {
+        self.known.lock().get(&node_id).is_some_and(|inode| inode.has_lost)
     }
 
     /// Whether it has no name any longer.

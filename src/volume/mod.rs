@@ -57,7 +57,8 @@ const OWN_TTL: Duration = Duration::from_hours(1);
 /// Another process may be writing.
 const LOOKING_TTL: Duration = Duration::from_secs(1);
 
-/// Files that the kernel is still to be told of. One that is not among them shows what was lost until its pages go.
+/// Files that the kernel is still to be told of. One that is not among them is shown with the size and time of what was lost
+/// until these are asked for again.
 const LOST_MAX: usize = 1024;
 
 /// So long blobs that nobody needs are removed while somebody waits for the end; the next start goes on.
@@ -114,9 +115,14 @@ impl Volume {
         Ok(Self { shared, upkeep, totals: Mutex::default() })
     }
 
-    /// Nodes of which something that was written is lost: what the kernel holds of them is not what is there.
+    /// Nodes of which something that was written is lost: the attributes that the kernel holds of them are not true.
     pub fn lost(&self) -> Receiver<u64> {
         self.shared.lost.1.clone()
+    }
+
+    /// Whether the pages that the kernel holds of a node are what is there. If not, whoever opens the node has them dropped.
+    pub fn are_pages_true(&self, node_id: u64) -> bool {
+        !self.shared.inodes.has_lost(node_id)
     }
 
     /// Whether nothing may be changed.

@@ -226,7 +226,7 @@ fn refreshed(refresh: impl FnOnce(&Mount)) {
     }
 }
 
-/// The kernel is told when the drive learns that it remembers something else.
+/// The kernel remembers a name for a second at most.
 fn what_changed_shows_in_time() {
     let server = server(0, &[]);
     let mount = Mount::new(&server.url(), &["--dir-ttl", "1"]);
