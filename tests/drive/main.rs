@@ -21,6 +21,7 @@ mod ftp;
 mod hanging;
 mod homes;
 mod keep;
+mod killed;
 mod kills;
 mod late;
 mod lifecycle;
@@ -91,6 +92,7 @@ fn main() {
         hanging::tests(),
         homes::tests(),
         keep::tests(),
+        killed::tests(),
         kills::tests(),
         lifecycle::tests(),
         limit::tests(),
