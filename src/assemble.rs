@@ -1,6 +1,7 @@
 //! From a checked configuration to running parts: the one file that names concrete types.
 //! Never here: flags, printing, and any work of the parts themselves.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use crate::cache::Cache;
+use crate::cache::{self, Cache};
 use crate::config::Config;
 use crate::control::{self, Control, Exporter};
 use crate::drive::{Drive, Writable};
@@ -16,8 +17,9 @@ use crate::error::{Error, Result};
 use crate::fetch::Fetcher;
 use crate::fuse::session::Session;
 use crate::fuse::signals::End;
+use crate::library::catalog;
 use crate::metrics::Metrics;
-use crate::modes::{self, Modes};
+use crate::modes::Modes;
 use crate::origin::Origin;
 use crate::origin::breaker::Breaker;
 use crate::origin::library::Kept;
@@ -96,7 +98,7 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     // However the source was written, what was kept of it is found again.
     let kept_as = source.canonical(&|name| std::env::var_os(name)).located(&config.places.s3);
     let cache = Arc::new(Cache::open(&config.cache, &kept_as, Arc::clone(&metrics))?);
-    open_to_group(&config.cache.dir, config.is_group_read)?;
+    open_to_group(&config.cache.dir, config.is_group_read, cache::set_group_read)?;
     let library = library.filter(|_| !config.fuse.is_read_only);
     let writable = library.map(|library| Writable::new(library, &config.cache.dir)).transpose()?;
     let drive = Arc::new(drive(config, &origin, &cache, Arc::clone(&metrics), writable)?);
@@ -188,7 +190,7 @@ pub fn mount_volume(config: &Config, dir: &Path, ends: Sender<End>) -> Result<Mo
     sys::keep_allocator_lean();
     // What `reelfs init --group-read` gave stays.
     if config.is_group_read {
-        open_to_group(dir, true)?;
+        open_to_group(dir, true, catalog::set_group_read)?;
     }
     // One that is taken is told before anything is mounted.
     let metrics_listener = config.metrics_listen.map(Exporter::listen).transpose()?;
@@ -208,8 +210,8 @@ pub fn mount_volume(config: &Config, dir: &Path, ends: Sender<End>) -> Result<Mo
 }
 
 /// A folder of a filesystem without modes stays as it is.
-fn open_to_group(dir: &Path, is_read: bool) -> Result<()> {
-    match modes::set_group_read(dir, is_read) {
+fn open_to_group(dir: &Path, is_read: bool, set: fn(&Path, bool) -> io::Result<()>) -> Result<()> {
+    match set(dir, is_read) {
         Err(error) if is_read => Err(Error::io(format!("opening {} to its group", dir.display()), &error)),
         Err(error) => {
             log::debug!("{}: {error}", dir.display());

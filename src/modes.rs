@@ -16,6 +16,7 @@ const GROUP: u32 = 0o070;
 const OTHERS: u32 = 0o007;
 const SPECIAL: u32 = 0o7000;
 const SETGID: u32 = 0o2000;
+const STICKY: u32 = 0o1000;
 /// Folders within each other that are mended: deeper than any that a cache or a library has by itself.
 const DEPTH_MAX: u32 = 64;
 
@@ -124,64 +125,85 @@ impl Modes {
     }
 }
 
-/// Opens what is kept at `path` to its group, to be read, or closes it to everybody but its owner; what is in a folder, too.
-pub fn set_group_read(path: &Path, is_read: bool) -> io::Result<()> {
+/// Opens what is kept at `path` to its group, to be read, or closes it to everybody but its owner; `ours` in a folder, too.
+pub fn set_group_read(path: &Path, ours: &[&str], is_read: bool) -> io::Result<()> {
     let modes = if is_read { Modes::GROUP_READ } else { Modes::OWNER };
     let metadata = fs::metadata(path)?;
     let mode = metadata.mode() & 0o7777;
     let wanted = modes.mended(mode, metadata.is_dir());
-    if mode != wanted {
+    if mode != wanted && mode & STICKY == 0 {
         fs::set_permissions(path, Permissions::from_mode(wanted))?;
     }
-    mend(path);
+    mend(path, ours);
     Ok(())
 }
 
-/// Closes the folder (or file) `dir` to others, and gives what is in it the modes that follow from its own: those of an earlier
-/// version, which went by the umask, too. A folder below it that is as it should be is not looked into. Links are left
-/// alone, and so is what another user owns. What can't be mended is told once in the log, and is no error: there are
-/// filesystems without modes.
-pub fn mend(dir: &Path) -> Modes {
-    let mut mending = Mending { modes: Modes::of(dir), user: rustix::process::geteuid().as_raw(), failed: None };
-    // First, so that nobody looks in while the rest is mended.
-    mending.one(dir);
-    mending.below(dir, DEPTH_MAX);
-    if let Some(error) = mending.failed {
-        log::warn!("{}: others may be able to read in it: {error}", dir.display());
+/// Closes the folder (or file) `path` to others, and gives what is in it the modes that follow from its own: those of an
+/// earlier version, which went by the umask, too. Only of a folder that is known to be a cache or a library, and in it only
+/// names that begin with one of `ours`: whatever else stands there is somebody's own. A folder below it that is as it should
+/// be is not looked into. Links are left alone, and so is what another user owns. What can't be mended is told once in the
+/// log, and is no error: there are filesystems without modes.
+pub fn mend(path: &Path, ours: &[&str]) {
+    let mut mending = Mending::of(path);
+    let entries = mending.is_ours_alone.then(|| fs::read_dir(path));
+    for entry in entries.into_iter().flatten().flatten().flatten() {
+        let name = entry.file_name();
+        if ours.iter().any(|ours| name.as_encoded_bytes().starts_with(ours.as_bytes())) {
+            mending.below(&entry.path(), DEPTH_MAX);
+        }
     }
-    mending.modes
+    mending.tell(path);
 }
 
-/// The same of `dir` itself and, only if that was open to others, of what is in it: for folders with very many names.
-pub fn mend_once(dir: &Path) -> Modes {
-    let is_mended = fs::metadata(dir)
-        .is_ok_and(|metadata| Modes::of(dir).mended(metadata.mode(), true) == metadata.mode() & 0o7777);
-    if is_mended { Modes::of(dir) } else { mend(dir) }
+/// The same of a folder with very many names, of which one is ours for certain.
+pub fn mend_named(folder: &Path, ours: &str) {
+    let mut mending = Mending::of(folder);
+    if mending.is_ours_alone {
+        mending.below(&folder.join(ours), DEPTH_MAX);
+    }
+    mending.tell(folder);
 }
 
 struct Mending {
     modes: Modes,
     // Who we are: of others' files, only root mends any.
     user: u32,
+    // Not where everybody puts files, as in `/tmp`.
+    is_ours_alone: bool,
     failed: Option<io::Error>,
 }
 
 impl Mending {
-    fn below(&mut self, folder: &Path, depth: u32) {
-        let Ok(entries) = fs::read_dir(folder) else { return };
-        for entry in entries.flatten() {
-            let path = entry.path();
-            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
-            let is_wrong = self.modes.mended(metadata.mode() & 0o7777, metadata.is_dir()) != metadata.mode() & 0o7777;
-            if !is_wrong || !(metadata.is_dir() || metadata.is_file()) {
-                continue;
-            }
-            // Itself after what is in it: one that is right was mended to its end.
-            if metadata.is_dir() && depth > 0 {
-                self.below(&path, depth - 1);
-            }
-            self.one(&path);
+    /// Begins with `path` itself, so that nobody looks in while the rest is mended.
+    fn of(path: &Path) -> Self {
+        let is_ours_alone = fs::metadata(path).is_ok_and(|metadata| metadata.mode() & STICKY == 0);
+        let user = rustix::process::geteuid().as_raw();
+        let mut mending = Self { modes: Modes::of(path), user, is_ours_alone, failed: None };
+        if is_ours_alone {
+            mending.one(path);
         }
+        mending
+    }
+
+    fn tell(self, path: &Path) {
+        if let Some(error) = self.failed {
+            log::warn!("{}: others may be able to read in it: {error}", path.display());
+        }
+    }
+
+    /// What is in a folder, and then itself: one that is right was mended to its end.
+    fn below(&mut self, path: &Path, depth: u32) {
+        let Ok(metadata) = fs::symlink_metadata(path) else { return };
+        let mode = metadata.mode() & 0o7777;
+        if self.modes.mended(mode, metadata.is_dir()) == mode || !(metadata.is_dir() || metadata.is_file()) {
+            return;
+        }
+        if metadata.is_dir() && depth > 0 {
+            for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+                self.below(&entry.path(), depth - 1);
+            }
+        }
+        self.one(path);
     }
 
     /// Through a descriptor, so that nobody can put a link in its place.
@@ -198,7 +220,7 @@ impl Mending {
                 fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), Permissions::from_mode(wanted))
             });
         if let Err(error) = changed
-            && error.kind() != ErrorKind::NotFound
+            && !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
         {
             self.failed.get_or_insert(error);
         }
@@ -210,6 +232,8 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    const OURS: [&str; 4] = ["file", "sealed", "below", "link"];
 
     fn mode(path: &Path) -> u32 {
         fs::symlink_metadata(path).unwrap().mode() & 0o7777
@@ -240,11 +264,30 @@ mod tests {
         for open in [0o755, 0o777, 0o775, 0o705, 0o751] {
             let temp = tempfile::tempdir().unwrap();
             let top = old(temp.path(), open);
-            assert_eq!(mend(&top), Modes::OWNER);
+            mend(&top, &OURS);
+            assert_eq!(Modes::of(&top), Modes::OWNER);
             let modes = ["", "below", "file", "sealed", "below/deep"].map(|name| mode(&top.join(name)));
             assert_eq!(modes, [0o700, 0o700, 0o600, 0o400, 0o600], "{open:o}");
             assert_eq!(mode(&temp.path().join("outside")), 0o644, "links are left alone");
         }
+    }
+
+    #[test]
+    fn modes_of_what_is_not_ours_are_left_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        let top = old(temp.path(), 0o755);
+        mend(&top, &["seal"]);
+        let modes = || ["", "below", "file", "sealed", "below/deep"].map(|name| mode(&top.join(name)));
+        assert_eq!(modes(), [0o700, 0o755, 0o644, 0o400, 0o664]);
+        mend_named(&top, "below");
+        assert_eq!(modes(), [0o700, 0o700, 0o644, 0o400, 0o600]);
+        // Where everybody puts files, nothing is closed.
+        let shared = old(&temp.path().join("shared"), 0o1777);
+        mend(&shared, &OURS);
+        mend_named(&shared, "below");
+        set_group_read(&shared, &OURS, true).unwrap();
+        let modes = ["", "below", "file", "sealed", "below/deep"].map(|name| mode(&shared.join(name)));
+        assert_eq!(modes, [0o1777, 0o755, 0o644, 0o444, 0o664]);
     }
 
     #[test]
@@ -257,7 +300,7 @@ mod tests {
         ] {
             let temp = tempfile::tempdir().unwrap();
             let top = old(temp.path(), open);
-            mend(&top);
+            mend(&top, &OURS);
             let modes = ["", "below", "file", "sealed", "below/deep"].map(|name| mode(&top.join(name)));
             assert_eq!(modes, expected, "{open:o}");
         }
@@ -267,10 +310,10 @@ mod tests {
     fn modes_follow_group_read_given_and_taken() {
         let temp = tempfile::tempdir().unwrap();
         let top = old(temp.path(), 0o755);
-        set_group_read(&top, true).unwrap();
+        set_group_read(&top, &OURS, true).unwrap();
         assert_eq!(Modes::of(&top), Modes::GROUP_READ);
         assert_eq!([mode(&top), mode(&top.join("sealed")), mode(&top.join("below/deep"))], [0o750, 0o440, 0o640]);
-        set_group_read(&top, false).unwrap();
+        set_group_read(&top, &OURS, false).unwrap();
         assert_eq!(Modes::of(&top), Modes::OWNER);
         assert_eq!([mode(&top), mode(&top.join("sealed")), mode(&top.join("below/deep"))], [0o700, 0o400, 0o600]);
     }

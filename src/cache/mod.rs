@@ -182,15 +182,21 @@ impl Entry {
     }
 }
 
+/// What names in a cache's folder begin with.
+const OURS: [&str; 4] = ["entries", "index.", "lock", "budget"];
+
 impl Cache {
     /// Takes the directory for this process, opens or makes the index, removes what a crash left over.
     /// `origin` names the source, without credentials.
     pub fn open(config: &CacheConfig, origin: &str, metrics: Arc<Metrics>) -> Result<Self> {
         config.check()?;
+        let is_ours = is_ours(&config.dir);
         Modes::OWNER
             .make_folders(&config.dir)
             .map_err(|error| Error::io(format!("the cache directory {}", config.dir.display()), &error))?;
-        modes::mend(&config.dir);
+        if is_ours {
+            modes::mend(&config.dir, &OURS);
+        }
         let lock = take_lock(&config.dir)?;
         let shared = Arc::new(Shared {
             index: Index::open(&index_path(&config.dir))?,
@@ -510,6 +516,16 @@ fn index_path(dir: &Path) -> PathBuf {
 }
 
 /// One process at a time.
+/// Whether all that is in a folder may be taken for a cache's: one that is not there yet, an empty one, or one with an index.
+fn is_ours(dir: &Path) -> bool {
+    index_path(dir).exists() || std::fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
+}
+
+/// Opens a cache to the group of its folder, to be read, or closes it to everybody but its owner.
+pub fn set_group_read(dir: &Path, is_read: bool) -> std::io::Result<()> {
+    modes::set_group_read(dir, &OURS, is_read)
+}
+
 fn take_lock(dir: &Path) -> Result<Lock> {
     let Some(mut lock) = Lock::take(dir)? else {
         let (holder, dir) = (lock::holder(dir), dir.display());

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
-use super::catalog::Salvaged;
+use super::catalog::{self, Salvaged};
 use super::keyed::{KeyedLibrary, Settings};
 use super::local::Local;
 use super::{Cut, INLINE_BYTES_MAX, Library, check_path};
 use crate::config::{CHUNK_SIZE_BYTES, PlacesConfig};
 use crate::error::{Error, Kind, Result};
+use crate::modes;
 use crate::store::keyed::address::Address;
 use crate::store::remote;
 
@@ -70,13 +71,30 @@ pub fn create(text: &str, config: &PlacesConfig, cut: (Option<u64>, Option<u64>)
     Ok(format!("{LOCAL}{}", dir.display()))
 }
 
-/// The folder or file of this machine that the library at `text` is kept in. `Unsupported` of one that a server keeps.
-pub fn on_disk(text: &str) -> Result<PathBuf> {
-    let Some(address) = keyed(text)? else { return absolute(local(text)?) };
-    address.on_disk()?.ok_or_else(|| {
-        let message = format!("{}: a server keeps it, and says itself who may read it", address.shown());
-        Error::new(Kind::Unsupported, message)
-    })
+/// `Unsupported` of a library that a server keeps: it says itself who may read it.
+pub fn check_on_disk(text: &str) -> Result<()> {
+    let Some(address) = keyed(text)? else { return Ok(()) };
+    match address.on_disk()? {
+        Some(_) => Ok(()),
+        None => {
+            let message = format!("{}: a server keeps it, and says itself who may read it", address.shown());
+            Err(Error::new(Kind::Unsupported, message))
+        }
+    }
+}
+
+/// Opens the library at `text`, which is there and on this machine, to its group, to be read.
+pub fn open_to_group(text: &str) -> Result<()> {
+    check_on_disk(text)?;
+    let keyed = keyed(text)?.map(|address| address.on_disk()).transpose()?.flatten();
+    let (path, opened) = match keyed {
+        Some(path) => (path.clone(), modes::set_group_read(&path, &[""], true)),
+        None => {
+            let dir = absolute(local(text)?)?;
+            (dir.clone(), catalog::set_group_read(&dir, true))
+        }
+    };
+    opened.map_err(|error| Error::io(path.display(), &error))
 }
 
 /// Opens the library that `text` lies in.

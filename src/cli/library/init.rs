@@ -7,9 +7,8 @@ use clap::Args;
 
 use super::{LibraryOptions, line};
 use crate::config::parse_size;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::library::place;
-use crate::modes;
 
 /// Make a library: a place of your own where files are put, kept once, and hashed.
 #[derive(Debug, Args)]
@@ -33,10 +32,12 @@ pub struct InitArgs {
 
 /// Makes it, and says how it is written from now on.
 pub fn run(args: InitArgs, out: &mut dyn Write) -> Result<()> {
-    let on_disk = if args.group_read { Some(place::on_disk(&args.library)?) } else { None };
+    if args.group_read {
+        place::check_on_disk(&args.library)?;
+    }
     let made = place::create(&args.library, &args.options.places()?, (args.inline_max, args.chunk_size))?;
-    if let Some(path) = on_disk {
-        modes::set_group_read(&path, true).map_err(|error| Error::io(path.display(), &error))?;
+    if args.group_read {
+        place::open_to_group(&args.library)?;
     }
     line(out, &format!("made the library {made}; `reelfs put FILE {made}` fills it"))
 }

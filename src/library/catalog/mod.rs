@@ -57,6 +57,8 @@ const TRANSACTION_BYTES_MAX: u64 = 4 << 20;
 const JOURNAL_RESERVE_BYTES: u64 = 16 << 20;
 /// Of what is free on a small disk, no more than this part is kept for it.
 const JOURNAL_RESERVE_PART: u64 = 8;
+/// What names in a library's folder begin with.
+const OURS: [&str; 5] = ["lock", "catalog.sqlite", "blobs", "scratch", "quarantine"];
 /// A statement waits this long for others (a checkpoint, a reader of another process) before it gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// So much of a catalog is read ahead: a million small files and what is known of them is about half of it.
@@ -100,7 +102,7 @@ impl Catalog {
     pub fn open(dir: &Path) -> Result<Self> {
         schema::check_is_there(dir)?;
         let lock = take_lock(dir)?;
-        modes::mend(dir);
+        modes::mend(dir, &OURS);
         let path = schema::path(dir);
         let size = std::fs::metadata(&path).map_or(0, |meta| meta.len());
         let connection =
@@ -136,7 +138,7 @@ impl Catalog {
     /// Opens it for looking only, beside whoever writes to it.
     pub fn open_to_look(dir: &Path) -> Result<Self> {
         schema::check_is_there(dir)?;
-        modes::mend(dir);
+        modes::mend(dir, &OURS);
         let path = schema::path(dir);
         let reader = sqlite::open_reader(&path, READING).map_err(|error| failed(&path, &error))?;
         schema::check(&reader, &path)?;
@@ -372,6 +374,11 @@ fn give_up(writer: &mut Writer, why: &Error) -> Error {
         let _ = writer.connection.execute_batch("ROLLBACK");
     }
     error
+}
+
+/// Opens the library in `dir` to its group, to be read, or closes it to everybody but its owner.
+pub fn set_group_read(dir: &Path, is_read: bool) -> std::io::Result<()> {
+    modes::set_group_read(dir, &OURS, is_read)
 }
 
 /// One process writes to a library.

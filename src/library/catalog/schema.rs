@@ -110,7 +110,7 @@ pub fn create(dir: &Path, cut: Cut, before: &dyn Fn() -> Result<()>) -> Result<(
             format!("{} has blobs of a library that has lost its catalog: a new one would know none", dir.display());
         return Err(Error::new(Kind::Invalid, message));
     }
-    modes::mend(dir);
+    modes::mend(dir, &super::OURS);
     let _lock = take_lock(dir)?;
     // Another one may have made it just now.
     check_is_new()?;

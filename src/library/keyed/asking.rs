@@ -38,6 +38,10 @@ impl Asking {
         Self { next: Arc::clone(&self.next), ..Self::new(Arc::clone(&self.home), retries) }
     }
 
+    pub fn mend_modes(&self) {
+        self.home.mend_modes();
+    }
+
     pub fn describe(&self) -> &str {
         self.home.describe()
     }

@@ -112,6 +112,7 @@ impl KeyedLibrary {
             let place = asking.describe();
             Error::new(Kind::Missing, format!("{place}: no library is there; make one: reelfs init {place}"))
         })?;
+        asking.mend_modes();
         Ok(Self::with(asking, settings))
     }
 
@@ -121,7 +122,7 @@ impl KeyedLibrary {
         settings.check(asking.limits().value_bytes_max)?;
         keys::check_home(asking.limits())?;
         match self::settings(&asking)? {
-            Some(there) if there == settings => {}
+            Some(there) if there == settings => asking.mend_modes(),
             Some(_) => {
                 let message = format!("{}: a library is there already, made with other sizes", asking.describe());
                 return Err(Error::new(Kind::Invalid, message));
@@ -129,7 +130,9 @@ impl KeyedLibrary {
             None => {
                 let value =
                     serde_json::to_vec(&settings).map_err(|error| Error::new(Kind::Local, error.to_string()))?;
-                if !asking.list("", Bound::Unbounded, 1)?.is_empty() {
+                if asking.list("", Bound::Unbounded, 1)?.is_empty() {
+                    asking.mend_modes();
+                } else {
                     log::warn!("{}: not empty: what is there is listed, and left alone", asking.describe());
                 }
                 asking.put_one(keys::SETTINGS.to_owned(), value.into())?;

@@ -25,6 +25,8 @@ use crate::modes::{self, Modes};
 use crate::range::ByteRange;
 use crate::store::{NAME_BYTES_MAX, is_safe_name};
 
+/// What is surely ours: all but the values of files.
+const OURS: &str = ".reelfs";
 /// Where values are written before they have their name. Not listed.
 const SCRATCH: &str = ".reelfs/scratch";
 /// What a killed writer left there is removed after so long; no value takes a day to write.
@@ -55,7 +57,6 @@ impl Folder {
         if !fs::metadata(root).map_err(failed)?.is_dir() {
             return Err(Error::new(Kind::Missing, format!("{}: not a folder", root.display())));
         }
-        modes::mend_once(root);
         let folder = Self { root: std::path::absolute(root).map_err(failed)?, described };
         folder.sweep_scratch();
         Ok(folder)
@@ -232,6 +233,11 @@ impl Keyed for Folder {
         &LIMITS
     }
 
+    fn mend_modes(&self) {
+        // Values stand behind the folder itself, and beside files that may be somebody's own.
+        modes::mend_named(&self.root, OURS);
+    }
+
     fn get(&self, key: &str, range: ByteRange) -> Result<Bytes> {
         let path = self.path(key)?;
         let failed = |error: io::Error| Error::io(path.display(), &error);
@@ -398,9 +404,18 @@ mod tests {
         for (path, mode) in [("films/one", 0o644), ("films", 0o755), ("", 0o755)] {
             fs::set_permissions(root.join(path), fs::Permissions::from_mode(mode)).unwrap();
         }
-        drop(Folder::open(&root, false, "home".into()).unwrap());
-        assert_eq!(["", "films", "films/one"].map(mode), [0o700, 0o700, 0o600]);
-        modes::set_group_read(&root, true).unwrap();
+        for (path, mode) in [(".reelfs/scratch", 0o755), (".reelfs", 0o755)] {
+            fs::set_permissions(root.join(path), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        // Not before it is known that a library is there: it may be anybody's folder.
+        let home = Folder::open(&root, false, "home".into()).unwrap();
+        assert_eq!(["", ".reelfs"].map(mode), [0o755, 0o755]);
+        home.mend_modes();
+        assert_eq!(
+            ["", ".reelfs", ".reelfs/scratch", "films", "films/one"].map(mode),
+            [0o700, 0o700, 0o700, 0o755, 0o644]
+        );
+        modes::set_group_read(&root, &[""], true).unwrap();
         let home = Folder::open(&root, false, "home".into()).unwrap();
         put(&home, "films/two");
         put(&home, "new/three");

@@ -154,6 +154,10 @@ pub trait Keyed: Send + Sync {
         swaps.iter().map(swap).collect()
     }
 
+    /// Closes what is kept on this machine to others, where an earlier version left it open to them. Only once it is known
+    /// that a library is there: a home that is merely looked into may be anybody's folder.
+    fn mend_modes(&self) {}
+
     /// Keys that begin with `prefix`, in the order of their bytes, from `from` on: at most `limit`, and fewer only where no
     /// more follow.
     fn list(&self, prefix: &str, from: Bound<&str>, limit: usize) -> Result<Vec<Key>>;

@@ -45,7 +45,6 @@ impl RedbFile {
         if is_new {
             Modes::OWNER.make_file(path).map_err(|error| Error::io(path.display(), &error))?;
         }
-        modes::mend(path);
         let mut builder = Builder::new();
         builder.set_cache_size(CACHE_BYTES).set_concurrency_mode(ConcurrencyMode::MultiWriter);
         let opened = if is_new { builder.create(path) } else { builder.open(path) };
@@ -114,6 +113,10 @@ impl Keyed for RedbFile {
 
     fn limits(&self) -> &Limits {
         &LIMITS
+    }
+
+    fn mend_modes(&self) {
+        modes::mend(&self.path, &[]);
     }
 
     fn get(&self, key: &str, range: ByteRange) -> Result<Bytes> {
