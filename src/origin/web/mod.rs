@@ -2,6 +2,7 @@
 //! Never here: how pages look (`index.rs`) and how bytes are carried (`store/remote`).
 
 mod cells;
+mod file_name;
 mod html;
 mod index;
 mod json;
@@ -12,17 +13,17 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use log::warn;
-use percent_encoding::percent_decode_str;
 use url::Url;
 
+use self::file_name::file_name;
 pub use self::index::{Told, parse};
 use self::times::Times;
 use super::{Begun, Body, End, Listed, Origin, Pages, Patience, Stat, Version};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
+use crate::store::Read as _;
 use crate::store::credentials;
 use crate::store::remote::{Page, Remote, leads_away, sent_on, shown};
-use crate::store::{Read as _, is_safe_name};
 
 /// Some servers read this many names of a folder and stop, without a word (Caddy 2 unless told otherwise).
 const CUT_LISTING_NAMES: usize = 10_000;
@@ -202,7 +203,12 @@ fn list_folder(folder: &Remote, path: &str, patience: &Patience, pages: &mut Pag
 fn find_root(remote: &Remote, patience: &Patience) -> Result<Root> {
     let url = remote.base();
     if url.path().ends_with('/') {
-        return Ok(Root::Folder(remote.clone()));
+        // A film behind a query (`/?file=film.mkv`) says that it is to be saved under a name.
+        let head = if url.query().is_some() { remote.head("", patience).ok() } else { None };
+        return match head.and_then(|head| head.disposition).filter(|text| text.contains("filename")) {
+            Some(disposition) => file_root(remote, url, Some(&disposition)),
+            None => Ok(Root::Folder(remote.clone())),
+        };
     }
     let as_folder = with_slash(url);
     let head = match remote.head("", patience) {
@@ -212,7 +218,7 @@ fn find_root(remote: &Remote, patience: &Patience) -> Result<Root> {
             return if is_folder { Ok(Root::Folder(folder)) } else { Err(error) };
         }
         // A server that refuses HEAD: what it says to GET counts, and that is asked for with the file's stat.
-        Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Denied) => return file_root(remote, url),
+        Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Denied) => return file_root(remote, url, None),
         answer => answer?,
     };
     if head.url.path().ends_with('/') {
@@ -226,7 +232,7 @@ fn find_root(remote: &Remote, patience: &Patience) -> Result<Root> {
             return Ok(Root::Folder(remote.at(&as_folder)));
         }
     }
-    file_root(remote, url)
+    file_root(remote, url, head.disposition.as_deref())
 }
 
 fn is_index(page: Page) -> Result<bool> {
@@ -236,10 +242,8 @@ fn is_index(page: Page) -> Result<bool> {
     }
 }
 
-fn file_root(remote: &Remote, url: &Url) -> Result<Root> {
-    let last = url.path_segments().and_then(|mut segments| segments.next_back()).unwrap_or_default();
-    let name = percent_decode_str(last).decode_utf8().ok().filter(|name| is_safe_name(name));
-    match name {
+fn file_root(remote: &Remote, url: &Url, disposition: Option<&str>) -> Result<Root> {
+    match file_name(url, disposition) {
         Some(name) => Ok(Root::File(remote.clone(), name.into())),
         None => Err(Error::new(Kind::Invalid, format!("{}: its name can't be a file's name", shown(url)))),
     }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cancel::Cancel;
-use crate::store::ListedKind;
+use crate::store::{ListedKind, is_safe_name};
 
 const HTML: &str = "text/html; charset=utf-8";
 
@@ -332,6 +332,17 @@ fn folders_are_told_from_files() {
     let error = connect(&page, "/folder/").unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);
     assert!(error.to_string().contains("does not list a folder"), "{error}");
+}
+
+#[test]
+fn single_film_behind_a_link_has_the_name_its_server_tells() {
+    let headers = "Content-Type: video/mp4\r\nContent-Disposition: attachment; filename=\"b c.mkv\"\r\n";
+    let named = serve(move |_, _| ("200 OK", headers, "film"));
+    for path in ["/s/Tok3n/download", "/?file=x.mp4", "/get.php?id=7"] {
+        assert_eq!(connect(&named, path).unwrap(), ["b c.mkv"], "{path}");
+    }
+    let web = Web::connect(&named.join("/s/Tok3n/download").unwrap(), &patience()).unwrap();
+    assert_eq!(web.stat("b c.mkv", &patience()).unwrap().size_bytes, 4);
 }
 
 #[test]

@@ -20,7 +20,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, IF_MATCH, RANGE};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderMap, HeaderValue, IF_MATCH, RANGE,
+};
 use http::status::StatusCode;
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -68,6 +70,8 @@ pub struct Head {
     pub url: Url,
     /// As announced; empty if it was not.
     pub content_type: String,
+    /// What the server would have the file called: its `Content-Disposition`, if it sends one.
+    pub disposition: Option<String>,
 }
 
 impl Remote {
@@ -108,7 +112,9 @@ impl Remote {
         let url = self.url(key)?;
         let response = self.send(Method::HEAD, &url, HeaderMap::new(), patience)?;
         answer::check_status(response.status(), response.headers(), &shown(&url), SystemTime::now())?;
-        Ok(Head { url: response.url().clone(), content_type: content_type(&response) })
+        let disposition = response.headers().get(CONTENT_DISPOSITION).map(HeaderValue::as_bytes);
+        let disposition = disposition.map(|value| String::from_utf8_lossy(value).into_owned());
+        Ok(Head { url: response.url().clone(), content_type: content_type(&response), disposition })
     }
 
     /// Gets the page at `key`, JSON rather than HTML where the server has both.

@@ -127,9 +127,9 @@ impl Place {
         self.remote.driver.wait(patience, &shown, work)
     }
 
-    /// A key as its bucket lists it: where the server tells nothing else of its version.
+    /// A key with the `ETag` that its bucket lists, where the server's answers about it come without.
     fn with_listed(&self, path: &str, told: Stat, patience: &Patience) -> Result<Stat> {
-        if !told.version.is_size_alone() {
+        if told.version.as_etag().is_some() {
             return Ok(told);
         }
         let shown = self.shown(path);
@@ -141,7 +141,8 @@ impl Place {
         let first = async { first.await.map_err(|error: opendal::Error| fault::from_service(&shown, &error)) };
         match self.remote.driver.wait(patience, &shown, first) {
             Ok(Some(entry)) if entry.path() == path && entry.metadata().content_length() == told.size_bytes => {
-                Ok(stat(entry.metadata()))
+                let listed = stat(entry.metadata());
+                Ok(Stat { modified: told.modified.or(listed.modified), ..listed })
             }
             Err(error) if error.may_pass() => Err(error),
             _ => Ok(told),

@@ -5,6 +5,7 @@ mod links;
 mod multistatus;
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::Method;
@@ -21,6 +22,7 @@ use super::{PageBody, Remote, fault, leads_away, sent_on, shown, with_slash};
 use crate::config::S3Config;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
+use crate::store::credentials;
 use crate::store::{
     Begun, Body, End, List, Listed, ListedKind, Pages, Paging, Patience, Read, Stat, Version, is_safe_name,
 };
@@ -42,6 +44,8 @@ pub struct WebDav {
     says_folder: bool,
     /// What the place turned out to be; asked once, when first needed, so that a drive can start without its server.
     root: OnceLock<Root>,
+    /// The server's properties hold no strong `ETag`: they are not asked for one again.
+    has_no_etags: AtomicBool,
     described: String,
 }
 
@@ -58,7 +62,8 @@ impl WebDav {
         let s3 = S3Config::default();
         let remote = Remote::new(&address.base(&s3)?)?;
         let (_, says_folder) = address.prefix()?;
-        Ok(Self { remote, says_folder, root: OnceLock::new(), described: address.located(&s3) })
+        let (root, has_no_etags) = (OnceLock::new(), AtomicBool::new(false));
+        Ok(Self { remote, says_folder, root, has_no_etags, described: address.located(&s3) })
     }
 
     /// The place as it may be shown, and told from others.
@@ -151,20 +156,26 @@ impl WebDav {
         Ok(found)
     }
 
-    /// The file at `key` as the server tells it where its answers to GET and HEAD tell no version: with what is known of it
-    /// by its properties.
+    /// The file at `key` as the server tells it, with what only its properties tell: the `ETag`, or else the time, where
+    /// answers to GET and HEAD come without.
     fn with_properties(&self, key: &str, stat: Stat, patience: &Patience) -> Result<Stat> {
-        if !stat.version.is_size_alone() {
+        let has_time = !stat.version.is_size_alone();
+        if stat.version.as_etag().is_some() || (has_time && self.has_no_etags.load(Ordering::Relaxed)) {
             return Ok(stat);
         }
-        match self.properties(&self.remote.url(key)?, patience) {
-            Ok(resource) => Ok(stat_of(&resource, stat.size_bytes)),
-            Err(error) if error.may_pass() => Err(error),
+        let told = match self.properties(&self.remote.url(key)?, patience) {
+            Ok(resource) => stat_of(&resource, stat.size_bytes),
+            Err(error) if error.may_pass() => return Err(error),
             Err(error) => {
                 log::debug!("{error}");
-                Ok(stat)
+                stat.clone()
             }
+        };
+        if told.version.as_etag().is_some() {
+            return Ok(Stat { modified: stat.modified.or(told.modified), ..told });
         }
+        self.has_no_etags.store(true, Ordering::Relaxed);
+        Ok(if has_time { stat } else { told })
     }
 
     /// Which version a file is now, where an answer that brings bytes of `expected` does not tell: as a rule, the properties
@@ -365,8 +376,7 @@ fn check_status(status: StatusCode, headers: &HeaderMap, url: &str) -> Result<()
         _ => match answer::check_status(status, headers, url, SystemTime::now()) {
             Ok(()) => Err(Error::new(Kind::Unsupported, format!("{url}: the server answers {status} to PROPFIND"))),
             Err(error) if status == StatusCode::UNAUTHORIZED => {
-                let hint =
-                    "are user and password right? Set REELFS_USER and REELFS_PASSWORD, or write them into ~/.netrc";
+                let hint = credentials::HINT;
                 Err(Error::new(error.kind(), format!("{error}; {hint}")))
             }
             error => error,

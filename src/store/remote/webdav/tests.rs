@@ -135,15 +135,20 @@ fn webdav_refusals_say_what_to_do() {
 
 /// A server whose answers to GET and HEAD tell no version, only its properties do.
 fn mute(etag: &'static str) -> Server {
+    speaking("", etag)
+}
+
+/// One whose answers to GET and HEAD have these `headers` alone.
+fn speaking(headers: &'static str, etag: &'static str) -> Server {
     const FILE: &[u8] = b"0123456789";
     Server::start(move |head, socket| {
         let reply = if head.starts_with("PROPFIND /dav/a.mkv ") {
             multistatus(&response("/dav/a.mkv", &format!("{WHEN}<D:getetag>{etag}</D:getetag>")))
         } else if head.starts_with("HEAD") {
-            answer("200 OK", "Content-Length: 10\r\n", b"")
+            answer("200 OK", &format!("Content-Length: 10\r\n{headers}"), b"")
         } else {
             let last = if head.contains("bytes=0-0\n") { 0 } else { 4 };
-            let headers = format!("Content-Range: bytes 0-{last}/10\r\nContent-Length: {}\r\n", last + 1);
+            let headers = format!("Content-Range: bytes 0-{last}/10\r\nContent-Length: {}\r\n{headers}", last + 1);
             answer("206 Partial Content", &headers, &FILE[..=last])
         };
         socket.write_all(&reply).unwrap_or(());
@@ -168,6 +173,30 @@ fn webdav_version_is_found_among_properties_where_answers_tell_none() {
         let changed = place.read("a.mkv", &older, range, &patience()).err().unwrap();
         assert_eq!(changed.kind(), Kind::Changed);
     }
+}
+
+/// A time is kept when a film is replaced, and an `ETag` is not.
+#[test]
+fn webdav_etag_among_properties_is_the_version_where_answers_tell_a_time() {
+    const TIME: &str = "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    let server = speaking(TIME, "\"7-a\"");
+    let place = webdav(&server, "/dav/");
+    let stat = place.stat("a.mkv", &patience()).unwrap();
+    assert_eq!(stat.version, Version::etag("\"7-a\""));
+    assert_eq!(place.begin("a.mkv", End::First(5), &patience()).unwrap().unwrap().stat, stat);
+    assert!(place.read("a.mkv", &stat, ByteRange::new(0, 5), &patience()).is_ok());
+    let older = Stat { version: Version::etag("\"6\""), ..stat };
+    let changed = place.read("a.mkv", &older, ByteRange::new(0, 5), &patience()).err().unwrap();
+    assert_eq!(changed.kind(), Kind::Changed);
+
+    let server = speaking(TIME, "W/\"7\"");
+    let place = webdav(&server, "/dav/");
+    for _ in 0..3 {
+        let stat = place.stat("a.mkv", &patience()).unwrap();
+        assert_eq!(stat.version, Version::size_and_time(10, stat.modified));
+    }
+    let asked = server.heads().iter().filter(|head| head.starts_with("PROPFIND")).count();
+    assert_eq!(asked, 1, "not again where there is none");
 }
 
 #[test]
