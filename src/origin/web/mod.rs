@@ -277,7 +277,9 @@ fn with_hint(error: &Error, described: &str) -> Error {
         }
         Kind::Missing => "is the path right, letter by letter?",
         Kind::Unreachable | Kind::TimedOut => "is the server up, and its name and port right?",
-        Kind::Denied if text.contains("403") => "may this user read it, and are the server's index pages turned on?",
+        Kind::Denied if text.contains("answers 403") => {
+            "may this user read it, and are the server's index pages turned on?"
+        }
         Kind::Denied => credentials::HINT,
         _ => return error.clone(),
     };
