@@ -242,7 +242,7 @@ fn a_cache_directory_that_cannot_be_used() {
 #[test]
 fn without_a_home_there_is_no_place_for_a_cache() {
     let output = Command::new(env!("CARGO_BIN_EXE_reelfs")).args(["cache", "status"]).env_clear().output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("--cache-dir"));
 }
 

@@ -61,7 +61,10 @@ impl Gap {
 
     /// Tells what has come of it since it was told last, while it is still coming.
     fn tell_on(&mut self, tell: Tell<'_>) -> Result<()> {
-        let landed = self.interests.iter().map(Interest::landed);
+        // Whole blocks: those are kept, also when their flight is called off.
+        let whole = |landed: ByteRange| ByteRange::new(landed.start, landed.end - landed.end % BLOCK_SIZE_BYTES);
+        let landed = self.interests.iter().map(Interest::landed).filter(|landed| landed.len() >= BLOCK_SIZE_BYTES);
+        let landed = landed.map(whole);
         let landed_bytes: u64 =
             landed.map(|landed| self.parts.iter().map(|part| part.intersect(landed).len()).sum::<u64>()).sum();
         // A flight that has ended gives its memory up: what came of it was told.
