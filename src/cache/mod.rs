@@ -437,6 +437,12 @@ impl Cache {
         }
     }
 
+    /// The version of `path` that was cached last, and the bytes recorded of it; `None`: nothing is.
+    pub fn last_held(&self, path: &str) -> Result<Option<(String, u64)>> {
+        let newest = self.shared.versions(path)?.into_iter().max_by_key(|row| row.entry_id);
+        newest.map(|row| Ok((row.version, self.shared.index.held(row.entry_id)?.1))).transpose()
+    }
+
     /// Bytes on disk now.
     pub fn used_bytes(&self) -> u64 {
         self.shared.used_bytes.load(Ordering::Relaxed)

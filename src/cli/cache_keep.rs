@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::exit::Outcome;
 use super::progress::Shown;
 use super::{complain, printable};
 use crate::control::{self, Answer, Request};
@@ -33,7 +34,7 @@ pub fn run(paths: &[PathBuf], request: Asking, is_quiet: bool, out: &mut dyn Wri
 }
 
 fn each(paths: &[PathBuf], out: &mut dyn Write, ask: &mut dyn FnMut(&Path) -> Result<String>) -> Result<ExitCode> {
-    let mut code = ExitCode::SUCCESS;
+    let mut outcome = Outcome::Done;
     for path in paths {
         match ask(path) {
             Ok(message) => {
@@ -42,11 +43,11 @@ fn each(paths: &[PathBuf], out: &mut dyn Write, ask: &mut dyn FnMut(&Path) -> Re
             }
             Err(error) => {
                 complain(&error);
-                code = ExitCode::FAILURE;
+                outcome.and(Outcome::of(&error));
             }
         }
     }
-    Ok(code)
+    Ok(outcome.into())
 }
 
 #[cfg(test)]

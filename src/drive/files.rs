@@ -217,11 +217,18 @@ impl Drive {
             ("user.reelfs.source", _) => Some(self.source().to_owned()),
             // Before the first open only an origin's own word would do, and nobody may wait for it here.
             ("user.reelfs.version", NodeKind::File) => {
-                Some(stat().map_or_else(|| "unknown".to_owned(), |stat| stat.version.to_string()))
+                let version = match stat() {
+                    Some(stat) => Some(stat.version.to_string()),
+                    None => self.cache.last_held(&node.path)?.map(|(version, _)| version),
+                };
+                Some(version.unwrap_or_else(|| "unknown".to_owned()))
             }
             ("user.reelfs.cached_bytes", NodeKind::File) => {
-                let held = stat().map(|stat| self.cache.held_of(&node.path, &stat)).transpose()?;
-                Some(held.map_or(0, |(_, bytes)| bytes).to_string())
+                let held_bytes = match stat() {
+                    Some(stat) => self.cache.held_of(&node.path, &stat)?.1,
+                    None => self.cache.last_held(&node.path)?.map_or(0, |(_, bytes)| bytes),
+                };
+                Some(held_bytes.to_string())
             }
             _ => None,
         })

@@ -155,6 +155,10 @@ fn verified_and_purged_through_a_mount() {
     let mount = Mount::on(&place, &server.url(), &["--passthrough", "off"]);
     let ask =
         |typed: &[&str]| reelfs().arg("cache").args(typed).env("XDG_RUNTIME_DIR", place.runtime()).output().unwrap();
+    // Before anybody opens it in this run.
+    let mut value = [0; 32];
+    let len = rustix::fs::getxattr(mount.file("film.mkv"), "user.reelfs.cached_bytes", &mut value).unwrap();
+    assert_eq!(value[..len], *FILM.1.to_string().as_bytes());
     let cache = place.cache().to_str().unwrap().to_owned();
     let bad = ask(&["verify", "--cache-dir", &cache]);
     assert_eq!(bad.status.code(), Some(3), "{bad:?}");

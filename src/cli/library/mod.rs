@@ -23,6 +23,7 @@ use std::time::SystemTime;
 use clap::Args;
 use jiff::Timestamp;
 
+use super::exit::Outcome;
 use super::options::{Env, S3Options};
 use super::{complain, written};
 use crate::config::PlacesConfig;
@@ -118,12 +119,12 @@ fn line(out: &mut dyn Write, text: &str) -> Result<()> {
 
 /// Does `what` for each of `paths`; one that is refused does not keep the others from being done.
 fn each_path(paths: &[String], what: &mut dyn FnMut(&str) -> Result<()>) -> ExitCode {
-    let mut code = ExitCode::SUCCESS;
+    let mut outcome = Outcome::Done;
     for path in paths {
         if let Err(error) = what(path) {
             complain(&error);
-            code = ExitCode::FAILURE;
+            outcome.and(Outcome::of(&error));
         }
     }
-    code
+    outcome.into()
 }

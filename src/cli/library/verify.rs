@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{Interrupted, LibraryOptions, counted, line};
+use crate::cli::exit::Outcome;
 use crate::cli::progress::Shown;
 use crate::config::format_size;
 use crate::control::Progress;
@@ -120,10 +121,10 @@ pub fn run(args: VerifyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<Exit
         return Ok(ExitCode::FAILURE);
     }
     if left == 0 {
-        return Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        return Ok(if lost == 0 { Outcome::Done } else { Outcome::Damaged }.into());
     }
     line(out, &format!("{left} missing or damaged; `--repair-from` another library puts back what that one has"))?;
-    Ok(ExitCode::FAILURE)
+    Ok(Outcome::Damaged.into())
 }
 
 fn told_salvaged(salvaged: &Salvaged, out: &mut dyn Write) -> Result<()> {
@@ -261,7 +262,7 @@ mod tests {
         spoil();
 
         let (code, said) = verified(&text, &["--salvage"]);
-        assert_eq!(code, ExitCode::FAILURE, "{said}");
+        assert_eq!(code, Outcome::Damaged.into(), "{said}");
         for part in ["lost: `lost`", "1 file lost. Do not run `reelfs gc`", "`reelfs put`", "catalog.sqlite.damaged"] {
             assert!(said.contains(part), "{part}: {said}");
         }
