@@ -17,8 +17,8 @@ const USER: &str = "REELFS_USER";
 const PASSWORD: &str = "REELFS_PASSWORD";
 /// What a person can do about a place that wants a user and a password. Never a password in the URL: it would be in the
 /// shell's history, and for everyone on the machine to read in `ps`.
-pub const HINT: &str =
-    "set REELFS_USER and REELFS_PASSWORD, or write them to ~/.netrc (machine HOST login USER password PASSWORD)";
+pub const HINT: &str = "user and password are missing or wrong: set REELFS_USER and REELFS_PASSWORD, or write them to ~/.netrc \
+                        (machine HOST login USER password PASSWORD)";
 /// Servers of these schemes may want a password and no user.
 const NEEDS_NO_USER: [&str; 1] = ["redis"];
 /// A longer file is no `.netrc`.

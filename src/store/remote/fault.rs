@@ -88,9 +88,9 @@ fn untrusted(cause: &str) -> Option<String> {
     } else if has("NotValidForName") || has("not valid for name") {
         "its certificate is for another name: use the name that it is for, in the URL"
     } else if has("CaUsedAsEndEntity") {
-        "its certificate is self-signed, and that of an authority, too, which none may show as its own: sign one for the \
-         server with it"
-    } else if has("UnknownIssuer") || has("unknown issuer") || has("SelfSigned") {
+        "its certificate is self-signed and that of an authority, which no server may show as its own: make one that is not \
+         (with openssl: -addext basicConstraints=critical,CA:FALSE), and have this machine trust it (SSL_CERT_FILE)"
+    } else if has("UnknownIssuer") || has("unknown issuer") || has("SelfSigned") || has("BadSignature") {
         "its certificate is signed by no authority that this machine trusts (is it self-signed?): add the authority's \
          certificate to the machine's (/usr/local/share/ca-certificates, then update-ca-certificates), or set SSL_CERT_FILE \
          to a file that holds it"
