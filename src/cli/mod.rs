@@ -128,13 +128,16 @@ impl Inner {
 /// The whole program: reads the command line, does what it says, and says in one line on stderr why it could not.
 pub fn run() -> ExitCode {
     let typed: Vec<OsString> = std::env::args_os().collect();
-    if mount_helper::is_meant(&typed) {
+    let code = if mount_helper::is_meant(&typed) {
         run_for_mount(&typed)
     } else if Inner::is_meant(&typed) {
         run_inner(&typed)
     } else {
         run_typed(&typed, None)
-    }
+    };
+    // Warnings that were counted and not said yet.
+    log::logger().flush();
+    code
 }
 
 /// As the program calls itself.
