@@ -9,6 +9,7 @@
 //! held in memory until then, and what has come of one that breaks off, or is called off, has come for nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
@@ -23,6 +24,10 @@ use crate::store::{Body, Patience, Stat};
 
 /// Read at once, as far as it has come, and handed out at once.
 const PIECE_BYTES: usize = 256 << 10;
+/// The server tells the end of a transfer sooner than this, and than a part of what a silence may last, or never: then its
+/// connection is given up, but not the bytes that came.
+const FINAL_REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+const FINAL_REPLY_SHARE: u32 = 4;
 /// Held at once, until proved: twice a chunk of the usual size. A longer range comes in parts, each a transfer with a
 /// proof of its own.
 const PART_BYTES_MAX: u64 = 4 << 20;
@@ -80,10 +85,15 @@ impl Transfer {
     }
 
     /// All bytes of the part are here: is the file still the same? They, and the transfer of the next part.
-    async fn end(self) -> Result<(Bytes, Option<Self>)> {
+    async fn end(self, pool: &Arc<Pool>, reply_timeout: Duration) -> Result<(Bytes, Option<Self>)> {
         let Self { mut lease, data, held, rest, path, what, expected, .. } = self;
         drop(data);
-        lease.settle().await?;
+        let settled = tokio::time::timeout(reply_timeout, lease.settle()).await;
+        if !matches!(settled, Ok(Ok(()))) {
+            log::info!("{what}: the server does not tell the end of a transfer; going on over another connection");
+            drop(lease);
+            lease = pool.lease().await?;
+        }
         check(&mut lease, &path, &what, &expected).await?;
         if rest.is_empty() {
             lease.give_back();
@@ -124,7 +134,8 @@ impl FtpBody {
         while !transfer.left.is_empty() {
             self.driver.wait(&self.patience, &what, transfer.take())?;
         }
-        self.driver.wait(&self.patience, &what, transfer.end())
+        let reply_timeout = FINAL_REPLY_TIMEOUT.min(self.patience.stall / FINAL_REPLY_SHARE);
+        self.driver.wait(&self.patience, &what, transfer.end(&self.pool, reply_timeout))
     }
 }
 

@@ -311,7 +311,67 @@ fn is_folder(what: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+    use std::time::Duration;
+
     use super::*;
+    use crate::cancel::Cancel;
+
+    const FILM: &[u8] = &[7; 100_000];
+
+    /// One connection's conversation: a film of `FILM`, and of its transfers no end is ever told.
+    fn converse(mut stream: TcpStream) -> std::io::Result<()> {
+        let data = TcpListener::bind("127.0.0.1:0")?;
+        let port = data.local_addr()?.port();
+        let mut start = 0;
+        stream.write_all(b"220 Hi\r\n")?;
+        for line in std::io::BufReader::new(stream.try_clone()?).lines() {
+            let line = line?;
+            let reply = match line.get(..4) {
+                Some("USER") => "230 In".into(),
+                Some("TYPE") => "200 Binary".into(),
+                Some("SIZE") => format!("213 {}", FILM.len()),
+                Some("MDTM") => "213 19700101000001".into(),
+                Some("EPSV") => format!("229 Here (|||{port}|)"),
+                Some("REST") => {
+                    start = line[5..].parse().unwrap_or(0);
+                    "350 From there".into()
+                }
+                Some("RETR") => "150 It comes".into(),
+                _ => "502 No".to_owned(),
+            };
+            stream.write_all(format!("{reply}\r\n").as_bytes())?;
+            if reply.starts_with("150") {
+                // Whoever has read enough closes it.
+                let _ = data.accept()?.0.write_all(&FILM[start..]);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn final_reply_that_never_comes_costs_no_bytes() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("ftp://{}/", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || converse(stream));
+            }
+        });
+        let ftp = Ftp::new(&Address::new(url.parse().unwrap()).unwrap(), 2).unwrap();
+        let patience = Patience { stall: Duration::from_secs(4), cancel: Cancel::new() };
+        let stat = ftp.stat("film.mkv", &patience).unwrap();
+        for range in [ByteRange::new(0, 50_000), ByteRange::new(40_000, 100_000)] {
+            let mut body = ftp.read("film.mkv", &stat, range, &patience).unwrap();
+            let mut bytes = Vec::new();
+            while let Some(piece) = body.next().unwrap() {
+                bytes.extend_from_slice(&piece);
+            }
+            assert!(bytes == FILM[range.start as usize..range.end as usize], "{range}: {} bytes", bytes.len());
+        }
+    }
 
     #[test]
     fn a_line_tells_a_name_that_can_be_asked_for_or_none() {

@@ -1,5 +1,8 @@
 //! The connections to one FTP server: few, as such servers count them, and each used by one reader at a time.
 //! Never here: commands.
+//!
+//! A new connection is made behind the back of whoever found all in use: a login may take seconds, and the first
+//! connection that is free, an old one or the new one, is taken.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +19,8 @@ use crate::store::driver::Driver;
 const IDLE_MAX: Duration = Duration::from_mins(1);
 /// A transfer that was closed early is over by then, or its connection is given up.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A login that has not ended by then never will.
+const LOGIN_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A server that took no more may take one more by now: other programs come and go.
 const GROW_AGAIN: Duration = Duration::from_mins(1);
@@ -27,14 +32,21 @@ pub(super) struct Pool {
     most: usize,
     // Taken alone.
     state: Mutex<State>,
-    // A connection, or room for one.
-    freed: Notify,
+    // A connection, room for one, or one that could not be made.
+    changed: Notify,
 }
 
 struct State {
     idle: Vec<(Control, Instant)>,
-    /// In use, or on the way.
+    /// In use.
     used: usize,
+    /// On the way.
+    dialed: usize,
+    /// Callers without a connection.
+    waiting: usize,
+    /// Connections that could not be made so far, and why the last one could not.
+    failures: u64,
+    failure: Option<Error>,
     /// As many as the server takes, as far as we know.
     most: usize,
     /// When that last changed.
@@ -50,42 +62,80 @@ pub(super) struct Lease {
 /// One of `most`.
 struct Seat(Arc<Pool>);
 
+/// A caller who waits for a connection.
+struct Waiting<'a>(&'a Pool);
+
 impl Pool {
     pub fn new(address: Address, most: usize) -> Arc<Self> {
-        let state = Mutex::new(State { idle: Vec::new(), used: 0, most, changed: None });
-        Arc::new(Self { address, most, state, freed: Notify::new() })
+        Arc::new(Self { address, most, state: Mutex::new(State::new(most)), changed: Notify::new() })
     }
 
     /// A connection for the caller alone, as soon as there is one.
     pub async fn lease(self: &Arc<Self>) -> Result<Lease> {
+        let failures = {
+            let mut state = self.state.lock();
+            state.waiting += 1;
+            state.failures
+        };
+        let _waiting = Waiting(self);
         loop {
-            let mut freed = std::pin::pin!(self.freed.notified());
-            freed.as_mut().enable();
-            let taken = {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            let (taken, _old) = {
                 let mut state = self.state.lock();
                 // Closed by the server, or out of step. That can be seen without waiting.
                 let is_old = |control: &Control, since: Instant| since.elapsed() > IDLE_MAX || !control.is_quiet();
                 let old = state.idle.extract_if(.., |(control, since)| is_old(control, *since)).collect::<Vec<_>>();
                 let idle = state.idle.pop();
+                state.used += usize::from(idle.is_some());
                 if idle.is_none() {
+                    let has_failed = state.failures != failures;
+                    if let Some(failure) = state.failure.clone().filter(|_| has_failed && state.has_none()) {
+                        return Err(failure);
+                    }
                     state.grow(self.most);
+                    if state.wants_one_more(has_failed) {
+                        state.dialed += 1;
+                        self.dial();
+                    }
                 }
-                let is_seated = idle.is_some() || state.used < state.most;
-                state.used += usize::from(is_seated);
-                is_seated.then_some((idle, old))
+                (idle, old)
             };
-            let Some((idle, _old)) = taken else {
-                freed.await;
-                continue;
-            };
-            let seat = Seat(Arc::clone(self));
-            if let Some((control, _)) = idle {
-                return Ok(Lease { seat, control });
+            match taken {
+                Some((control, _)) => return Ok(Lease { seat: Seat(Arc::clone(self)), control }),
+                None => changed.await,
             }
-            match Control::open(&self.address).await {
-                Ok(control) => return Ok(Lease { seat, control }),
-                Err(error) if error.kind() == Kind::Busy && self.make_do(&error) => {}
-                Err(error) => return Err(error),
+        }
+    }
+
+    /// Makes a connection, however long whoever wants one waits for it.
+    fn dial(self: &Arc<Self>) {
+        let (pool, address) = (Arc::downgrade(self), self.address.clone());
+        tokio::spawn(async move {
+            let opened = tokio::time::timeout(LOGIN_TIMEOUT, Control::open(&address)).await;
+            let opened = opened.unwrap_or_else(|_| {
+                let seconds = LOGIN_TIMEOUT.as_secs();
+                Err(Error::new(Kind::TimedOut, format!("{address}: no login within {seconds} s")))
+            });
+            if let Some(pool) = pool.upgrade() {
+                pool.opened(opened);
+            }
+        });
+    }
+
+    fn opened(&self, opened: Result<Control>) {
+        let mut state = self.state.lock();
+        state.dialed -= 1;
+        match opened {
+            Ok(control) => {
+                state.idle.push((control, Instant::now()));
+                drop(state);
+                self.changed.notify_one();
+            }
+            Err(error) => {
+                state.fail(error);
+                drop(state);
+                self.changed.notify_waiters();
             }
         }
     }
@@ -97,27 +147,41 @@ impl Pool {
             drop(idle);
         }
     }
-
-    /// The server takes no more connections: those that there are will do. Whether there are any.
-    fn make_do(&self, error: &Error) -> bool {
-        let mut state = self.state.lock();
-        // The one that was refused is among those in use.
-        let others = state.used - 1;
-        if others > 0 {
-            (state.most, state.changed) = (others, Some(Instant::now()));
-            log::info!("{error}; going on with {others} connections");
-        }
-        others > 0
-    }
 }
 
 impl State {
+    fn new(most: usize) -> Self {
+        let (idle, failure, changed) = (Vec::new(), None, None);
+        Self { idle, used: 0, dialed: 0, waiting: 0, failures: 0, failure, most, changed }
+    }
+
+    /// Whether there is nothing to wait for.
+    fn has_none(&self) -> bool {
+        self.used + self.dialed + self.idle.len() == 0
+    }
+
+    /// Whether one more is made for those who wait. After one `has_failed`, those that there are will do.
+    fn wants_one_more(&self, has_failed: bool) -> bool {
+        self.dialed < self.waiting && self.used + self.dialed < self.most && (!has_failed || self.has_none())
+    }
+
     /// All are in use: one more is tried, if the last time is long ago.
     fn grow(&mut self, most: usize) {
         let is_long_ago = self.changed.is_some_and(|at| at.elapsed() >= GROW_AGAIN);
-        if self.used >= self.most && self.most < most && is_long_ago {
+        if self.used + self.dialed >= self.most && self.most < most && is_long_ago {
             (self.most, self.changed) = (self.most + 1, Some(Instant::now()));
         }
+    }
+
+    /// A connection could not be made. If the server takes no more, those that there are will do.
+    fn fail(&mut self, error: Error) {
+        let others = self.used + self.idle.len();
+        if error.kind() == Kind::Busy && others > 0 {
+            (self.most, self.changed) = (others, Some(Instant::now()));
+            log::info!("{error}; going on with {others} connections");
+        }
+        self.failures += 1;
+        self.failure = Some(error);
     }
 }
 
@@ -126,6 +190,7 @@ impl Lease {
     pub fn give_back(self) {
         let Self { seat, control } = self;
         seat.0.state.lock().idle.push((control, Instant::now()));
+        // Tells whoever waits.
         drop(seat);
     }
 
@@ -164,7 +229,13 @@ impl std::ops::DerefMut for Lease {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.0.state.lock().used -= 1;
-        self.0.freed.notify_one();
+        self.0.changed.notify_one();
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().waiting -= 1;
     }
 }
 
@@ -212,18 +283,82 @@ mod tests {
         assert!(pool.lease().await.unwrap().is_quiet(), "another one");
     }
 
+    /// Logs in the first `logins` connections, and says nothing after its greeting to those that follow; or refuses them.
+    fn serve(logins: usize, then: Option<&'static [u8]>) -> Arc<Pool> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("ftp://{}/", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for (number, stream) in listener.incoming().enumerate() {
+                let mut stream = stream.unwrap();
+                thread::spawn(move || {
+                    if let Some(refusal) = then.filter(|_| number >= logins) {
+                        return drop(stream.write_all(refusal));
+                    }
+                    stream.write_all(b"220 Hi\r\n").unwrap();
+                    for line in BufReader::new(stream.try_clone().unwrap()).lines() {
+                        let reply: &[u8] = match line.unwrap().get(..3) {
+                            Some(_) if number >= logins => continue,
+                            Some("USE") => b"230 In\r\n",
+                            Some("TYP") => b"200 Binary\r\n",
+                            _ => b"502 No\r\n",
+                        };
+                        stream.write_all(reply).unwrap();
+                    }
+                });
+            }
+        });
+        Pool::new(Address::new(url.parse().unwrap()).unwrap(), 2)
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn connection_that_is_free_is_taken_though_another_is_dialed() {
+        let pool = serve(1, None);
+        let first = pool.lease().await.unwrap();
+        let waiting = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move { pool.lease().await.map(drop) }
+        });
+        let deadline = Instant::now() + LONG;
+        while pool.state.lock().dialed == 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        first.give_back();
+        tokio::time::timeout(LONG, waiting).await.expect("the login hangs").unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn connection_that_is_refused_leaves_those_that_are_there() {
+        let pool = serve(1, Some(b"421 Too many\r\n"));
+        let first = pool.lease().await.unwrap();
+        let waiting = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move { pool.lease().await.map(drop) }
+        });
+        let deadline = Instant::now() + LONG;
+        while pool.state.lock().most > 1 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        first.give_back();
+        tokio::time::timeout(LONG, waiting).await.unwrap().unwrap().unwrap();
+        let none = serve(0, Some(b"421 Too many\r\n"));
+        let refused = tokio::time::timeout(LONG, none.lease()).await.unwrap();
+        assert_eq!(refused.map(drop).unwrap_err().kind(), Kind::Busy, "there is none to wait for");
+    }
+
     #[test]
     fn one_more_connection_is_tried_a_minute_after_one_was_refused() {
         let now = Instant::now();
         let long_ago = now.checked_sub(GROW_AGAIN).unwrap();
         for (used, changed, most) in [(2, Some(long_ago), 3), (1, Some(long_ago), 2), (2, Some(now), 2), (2, None, 2)] {
-            let mut state = State { idle: Vec::new(), used, most: 2, changed };
+            let mut state = State { used, changed, ..State::new(2) };
             state.grow(4);
             assert_eq!(state.most, most, "{used} {changed:?}");
             state.grow(4);
             assert_eq!(state.most, most, "one at a time");
         }
-        let mut full = State { idle: Vec::new(), used: 4, most: 4, changed: Some(long_ago) };
+        let mut full = State { used: 4, changed: Some(long_ago), ..State::new(4) };
         full.grow(4);
         assert_eq!(full.most, 4);
     }
