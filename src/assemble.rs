@@ -85,7 +85,7 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
         Some(library) => Arc::clone(library) as Arc<dyn Origin>,
         None => source.open(&config.places)?,
     };
-    let breaker = Arc::new(Breaker::start(origin, config.fetch.chunk_timeout / 2, Arc::clone(&metrics))?);
+    let breaker = Arc::new(Breaker::start(origin, config.fetch.chunk_timeout, Arc::clone(&metrics))?);
     let origin = Arc::clone(&breaker) as Arc<dyn Origin>;
     // One that is taken is told before anything is mounted.
     let metrics_listener = config.metrics_listen.map(Exporter::listen).transpose()?;

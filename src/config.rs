@@ -79,7 +79,8 @@ pub struct FetchConfig {
     pub connections: usize,
     /// A read ends by then, with its bytes or with an error.
     pub chunk_timeout: Duration,
-    /// Times a failed request is asked again, if the failure may pass.
+    /// Times a request that no reader waits for is made again, if its failure may pass. What a reader waits for is asked for
+    /// until `chunk_timeout`; with 0 nothing is.
     pub retries: u32,
     /// Bytes a second that may come from the origin, all files together; `None`: any number.
     pub bandwidth_limit: Option<u64>,

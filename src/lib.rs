@@ -20,7 +20,8 @@
 //! 5. [`fetch`] joins the *flights* under way and starts what is missing. A worker asks the [`origin`] for exactly one
 //!    version, lands pieces as they come, hashes them, and answers each reader when its own bytes are there. A request
 //!    that is *late*, as the origin's last answers tell, is overtaken by a second one: 5 % more, and none while it errs.
-//!    One that fails is made again as [`retry`] says; none is made while the origin is away, as its *breaker* knows.
+//!    One that fails is made again as [`retry`] says: for a reader, until his deadline. None is made while the origin is
+//!    away, as its *breaker* knows; guesses keep to what the origin takes at once, as its refusals tell.
 //! 6. A landed chunk goes to the cache's *writer* (room first, then bytes) and *recorder* (sync first, then rows). While
 //!    the disk is stuck it is let go, *resident* in its flight for a while, and offered again.
 //! 7. A file that is whole and trusted when it is opened is *lent* to the kernel, pinned: its reads never come here.

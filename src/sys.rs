@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::range::ByteRange;
 
@@ -38,6 +39,14 @@ pub fn invoking_user() -> (u32, u32) {
 pub fn is_root() -> bool {
     // SAFETY: takes no argument, touches no memory, can't fail.
     unsafe { libc::geteuid() == 0 }
+}
+
+/// The time since the machine was started, its sleep included; zero if the kernel does not tell.
+pub fn since_boot() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes into `time`, which outlives the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
 }
 
 /// Stats `path` by asking its filesystem, not by what the kernel remembers of it: the root of a dead FUSE mount keeps

@@ -132,7 +132,8 @@ struct FetchOptions {
         long, value_name = "SECONDS", env = "REELFS_CHUNK_TIMEOUT", default_value = "10", value_parser = parse_timeout,
     )]
     chunk_timeout: Duration,
-    /// Times a request is asked again after a failure that may pass, 0 to 20. 3 outlast a lost packet or a restart.
+    /// Times a request that no reader waits for is made again after a failure that may pass, 0 to 20. What a reader waits for
+    /// is asked for again until --chunk-timeout; with 0 nothing is.
     #[arg(
         long, value_name = "N", env = "REELFS_RETRIES", default_value = "3",
         value_parser = clap::value_parser!(u32).range(0..=RETRIES_MAX),

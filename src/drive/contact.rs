@@ -142,10 +142,10 @@ impl Drive {
     ) -> LoadOnce<Stat> {
         let (drive, listed_size) = (Arc::clone(self), node.size_bytes());
         let has_begun = Arc::clone(begun);
-        Box::new(move |path| {
+        Box::new(move |path, question| {
             // What is cached of it, an earlier run has asked for: now only its version matters. A pin alone is no such bytes.
             if drive.cache.holds(path).unwrap_or(true) {
-                return drive.ask.of(|origin, patience| origin.stat(path, patience));
+                return drive.ask.of(question, |origin, patience| origin.stat(path, patience));
             }
             let (is_film, chunk) = (is_film_name(path), drive.cache.chunk_size_bytes());
             let head = match (is_film, is_scan) {
@@ -156,7 +156,7 @@ impl Drive {
             let head = head.min(chunk);
             let tail =
                 listed_size.filter(|_| is_film && !is_scan).and_then(|size| drive.ask_for_tail(path, size, head));
-            let first = drive.ask.of(|origin, patience| {
+            let first = drive.ask.of(question, |origin, patience| {
                 Ok(match origin.begin(path, End::First(head), patience)? {
                     Some(begun) => Contact::Begun(begun),
                     None => Contact::Stat(origin.stat(path, patience)?),

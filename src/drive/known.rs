@@ -7,10 +7,14 @@ use std::time::Duration;
 use super::Ask;
 use super::inodes::Inodes;
 use super::listing::{self, Listing};
-use super::memo::{Recalled, Source};
+use super::memo::{Doubt, Question, Recalled, Source};
 use crate::cache::Cache;
 use crate::error::{Error, Kind, Result};
 use crate::origin::Stat;
+
+/// What an earlier run knew is shown when the origin has said nothing for so long: more than a new connection takes over a
+/// far link.
+const EARLIER_GRACE: Duration = Duration::from_secs(3);
 
 /// The folders of a source.
 pub(super) struct Folders {
@@ -29,8 +33,8 @@ pub(super) struct Files {
 }
 
 impl Source<Listing> for Folders {
-    fn ask(&self, folder: &str) -> Result<Listing> {
-        let asked = self.ask.of(|origin, patience| Listing::gather(origin, folder, patience, &self.cache));
+    fn ask(&self, folder: &str, question: &Question<'_>) -> Result<Listing> {
+        let asked = self.ask.of(question, |origin, patience| Listing::gather(origin, folder, patience, &self.cache));
         asked.map_err(|error| if folder.is_empty() { not_gone(error) } else { error })
     }
 
@@ -40,7 +44,13 @@ impl Source<Listing> for Folders {
             let age = known.age.filter(|_| !self.is_writable);
             let fresh_for = age.map_or(Duration::ZERO, |age| self.ttl.saturating_sub(age));
             let value = Listing::recall(known.listing)?;
-            Ok(Some(Recalled { value, fresh_for, is_doubted: age.is_none() }))
+            // Its time is over, or not known: somebody wanted it new, or clocks differ.
+            let doubt = match age {
+                Some(_) => Doubt::Old,
+                None if self.is_writable => Doubt::Wrong,
+                None => Doubt::For(EARLIER_GRACE),
+            };
+            Ok(Some(Recalled { value, fresh_for, doubt }))
         });
         known.unwrap_or_else(|error| {
             log::warn!("{error}");
@@ -73,17 +83,17 @@ fn not_gone(error: Error) -> Error {
 }
 
 impl Source<Stat> for Files {
-    fn ask(&self, path: &str) -> Result<Stat> {
-        self.ask.of(|origin, patience| origin.stat(path, patience))
+    fn ask(&self, path: &str, question: &Question<'_>) -> Result<Stat> {
+        self.ask.of(question, |origin, patience| origin.stat(path, patience))
     }
 
-    /// Never fresh: the first open of a run asks which version there is now. Only if nobody answers, the last one counts.
+    /// Never fresh: the first open of a run asks which version there is now. Only if nobody answers soon, the last one counts.
     fn recall(&self, path: &str) -> Option<Recalled<Stat>> {
         let known = self.cache.known_stat(path).unwrap_or_else(|error| {
             log::warn!("{error}");
             None
         });
-        known.map(|value| Recalled { value, fresh_for: Duration::ZERO, is_doubted: true })
+        known.map(|value| Recalled { value, fresh_for: Duration::ZERO, doubt: Doubt::For(EARLIER_GRACE) })
     }
 
     fn learned(&self, path: &str, old: Option<&Stat>, new: &Stat) {

@@ -4,23 +4,28 @@
 //!
 //! Invariant: whoever asks is answered exactly once, without a lock held.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::inodes::is_at_or_below;
 use super::jobs::Jobs;
+use crate::cancel::Cancel;
 use crate::error::{Error, Kind, Result};
 
 /// An old answer is given after this if no new one has come: below what a person notices, also twice in a row, as an
 /// `open` by path waits for the name and then for the version. A near origin answers in time; behind a far one the old
 /// answer comes first, and the new one is there for the next who asks.
 const GRACE: Duration = Duration::from_millis(15);
+/// The same where somebody has asked for new answers: what was known is shown if none comes by then.
+const WANTED_GRACE: Duration = Duration::from_millis(500);
 /// After a question that failed, the old answer counts as fresh this long: an origin that is away is not hammered.
 const FAILED_FOR: Duration = Duration::from_secs(2);
 /// A question is asked again so often because of what changed meanwhile; then the answer is taken, and asked for anew by
@@ -31,13 +36,44 @@ const GRACED_MAX: usize = 4_096;
 
 /// Takes the answer.
 pub(super) type Then<V> = Box<dyn FnOnce(Result<V>) + Send>;
-/// Another way to the same answer, for one question.
-pub(super) type LoadOnce<V> = Box<dyn FnOnce(&str) -> Result<V> + Send>;
+/// Another way to the same answer, for one question; see [`Source::ask`].
+pub(super) type LoadOnce<V> = Box<dyn FnOnce(&str, &Question<'_>) -> Result<V> + Send>;
 
-/// Where answers come from, and who else is told of them. Called on a thread for names, without a lock held.
+/// How a question is asked.
+pub(super) struct Question<'a> {
+    /// There is an old answer that will do if this one does not come.
+    pub is_known: bool,
+    /// Set when its time is over.
+    pub cancel: &'a Cancel,
+}
+
+/// What speaks against an old answer, and how long it waits for a new one before it is given all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Doubt {
+    /// Nothing but its age.
+    Old,
+    /// New answers were asked for, or it is of an earlier run: given if none has come after this.
+    For(Duration),
+    /// Known to be wrong by now: good only if the origin can't be asked.
+    Wrong,
+}
+
+impl Doubt {
+    /// After how long an old answer stands in for one that does not come.
+    fn grace(self) -> Option<Duration> {
+        match self {
+            Self::Old => Some(GRACE),
+            Self::For(grace) => Some(grace),
+            Self::Wrong => None,
+        }
+    }
+}
+
+/// Where answers come from, and who else is told of them. Called on threads for names, without a lock held; `recall` on
+/// those that never ask the origin.
 pub(super) trait Source<V>: Send + Sync + 'static {
     /// Asks the origin.
-    fn ask(&self, path: &str) -> Result<V>;
+    fn ask(&self, path: &str, question: &Question<'_>) -> Result<V>;
 
     /// What is known of a path that nothing is held of in memory.
     fn recall(&self, _path: &str) -> Option<Recalled<V>> {
@@ -56,8 +92,7 @@ pub(super) trait Source<V>: Send + Sync + 'static {
 pub(super) struct Recalled<V> {
     pub value: V,
     pub fresh_for: Duration,
-    /// Good only if the origin can't be asked; else given, too, while the origin takes its time.
-    pub is_doubted: bool,
+    pub doubt: Doubt,
 }
 
 /// An answer on its way in.
@@ -70,16 +105,29 @@ struct Told<V> {
     old: Option<V>,
 }
 
+impl<V: Clone> Told<V> {
+    /// What is known and fresh.
+    fn fresh(recalled: Option<&Recalled<V>>) -> Option<Self> {
+        let Recalled { value, fresh_for, .. } = recalled.filter(|known| !known.fresh_for.is_zero())?;
+        Some(Self { value: value.clone(), fresh_for: *fresh_for, is_new: false, old: None })
+    }
+
+    /// What has to do, as the origin does not answer.
+    fn old(value: V) -> Self {
+        Self { value, fresh_for: FAILED_FOR, is_new: false, old: None }
+    }
+}
+
 /// Answers by path.
 pub(super) struct Memo<V> {
     ttl: Duration,
-    // A question that waited longer for a thread is not asked any more.
-    queue_wait_max: Duration,
     source: Box<dyn Source<V>>,
     // What an answer weighs, and how much all may weigh before the least recently used go.
     weigh: fn(&V) -> usize,
     weight_max: usize,
+    // Ask the origin, and look up what an earlier run knew, which never waits for the origin.
     jobs: Arc<Jobs>,
+    recalls: Arc<Jobs>,
     graced: Sender<(Instant, Arc<str>)>,
     // Guards answers and askers. Nothing is asked, and nobody answered, under it.
     state: Mutex<State<V>>,
@@ -93,9 +141,9 @@ struct State<V> {
 struct Answer<V> {
     value: Option<V>,
     fresh_until: Option<Instant>,
-    // Known to be wrong by now: good only if the origin can't be asked.
-    is_doubted: bool,
-    is_asked: bool,
+    doubt: Doubt,
+    // Since then, if it is being asked for.
+    asked_at: Option<Instant>,
     // What is being asked may be answered with what was true before a change of our own: it is asked again.
     is_outdated: bool,
     askers: Vec<Then<V>>,
@@ -104,20 +152,20 @@ struct Answer<V> {
 impl<V: Clone + Send + 'static> Memo<V> {
     /// Answers of `source` count as fresh for `ttl`; all together weigh at most `weight_max` (but one is always kept).
     pub(super) fn new(
-        (ttl, queue_wait_max): (Duration, Duration),
+        ttl: Duration,
         (weigh, weight_max): (fn(&V) -> usize, usize),
-        jobs: &Arc<Jobs>,
+        (jobs, recalls): (&Arc<Jobs>, &Arc<Jobs>),
         source: impl Source<V>,
     ) -> Result<Arc<Self>> {
         let (graced, to_grace) = bounded(GRACED_MAX);
         let state = Mutex::new(State { answers: LruCache::unbounded(), weight: 0 });
         let memo = Arc::new(Self {
             ttl,
-            queue_wait_max,
             source: Box::new(source),
             weigh,
             weight_max,
             jobs: Arc::clone(jobs),
+            recalls: Arc::clone(recalls),
             graced,
             state,
         });
@@ -160,10 +208,10 @@ impl<V: Clone + Send + 'static> Memo<V> {
             drop(state);
             return then(Ok(value));
         }
-        // An old answer waits for the new one, but not for ever; unless it is doubted, or none but new ones are wanted.
-        let has_grace = !answer.is_doubted && !self.ttl.is_zero();
-        if let Some(old) = answer.value.clone().filter(|_| has_grace)
-            && self.graced.try_send((Instant::now() + GRACE, Arc::clone(&path))).is_err()
+        // An old answer waits for the new one, but not for ever; unless it is wrong, or none but new ones are wanted.
+        let given_at = answer.given_at(Instant::now()).filter(|_| !self.ttl.is_zero());
+        if let (Some(old), Some(given_at)) = (answer.value.clone(), given_at)
+            && self.graced.try_send((given_at, Arc::clone(&path))).is_err()
         {
             self.ask(state, &path, None);
             return then(Ok(old));
@@ -176,7 +224,7 @@ impl<V: Clone + Send + 'static> Memo<V> {
     /// Has `path` asked for, unless it is fresh or being asked for; nobody waits.
     pub(super) fn prefetch(self: &Arc<Self>, path: &str) {
         let mut state = self.state.lock();
-        let is_known = state.answers.peek(path).is_some_and(|answer| answer.is_asked || answer.is_fresh());
+        let is_known = state.answers.peek(path).is_some_and(|answer| answer.asked_at.is_some() || answer.is_fresh());
         if !is_known {
             let path: Arc<str> = path.into();
             if !state.answers.contains(&path) {
@@ -189,13 +237,15 @@ impl<V: Clone + Send + 'static> Memo<V> {
     /// Asks for `path` on this very thread with `load`, before there is anybody else. What kept the origin from answering,
     /// if what is known from earlier has to do.
     pub(super) fn begin(&self, path: &str, load: LoadOnce<V>) -> Result<Option<Error>> {
-        match self.load(path, false, Some(load)) {
-            (Ok(told), failure) => {
-                self.learn(path, told);
-                Ok(failure)
-            }
-            (Err(error), _) => Err(error),
-        }
+        let recalled = self.source.recall(path);
+        let told = match Told::fresh(recalled.as_ref()) {
+            Some(told) => Ok((told, None)),
+            None => self.load(path, false, (Some(load), recalled), &Cancel::new()),
+        };
+        told.map(|(told, failure)| {
+            self.learn(path, told);
+            failure
+        })
     }
 
     fn learn(&self, path: &str, told: Told<V>) {
@@ -209,17 +259,33 @@ impl<V: Clone + Send + 'static> Memo<V> {
         self.answered(&path, Ok(told));
     }
 
-    /// All at `top` and below it is asked for anew by the next `get`.
-    pub(super) fn expire_below(&self, top: &str) {
-        for (_, answer) in self.state.lock().answers.iter_mut().filter(|(path, _)| is_at_or_below(path, top)) {
-            answer.doubt();
+    /// All at `top` and below it is asked for anew by the next `get`, as somebody wants it so.
+    pub(super) fn refresh_below(&self, top: &str) {
+        self.doubt_below(top, Doubt::For(WANTED_GRACE));
+    }
+
+    /// The same for one path.
+    pub(super) fn refresh(&self, path: &str) {
+        if let Some(answer) = self.state.lock().answers.peek_mut(path) {
+            answer.doubt(Doubt::For(WANTED_GRACE));
         }
     }
 
-    /// The next `get` asks the origin. What is known stays, for when the origin is away.
+    /// What is known of all at `top` and below it is wrong.
+    pub(super) fn expire_below(&self, top: &str) {
+        self.doubt_below(top, Doubt::Wrong);
+    }
+
+    fn doubt_below(&self, top: &str, doubt: Doubt) {
+        for (_, answer) in self.state.lock().answers.iter_mut().filter(|(path, _)| is_at_or_below(path, top)) {
+            answer.doubt(doubt);
+        }
+    }
+
+    /// What is known is wrong: the next `get` asks the origin. It stays, for when the origin is away.
     pub(super) fn expire(&self, path: &str) {
         if let Some(answer) = self.state.lock().answers.peek_mut(path) {
-            answer.doubt();
+            answer.doubt(Doubt::Wrong);
         }
     }
 
@@ -227,13 +293,13 @@ impl<V: Clone + Send + 'static> Memo<V> {
     pub(super) fn amend(&self, path: &str, change: impl FnOnce(&mut V) -> bool) {
         let mut state = self.state.lock();
         let Some(answer) = state.answers.peek_mut(path) else { return };
-        answer.is_outdated = answer.is_asked;
+        answer.is_outdated = answer.asked_at.is_some();
         let Some(value) = &mut answer.value else { return };
         let before = (self.weigh)(value);
         let is_changed = change(value);
         let after = (self.weigh)(value);
         if !is_changed {
-            answer.doubt();
+            answer.doubt(Doubt::Wrong);
         }
         state.weight = state.weight + after - before;
     }
@@ -252,89 +318,118 @@ impl<V: Clone + Send + 'static> Memo<V> {
         load: Option<LoadOnce<V>>,
     ) {
         let Some(answer) = state.answers.peek_mut(path) else { return };
-        if std::mem::replace(&mut answer.is_asked, true) {
+        if answer.asked_at.is_some() {
             return;
         }
-        let is_known = answer.value.is_some() || answer.is_doubted;
+        answer.asked_at = Some(Instant::now());
+        let is_known = answer.value.is_some() || answer.doubt == Doubt::Wrong;
         drop(state);
+        if is_known {
+            return self.question(path, true, load, None);
+        }
+        // On threads of their own: while all that ask the origin are busy, what an earlier run knew is found all the same.
         let (memo, asked) = (Arc::clone(self), Arc::clone(path));
-        let queued_at = Instant::now();
-        let job = move || {
-            // Behind too many questions to an origin that hangs: whoever waits has waited long enough.
-            let load = if queued_at.elapsed() > memo.queue_wait_max {
-                Some(Box::new(|path: &str| Err(late(path))) as LoadOnce<V>)
-            } else {
-                load
-            };
-            let told = panic::catch_unwind(AssertUnwindSafe(|| {
-                let mut told = memo.load(&asked, is_known, load).0;
-                for _ in 0..ASKED_AGAIN_MAX {
-                    if !memo.take_outdated(&asked) {
-                        break;
-                    }
-                    told = memo.load(&asked, true, None).0;
-                }
-                told
-            }));
-            memo.answered(
-                &asked,
-                told.unwrap_or_else(|_| {
-                    Err(Error::new(Kind::Local, format!("{asked}: a question failed inside reelfs")))
-                }),
-            );
+        let recall = move || {
+            let recalled = panic::catch_unwind(AssertUnwindSafe(|| memo.source.recall(&asked))).unwrap_or_default();
+            if let Some(told) = Told::fresh(recalled.as_ref()) {
+                return memo.answered(&asked, Ok(told));
+            }
+            if let Some(known) = recalled.as_ref().filter(|_| !memo.ttl.is_zero()) {
+                memo.hold_old(&asked, known);
+            }
+            memo.question(&asked, false, load, recalled);
         };
-        if let Err(error) = self.jobs.run(job) {
+        if let Err(error) = self.recalls.run(recall) {
             self.answered(path, Err(error));
         }
     }
 
-    /// The answer from wherever it can be had: from disk if nothing is held in memory and that is fresh, else from the
-    /// origin, else from disk after all. And what kept the origin from answering.
-    fn load(&self, path: &str, is_known: bool, load: Option<LoadOnce<V>>) -> (Result<Told<V>>, Option<Error>) {
-        let recalled = if is_known { None } else { self.source.recall(path) };
-        if let Some(Recalled { value, fresh_for, .. }) = recalled.clone().filter(|known| !known.fresh_for.is_zero()) {
-            return (Ok(Told { value, fresh_for, is_new: false, old: None }), None);
+    /// Has the origin asked.
+    fn question(
+        self: &Arc<Self>,
+        path: &Arc<str>,
+        is_known: bool,
+        load: Option<LoadOnce<V>>,
+        recalled: Option<Recalled<V>>,
+    ) {
+        let (memo, asked, known) = (Arc::clone(self), Arc::clone(path), recalled.clone());
+        let work = move |cancel: &Cancel| {
+            let told = panic::catch_unwind(AssertUnwindSafe(|| {
+                let mut told = memo.load(&asked, is_known, (load, recalled), cancel);
+                for _ in 0..ASKED_AGAIN_MAX {
+                    if !memo.take_outdated(&asked) {
+                        break;
+                    }
+                    told = memo.load(&asked, true, (None, None), cancel);
+                }
+                told
+            }));
+            let told = told
+                .unwrap_or_else(|_| Err(Error::new(Kind::Local, format!("{asked}: a question failed inside reelfs"))));
+            memo.answered(&asked, told.map(|(told, _)| told));
+        };
+        // Behind too many questions to an origin that hangs: whoever waits has waited long enough.
+        let (memo, asked) = (Arc::clone(self), Arc::clone(path));
+        let late = move || {
+            let told = known.map_or_else(|| Err(late(&asked)), |known| Ok(Told::old(known.value)));
+            memo.answered(&asked, told);
+        };
+        if let Err(error) = self.jobs.ask(work, late) {
+            self.answered(path, Err(error));
         }
-        if let Some(known) = recalled.as_ref().filter(|known| !known.is_doubted && !self.ttl.is_zero()) {
-            self.hold_old(path, &known.value);
-        }
-        match (load.map_or_else(|| self.source.ask(path), |load| load(path)), recalled) {
+    }
+
+    /// The answer from the origin, else what was recalled after all. And what kept the origin from answering.
+    fn load(
+        &self,
+        path: &str,
+        is_known: bool,
+        (load, recalled): (Option<LoadOnce<V>>, Option<Recalled<V>>),
+        cancel: &Cancel,
+    ) -> Result<(Told<V>, Option<Error>)> {
+        let question = Question { is_known: is_known || recalled.is_some(), cancel };
+        let asked = load.map_or_else(|| self.source.ask(path, &question), |load| load(path, &question));
+        // Not by whoever asked: its time was over.
+        let is_called_off = |error: &Error| error.kind() == Kind::Cancelled && cancel.is_cancelled();
+        match (asked.map_err(|error| if is_called_off(&error) { late(path) } else { error }), recalled) {
             (Ok(value), recalled) => {
                 let old = recalled.map(|known| known.value);
-                (Ok(Told { value, fresh_for: self.ttl, is_new: true, old }), None)
+                Ok((Told { value, fresh_for: self.ttl, is_new: true, old }, None))
             }
             (Err(error), Some(Recalled { value, .. })) if leaves_known(&error) => {
                 log::info!("{path}: {error}; going on with what an earlier run knew");
-                (Ok(Told { value, fresh_for: FAILED_FOR, is_new: false, old: None }), Some(error))
+                Ok((Told::old(value), Some(error)))
             }
-            (Err(error), _) => (Err(error), None),
+            (Err(error), _) => Err(error),
         }
     }
 
     /// Holds what was recalled as an old answer while the origin is asked, so that whoever waits is given it in a moment.
-    fn hold_old(&self, path: &str, value: &V) {
+    fn hold_old(&self, path: &str, known: &Recalled<V>) {
         let mut state = self.state.lock();
         let Some((path, answer)) = state.answers.get_key_value_mut(path) else { return };
         // Asked for anew meanwhile.
-        if answer.value.is_some() || answer.is_doubted {
+        if answer.value.is_some() || answer.doubt == Doubt::Wrong {
             return;
         }
-        answer.value = Some(value.clone());
+        answer.doubt = answer.doubt.max(known.doubt);
+        let Some(given_at) = answer.given_at(Instant::now()) else { return };
+        answer.value = Some(known.value.clone());
         let path = Arc::clone(path);
-        let is_graced = self.graced.try_send((Instant::now() + GRACE, path)).is_ok();
+        let is_graced = self.graced.try_send((given_at, path)).is_ok();
         let askers = if is_graced { Vec::new() } else { std::mem::take(&mut answer.askers) };
-        state.weight += (self.weigh)(value);
+        state.weight += (self.weigh)(&known.value);
         self.shrink(&mut state);
         drop(state);
         for then in askers {
-            then(Ok(value.clone()));
+            then(Ok(known.value.clone()));
         }
     }
 
     fn answered(&self, path: &Arc<str>, told: Result<Told<V>>) {
         let mut state = self.state.lock();
         let Some(answer) = state.answers.peek_mut(path) else { return };
-        answer.is_asked = false;
+        answer.asked_at = None;
         let askers = std::mem::take(&mut answer.askers);
         let mut learned = None;
         let mut is_gone = false;
@@ -345,7 +440,7 @@ impl<V: Clone + Send + 'static> Memo<V> {
                 answer.value = Some(told.value.clone());
                 let is_outdated = std::mem::take(&mut answer.is_outdated);
                 answer.fresh_until = if is_outdated { None } else { Some(Instant::now() + told.fresh_for) };
-                answer.is_doubted = is_outdated;
+                answer.doubt = if is_outdated { Doubt::Wrong } else { Doubt::Old };
                 state.weight = state.weight + gained - lost;
                 self.shrink(&mut state);
                 learned = told.is_new.then(|| (old, told.value.clone()));
@@ -378,13 +473,27 @@ impl<V: Clone + Send + 'static> Memo<V> {
         }
     }
 
+    /// Whoever waits for `path` is given the old answer, if its time has come.
+    fn give_old(&self, path: &str) {
+        let mut state = self.state.lock();
+        let Some(answer) = state.answers.peek_mut(path).filter(|answer| answer.is_given(Instant::now())) else {
+            return;
+        };
+        let Some(old) = answer.value.clone() else { return };
+        let askers = std::mem::take(&mut answer.askers);
+        drop(state);
+        for then in askers {
+            then(Ok(old.clone()));
+        }
+    }
+
     /// Lets go of the least recently used that nobody waits for.
     fn shrink(&self, state: &mut State<V>) {
         let mut looks = state.answers.len();
         while state.weight > self.weight_max && state.answers.len() > 1 && looks > 0 {
             looks -= 1;
             let Some((path, answer)) = state.answers.pop_lru() else { return };
-            if answer.is_asked {
+            if answer.asked_at.is_some() {
                 state.answers.push(path, answer);
             } else {
                 state.weight -= answer.value.as_ref().map_or(0, self.weigh);
@@ -398,17 +507,29 @@ impl<V> Answer<V> {
         Self {
             value: None,
             fresh_until: None,
-            is_doubted: false,
-            is_asked: false,
+            doubt: Doubt::Old,
+            asked_at: None,
             is_outdated: false,
             askers: Vec::new(),
         }
     }
 
-    fn doubt(&mut self) {
+    fn doubt(&mut self, doubt: Doubt) {
         self.fresh_until = None;
-        self.is_doubted = true;
-        self.is_outdated = self.is_asked;
+        self.doubt = self.doubt.max(doubt);
+        self.is_outdated = self.asked_at.is_some();
+    }
+
+    /// When an old answer is given to whoever asks at `now`: those who come late in a long wait need not wait as long.
+    fn given_at(&self, now: Instant) -> Option<Instant> {
+        let grace = self.doubt.grace()?;
+        Some((self.asked_at.unwrap_or(now) + grace).max(now + GRACE))
+    }
+
+    /// Whether an old answer is given at `now`, as no new one has come.
+    fn is_given(&self, now: Instant) -> bool {
+        let waits_until = self.doubt.grace().map(|grace| self.asked_at.unwrap_or(now) + grace);
+        self.doubt == Doubt::Old || waits_until.is_some_and(|until| until <= now)
     }
 
     fn is_fresh(&self) -> bool {
@@ -425,18 +546,25 @@ fn late(path: &str) -> Error {
     Error::new(Kind::TimedOut, format!("{path}: the origin did not answer in time"))
 }
 
-/// Gives those who have waited long enough the old answer, in the order they came.
+/// Gives those who have waited long enough the old answer, the first to be given first.
 fn end_grace<V: Clone + Send + 'static>(memo: &Weak<Memo<V>>, inbox: &Receiver<(Instant, Arc<str>)>) {
-    for (deadline, path) in inbox {
-        thread::sleep(deadline.saturating_duration_since(Instant::now()));
-        let Some(memo) = memo.upgrade() else { return };
-        let mut state = memo.state.lock();
-        let Some(answer) = state.answers.peek_mut(&path).filter(|answer| !answer.is_doubted) else { continue };
-        let Some(old) = answer.value.clone() else { continue };
-        let askers = std::mem::take(&mut answer.askers);
-        drop(state);
-        for then in askers {
-            then(Ok(old.clone()));
+    let mut waiting: BinaryHeap<Reverse<(Instant, Arc<str>)>> = BinaryHeap::new();
+    loop {
+        let now = Instant::now();
+        let wait = waiting.peek().map(|Reverse((given_at, _))| given_at.saturating_duration_since(now));
+        let wait = if waiting.len() > GRACED_MAX { Some(Duration::ZERO) } else { wait };
+        let came = match wait {
+            Some(wait) => inbox.recv_timeout(wait),
+            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match came {
+            Ok(one) => waiting.push(Reverse(one)),
+            Err(RecvTimeoutError::Timeout) => {
+                let Some(Reverse((_, path))) = waiting.pop() else { continue };
+                let Some(memo) = memo.upgrade() else { return };
+                memo.give_old(&path);
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }

@@ -37,7 +37,7 @@ use inodes::Inodes;
 use jobs::Jobs;
 use known::{Files, Folders};
 use listing::Listing;
-use memo::Memo;
+use memo::{Memo, Question};
 use writes::Writes;
 
 pub use changes::Changes;
@@ -49,6 +49,16 @@ pub use writes::Writable;
 
 /// Questions about names asked at once: a folder's worth of sizes in a few round trips.
 const NAMES_THREADS: usize = 16;
+/// A source that fails as it is mounted is asked again for so long: one that is busy, or starts just now, is there by then,
+/// and whoever mistyped its name is told soon.
+const FIRST_CONTACT_MAX: Duration = Duration::from_secs(3);
+/// All tries but the first two have such a pause between them: fewer fail than say that an origin is away, which nobody
+/// wants to hear of a name that was mistyped.
+const FIRST_CONTACT_PAUSE: Duration = Duration::from_secs(1);
+/// How often a wait before a retry looks whether the drive ends.
+const LOOK: Duration = Duration::from_millis(20);
+/// What an earlier run knew of a folder is read from the index by these, which never wait for the origin.
+const RECALL_THREADS: usize = 2;
 /// Files opened at once: each is an entry of the index, made or found, and never waits for the origin.
 const OPEN_THREADS: usize = 2;
 /// First bytes passed on at once; a third film's open waits for one of them.
@@ -161,11 +171,12 @@ impl Drive {
     ) -> Result<Self> {
         let origin = writable.as_ref().map_or(Arc::clone(&origin), |writable| writable.shown_by(origin));
         let writes = writable.map(Writes::start).transpose()?;
-        let jobs = Arc::new(Jobs::start("names", NAMES_THREADS)?);
+        let cancel = Cancel::new();
+        let jobs = Arc::new(Jobs::start_for_questions("names", NAMES_THREADS, timeout, &cancel)?);
+        let recalls = Arc::new(Jobs::start("recall", RECALL_THREADS)?);
         let opens = Jobs::start("open", OPEN_THREADS)?;
         let gives = Jobs::start("give", GIVE_THREADS)?;
         let nexts = Jobs::start("next", NEXT_THREADS)?;
-        let cancel = Cancel::new();
         let ask = Ask { origin: Arc::clone(&origin), cancel: cancel.clone(), timeout, retry };
         let inodes = Arc::new(Inodes::new());
         let ttl = config.dir_ttl;
@@ -176,9 +187,9 @@ impl Drive {
             ttl,
             is_writable: writes.is_some(),
         };
-        let listings = Memo::new((ttl, timeout), (Listing::weight, LISTED_NAMES_MAX), &jobs, folders)?;
+        let listings = Memo::new(ttl, (Listing::weight, LISTED_NAMES_MAX), (&jobs, &recalls), folders)?;
         let known = Files { ask: ask.clone(), cache: Arc::clone(&cache) };
-        let stats = Memo::new((ttl, timeout), (|_| 1, STATS_MAX), &jobs, known)?;
+        let stats = Memo::new(ttl, (|_| 1, STATS_MAX), (&jobs, &recalls), known)?;
         Ok(Self {
             reader,
             files: Handles::new(),
@@ -206,19 +217,20 @@ impl Drive {
     /// error if nothing is known, or the origin itself says that there is nothing.
     pub fn begin(&self) -> Result<Option<Error>> {
         let (ask, cache) = (self.ask.clone(), Arc::clone(&self.cache));
-        // Once, and with all the time there is: a large folder's page may take a while to begin.
-        let patience = Patience { stall: ask.timeout, cancel: Cancel::new() };
-        self.listings.begin("", Box::new(move |top| Listing::gather(&*ask.origin, top, &patience, &cache)))
+        // With all the time there is: a large folder's page may take a while to begin.
+        let patience = Patience { stall: ask.timeout, cancel: self.cancel.child() };
+        let first = move |origin: &dyn Origin, top: &str| Listing::gather(origin, top, &patience, &cache);
+        self.listings.begin("", Box::new(move |top, _| ask.first(|origin| first(origin, top))))
     }
 
     /// Everything at `path` (relative to the source; `""`: all) and below it is asked for anew by whoever wants it next, once the
-    /// kernel has forgotten it: see [`Drive::name_ttl`].
+    /// kernel has forgotten it: see [`Drive::name_ttl`]. What was known is shown if the origin takes longer than a moment.
     pub fn refresh(&self, path: &str) -> Result<()> {
         let path = path.trim_matches('/');
-        self.listings.expire_below(path);
-        self.stats.expire_below(path);
+        self.listings.refresh_below(path);
+        self.stats.refresh_below(path);
         // What is there by this name, its folder tells.
-        self.listings.expire(inodes::folder_of(path));
+        self.listings.refresh(inodes::folder_of(path));
         self.cache.expire_listings(path)
     }
 
@@ -303,22 +315,66 @@ struct Ask {
 }
 
 impl Ask {
-    fn of<V>(&self, question: impl Fn(&dyn Origin, &Patience) -> Result<V>) -> Result<V> {
+    /// Asks until there is an answer that does not pass, or the time is over. Where an answer is known from earlier, an
+    /// origin that fails is asked a few times only: nobody waits for what can be shown at once.
+    fn of<V>(&self, question: &Question<'_>, ask: impl Fn(&dyn Origin, &Patience) -> Result<V>) -> Result<V> {
         let deadline = Instant::now() + self.timeout;
         let left = || deadline.saturating_duration_since(Instant::now());
         let mut attempt = 0;
         self.retry.asked();
         loop {
-            let patience = Patience { stall: retry::stall(left(), self.timeout), cancel: self.cancel.child() };
-            let error = match question(&*self.origin, &patience) {
+            let asked_at = Instant::now();
+            let stall = retry::stall(left(), self.timeout, self.origin.silent_for());
+            let patience = Patience { stall, cancel: question.cancel.child() };
+            let error = match ask(&*self.origin, &patience) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            if self.cancel.is_cancelled() {
-                return Err(error);
+            if let Some(since) = retry::silent_since(&error, asked_at, Instant::now(), self.timeout) {
+                self.origin.doubt(since);
             }
-            std::thread::sleep(self.retry.wait(attempt, &error, left())?);
+            let wait = if question.is_known {
+                self.retry.wait(attempt, &error, left())?
+            } else {
+                self.retry.wait_awaited(attempt, &error, left())?
+            };
+            sleep(wait, &error, question.cancel)?;
             attempt += 1;
         }
     }
+
+    /// The same for the first question of a mount, which has a short time for retries, however long each try lasts.
+    fn first<V>(&self, question: impl Fn(&dyn Origin) -> Result<V>) -> Result<V> {
+        let deadline = Instant::now() + FIRST_CONTACT_MAX.min(self.timeout);
+        let (mut attempt, mut told) = (0, None);
+        loop {
+            let error = match question(&*self.origin) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            let pause = if attempt == 0 { Duration::ZERO } else { FIRST_CONTACT_PAUSE };
+            let wait = self.retry.wait_awaited(attempt, &error, left).map(|wait| wait.max(pause));
+            let wait = wait.ok().filter(|wait| *wait < left);
+            // That it is not asked any more says less than why.
+            let why = if error.kind() == Kind::Away { told.take().unwrap_or(error) } else { error };
+            let Some(wait) = wait else { return Err(why) };
+            log::info!("{why}; asking again in {wait:.1?}");
+            sleep(wait, &why, &self.cancel)?;
+            told = Some(why);
+            attempt += 1;
+        }
+    }
+}
+
+/// Ends early with `error` when `cancel` is set.
+fn sleep(wait: Duration, error: &Error, cancel: &Cancel) -> Result<()> {
+    let until = Instant::now() + wait;
+    while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        if cancel.is_cancelled() {
+            break;
+        }
+        std::thread::sleep(left.min(LOOK));
+    }
+    if cancel.is_cancelled() { Err(error.clone()) } else { Ok(()) }
 }

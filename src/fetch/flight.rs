@@ -2,8 +2,8 @@
 //! Never here: threads, origins, the table of flights.
 //!
 //! ```text
-//! Queued ──▶ Running ──▶ Landed          every byte is here; it stays until the cache can serve it
-//!    │          │
+//! Queued ◀─▶ Running ──▶ Landed          every byte is here; it stays until the cache can serve it
+//!    │          │                        (a guess that was refused is queued again)
 //!    │          ├─ Ending                nobody wants it: the worker is told, and keeps the blocks that came
 //!    └──────────┴─▶ Dead                 left the table; whoever waited has been told
 //! ```
@@ -87,6 +87,8 @@ pub(super) struct Inner {
     is_left: bool,
     // The cache has been given the bytes.
     is_given: bool,
+    // How often it was refused and queued again.
+    refused: u32,
     asked_at: Option<Instant>,
     first_at: Option<Instant>,
 }
@@ -136,6 +138,7 @@ impl Flight {
                 interests: 0,
                 is_left: false,
                 is_given: false,
+                refused: 0,
                 asked_at: None,
                 first_at: None,
             }),
@@ -205,6 +208,41 @@ impl Flight {
             inner.asked_at = Some(Instant::now());
         }
         is_mine
+    }
+
+    /// Running → Queued, for a guess that was refused before any byte came: `queue` puts it there. The buffer it was to
+    /// land in; `None` if it stays as it is, as somebody waits for it, or nobody wants it, or there is no room.
+    pub(super) fn back_to_queue(self: &Arc<Self>, queue: impl FnOnce(Lane) -> bool) -> Option<Vec<u8>> {
+        let mut inner = self.inner.lock();
+        let is_free = inner.state == State::Running && inner.bytes.is_empty() && inner.waits.is_empty();
+        if !is_free || self.cancel.is_cancelled() {
+            return None;
+        }
+        inner.state = State::Queued;
+        if !queue(inner.lane) {
+            inner.state = State::Running;
+            return None;
+        }
+        inner.asked_at = None;
+        inner.refused += 1;
+        Some(Arc::into_inner(std::mem::take(&mut inner.bytes)).unwrap_or_default())
+    }
+
+    /// How often it was refused and queued again.
+    pub(super) fn times_refused(&self) -> u32 {
+        self.inner.lock().refused
+    }
+
+    /// Gives way to a demand: called off, if it is under way and nobody waits for it. What came of it is kept.
+    pub(super) fn gives_way(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let is_waited_for = inner.waits.iter().any(|wait| wait.waiter.is_waiting());
+        let gives_way = inner.state == State::Running && !is_waited_for && !inner.is_whole(self.start);
+        if gives_way {
+            inner.state = State::Ending;
+            self.cancel.cancel();
+        }
+        gives_way
     }
 
     /// The rest of the range, to be asked of the origin.

@@ -1,15 +1,17 @@
-//! The order of fetches: demand, what is urgent, lookahead, fill; and connections that guesses can't take.
+//! The order of fetches: demand, what is urgent, lookahead, fill; and connections that guesses can't take: a share is kept
+//! for demand, and of an origin that takes few requests at once, all but what a demand leaves.
 //! Never here: what a flight does.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::flight::Flight;
+use super::limit::Limit;
 use super::race::Race;
 use super::width::Width;
 
@@ -55,14 +57,19 @@ struct Queues {
     flying: Vec<Flying>,
     seats_taken: u64,
     width: Width,
+    // How many requests the origin takes at once.
+    limit: Limit,
     is_stopped: bool,
 }
 
 /// A connection in use.
 struct Flying {
     seat: u64,
-    // The lane its flight was taken from.
+    // The lane its flight was taken from, and the flight, unless it is a second request.
     lane: Lane,
+    flight: Option<Weak<Flight>>,
+    // A request is under way; else its flight waits to be asked for again.
+    is_asking: bool,
     // It takes its part of the link until then, unless more comes; `None` when the rest is on the wire, and the next
     // request may be sent behind it.
     fills_until: Option<Instant>,
@@ -112,6 +119,7 @@ impl Lanes {
             flying: Vec::with_capacity(connections),
             seats_taken: 0,
             width: Width::new(guesses_max(connections)),
+            limit: Limit::new(connections),
             is_stopped: false,
         };
         Self { queues: Mutex::new(queues), changed: Condvar::new() }
@@ -126,6 +134,28 @@ impl Lanes {
             self.changed.notify_one();
         }
         has_room
+    }
+
+    /// Queues a flight that was refused before all others of its lane; `false` when its lane is full.
+    pub(super) fn push_front(&self, lane: Lane, flight: &Arc<Flight>) -> bool {
+        let mut queues = self.queues.lock();
+        let has_room = queues.waiting[lane as usize].len() < QUEUED_MAX[lane as usize];
+        if has_room {
+            queues.waiting[lane as usize].push_front(Arc::clone(flight));
+        }
+        has_room
+    }
+
+    /// Whether the origin was seen to take fewer requests at once than there are connections.
+    pub(super) fn is_limited(&self) -> bool {
+        self.queues.lock().limit.is_low()
+    }
+
+    /// The guesses under way, the last begun first.
+    pub(super) fn guesses(&self) -> Vec<Arc<Flight>> {
+        let queues = self.queues.lock();
+        let guesses = queues.flying.iter().rev().filter(|flying| flying.lane != Lane::Demand);
+        guesses.filter_map(|flying| flying.flight.as_ref()?.upgrade()).collect()
     }
 
     /// A request under way is late `at` that time, unless it is forgotten before.
@@ -187,13 +217,24 @@ impl Queues {
     fn next_lane(&self, now: Instant) -> Option<Lane> {
         let has = LANES.map(|lane| !self.waiting[lane as usize].is_empty());
         let flying = LANES.map(|lane| self.flying.iter().filter(|flying| flying.lane == lane).count());
-        let is_filled = self.width.is_serial() && self.filling(now) > 0;
-        next_lane(has, flying, self.width.now(), self.width.is_narrow(), is_filled)
+        let is_filled = self.width.is_serial() && self.filling(now) > 0 || self.is_full();
+        let width = self.width.now().min(guesses_max(self.limit.now()));
+        next_lane(has, flying, width, self.width.is_narrow(), is_filled)
+    }
+
+    /// Whether the origin would refuse one more request. One that waits to be asked for again keeps its place.
+    fn is_full(&self) -> bool {
+        self.limit.is_low() && self.flying.len() >= self.limit.now()
+    }
+
+    /// Requests under way beside that of `seat`.
+    fn asking_beside(&self, seat: u64) -> usize {
+        self.flying.iter().filter(|flying| flying.is_asking && flying.seat != seat).count()
     }
 
     /// When something may change though nobody tells: a request is late, or a connection fills the link no longer.
     fn look_again_at(&self, now: Instant) -> Option<Instant> {
-        let late_at = self.races.first_key_value().map(|((at, _), _)| *at);
+        let late_at = self.races.first_key_value().map(|((at, _), _)| *at).filter(|_| !self.is_full());
         let has_guesses = LANES[1..].iter().any(|lane| !self.waiting[*lane as usize].is_empty());
         let free_at = self.flying.iter().filter_map(|flying| flying.fills_until).filter(|until| *until > now).min();
         late_at.into_iter().chain(free_at.filter(|_| has_guesses)).min()
@@ -205,18 +246,27 @@ impl Queues {
     }
 
     fn take(&mut self, now: Instant) -> Option<(Job, u64)> {
-        let is_late = self.races.first_key_value().is_some_and(|((at, _), _)| *at <= now);
+        let is_late = !self.is_full() && self.races.first_key_value().is_some_and(|((at, _), _)| *at <= now);
         let lane = self.next_lane(now);
-        let (job, lane) = if is_late && lane != Some(Lane::Demand) {
+        let (job, lane, flight) = if is_late && lane != Some(Lane::Demand) {
             // Somebody waits for it, as for a demand; but nobody has asked for that one even once.
-            (Job::Overtake(self.races.pop_first()?.1), Lane::Demand)
+            (Job::Overtake(self.races.pop_first()?.1), Lane::Demand, None)
         } else {
             let lane = lane?;
-            (Job::Fly(self.waiting[lane as usize].pop_front()?), lane)
+            let flight = self.waiting[lane as usize].pop_front()?;
+            let known = Arc::downgrade(&flight);
+            (Job::Fly(flight), lane, Some(known))
         };
         self.seats_taken += 1;
         let (seat, others) = (self.seats_taken, self.filling(now));
-        self.flying.push(Flying { seat, lane, fills_until: Some(now + FILLING), beside: others..=others });
+        self.flying.push(Flying {
+            seat,
+            lane,
+            flight,
+            is_asking: true,
+            fills_until: Some(now + FILLING),
+            beside: others..=others,
+        });
         self.count_beside(now);
         Some((job, seat))
     }
@@ -258,6 +308,36 @@ impl Seat<'_> {
             flying.fills_until = until;
             queues.count_beside(Instant::now());
         }
+    }
+
+    /// An answer to its request has begun.
+    pub(super) fn answered(&self) {
+        let mut queues = self.lanes.queues.lock();
+        let others = queues.asking_beside(self.number);
+        if queues.limit.answered(others) {
+            self.lanes.changed.notify_one();
+        }
+    }
+
+    /// Its request was refused; so many others were under way.
+    pub(super) fn refused(&self) -> usize {
+        let mut queues = self.lanes.queues.lock();
+        let others = queues.asking_beside(self.number);
+        queues.limit.refused(others);
+        others
+    }
+
+    /// Whether its request is under way; else the flight waits to be asked for again, and nobody else takes its place.
+    pub(super) fn asks(&self, is_asking: bool) {
+        if let Some(flying) = self.lanes.queues.lock().flying(self.number) {
+            flying.is_asking = is_asking;
+        }
+    }
+
+    /// Whether the origin would take its request beside those under way, as far as is known.
+    pub(super) fn has_place(&self) -> bool {
+        let queues = self.lanes.queues.lock();
+        queues.asking_beside(self.number) < queues.limit.now()
     }
 
     /// What comes over it waits for us.
@@ -368,6 +448,42 @@ mod tests {
         // One that moves goes on filling it.
         queues.flying(seat).unwrap().fills_until = Some(now + 2 * FILLING);
         assert!(queues.next_lane(now + FILLING).is_none());
+    }
+
+    #[test]
+    fn guesses_fly_within_what_the_origin_takes() {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = crate::fetch::entry_in(dir.path(), 8 << 20);
+        let flights: Vec<_> = (0..8)
+            .map(|at| Flight::new(&entry, crate::range::ByteRange::at(at << 20, 1 << 20), Lane::Lookahead))
+            .collect();
+        let lanes = Lanes::new(10);
+        assert!(flights[..4].iter().all(|flight| lanes.push(Lane::Lookahead, flight)));
+        let mut seats: Vec<_> = (0..4).map(|_| lanes.next().unwrap().1).collect();
+        // Two of the four are refused, one after the other, and go back.
+        for number in [3, 2] {
+            assert_eq!(seats[number].refused(), number);
+            drop(seats.pop());
+            assert!(lanes.push_front(Lane::Lookahead, &flights[number]));
+        }
+        let now = Instant::now();
+        assert!(lanes.is_limited() && lanes.queues.lock().next_lane(now).is_none(), "two are under way");
+        drop(seats.pop());
+        assert!(lanes.queues.lock().next_lane(now).is_none(), "the other place is a demand's");
+        assert!(lanes.push(Lane::Demand, &flights[5]));
+        let (_, demand) = lanes.next().unwrap();
+        drop(seats.pop());
+        demand.asks(false);
+        assert!(demand.has_place());
+        assert_eq!(lanes.queues.lock().next_lane(now), Some(Lane::Lookahead), "one beside the demand that waits");
+        let (job, beside) = lanes.next().unwrap();
+        assert!(
+            matches!(job, Job::Fly(flight) if Arc::ptr_eq(&flight, &flights[2])),
+            "the refused ones in their order"
+        );
+        assert!(lanes.queues.lock().next_lane(now).is_none(), "what waits to be asked for again keeps its place");
+        assert_eq!(lanes.guesses().len(), 1);
+        drop((demand, beside));
     }
 
     #[test]

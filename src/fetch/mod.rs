@@ -10,6 +10,7 @@ pub mod checks;
 mod flight;
 mod lanes;
 mod late;
+mod limit;
 mod memory;
 mod race;
 mod throttle;
@@ -238,9 +239,11 @@ impl Fetcher {
         Ok(Demand::Waiting)
     }
 
-    /// Makes connections ready, unless that was done less than `every` ago.
+    /// Makes connections ready, unless that was done less than `every` ago, or the origin takes few.
     pub fn warm(&self, every: Duration) {
-        self.shared.origin.warm(every);
+        if !self.shared.lanes.is_limited() {
+            self.shared.origin.warm(every);
+        }
     }
 
     /// Whoever asks for bytes of `range` waits for an answer that somebody else has asked for, and that `cancel` calls off.

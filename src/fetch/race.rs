@@ -6,6 +6,7 @@
 
 use std::mem;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -18,8 +19,9 @@ use crate::range::ByteRange;
 /// A request that may turn out late.
 pub(super) struct Race {
     pub(super) flight: Arc<Flight>,
-    /// What both ask for.
+    /// What both ask for, and when the first request was sent.
     pub(super) range: ByteRange,
+    pub(super) asked_at: Instant,
     /// Calls the first request off; as does the flight.
     pub(super) first: Cancel,
     /// Calls the second request off; as does the flight.
@@ -38,9 +40,9 @@ enum Lead {
 }
 
 impl Race {
-    pub fn new(flight: &Arc<Flight>, range: ByteRange) -> Arc<Self> {
+    pub fn new(flight: &Arc<Flight>, range: ByteRange, asked_at: Instant) -> Arc<Self> {
         let (first, second) = (flight.cancel.child(), flight.cancel.child());
-        Arc::new(Self { flight: Arc::clone(flight), range, first, second, lead: Mutex::new(Lead::Open) })
+        Arc::new(Self { flight: Arc::clone(flight), range, asked_at, first, second, lead: Mutex::new(Lead::Open) })
     }
 
     /// Whether an answer is still waited for.
@@ -95,7 +97,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let entry = crate::fetch::entry_in(dir.path(), 1 << 20);
         let range = ByteRange::at(0, 1 << 20);
-        (dir, Race::new(&Flight::new(&entry, range, super::super::Lane::Demand), range))
+        (dir, Race::new(&Flight::new(&entry, range, super::super::Lane::Demand), range, Instant::now()))
     }
 
     #[test]

@@ -22,6 +22,9 @@ const FLIGHT_TIMEOUTS_MAX: u32 = 12;
 /// How often a wait for memory, or before a retry, looks whether the flight was called off.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// A server has seen the end of another request by then: what was refused beside it is not asked for again before.
+const PLACE_WAIT_MIN: Duration = Duration::from_millis(100);
+
 /// Of a reader's time, one part in so many may go by until the cache's disk has taken what came before.
 const DISK_SHARE: u32 = 2;
 
@@ -38,16 +41,17 @@ impl Shared {
             flight.land_in(self.memory.buffer(asked_bytes));
         }
         let flown = panic::catch_unwind(AssertUnwindSafe(|| {
-            if has_memory { self.fetch(flight, seat) } else { Err(called_off()) }
+            if has_memory { self.fetch(flight, seat) } else { Err(called_off().into()) }
         }))
         .unwrap_or_else(|_| {
-            Err(Error::new(Kind::Local, format!("{}: a fetch failed inside reelfs", flight.entry.path())))
+            Err(Error::new(Kind::Local, format!("{}: a fetch failed inside reelfs", flight.entry.path())).into())
         });
         let taken_bytes = if has_memory { asked_bytes } else { 0 };
         let brought = flight.brought();
         match flown {
             Ok(()) => self.hand_over(flight, flight.landed(), taken_bytes),
-            Err(error) => {
+            Err(Unfinished::Queued(buffer)) => self.memory.give_back(taken_bytes, Some(buffer)),
+            Err(Unfinished::Failed(error)) => {
                 if error.kind() == Kind::Cancelled {
                     self.metrics.flights_cancelled.add(1);
                 } else {
@@ -113,12 +117,13 @@ impl Shared {
     }
 
     /// Lands every byte, over as many attempts as the retry rules allow.
-    fn fetch(&self, flight: &Arc<Flight>, seat: &Seat<'_>) -> Result<()> {
+    fn fetch(&self, flight: &Arc<Flight>, seat: &Seat<'_>) -> std::result::Result<(), Unfinished> {
         let mut give_up_at = Instant::now() + self.config.chunk_timeout * FLIGHT_TIMEOUTS_MAX;
         let mut attempt = 0;
         self.retry.asked();
         loop {
             let before = flight.missing();
+            let asked_at = Instant::now();
             let error = match self.attempt(flight, seat, &mut give_up_at) {
                 Ok(()) => {
                     self.late.lock().ended(false);
@@ -127,21 +132,45 @@ impl Shared {
                 Err(error) => error,
             };
             if flight.cancel.is_cancelled() {
-                return Err(called_off());
+                return Err(called_off().into());
             }
             if error.kind() != Kind::Away {
                 self.late.lock().ended(error.may_pass());
             }
-            if flight.missing() != before {
+            if let Some(since) = retry::silent_since(&error, asked_at, Instant::now(), self.config.chunk_timeout) {
+                // The next try goes over a new connection, unless another one has brought anything meanwhile.
+                self.origin.doubt(since);
+            }
+            let has_moved = flight.missing() != before;
+            if has_moved {
                 // It moved: what failed was this connection, not the origin. What is left is another request.
                 attempt = 0;
                 self.retry.asked();
             }
+            let others = if !has_moved && is_refusal(&error) { seat.refused() } else { 0 };
             let left = self.time_left(flight).min(give_up_at.saturating_duration_since(Instant::now()));
-            let wait = self.retry.wait(attempt, &error, left)?;
+            let wait = if flight.is_waited_for() {
+                if others > 0 {
+                    // The newest of the guesses under way gives its place to whoever waits.
+                    let _ = self.lanes.guesses().iter().any(|guess| guess.gives_way());
+                }
+                self.retry.wait_awaited(attempt, &error, left)?
+            } else {
+                let tries = attempt.max(flight.times_refused());
+                let wait = self.retry.wait(tries, &error, left)?;
+                if others > 0
+                    && let Some(buffer) = flight.back_to_queue(|lane| self.lanes.push_front(lane, flight))
+                {
+                    log::debug!("{} {}: {error}; queued again, {others} are under way", flight.entry.path(), before);
+                    return Err(Unfinished::Queued(buffer));
+                }
+                wait
+            };
             log::info!("{} {}: {error}; asking again in {wait:.1?}", flight.entry.path(), flight.missing());
             attempt += 1;
-            sleep_before_retry(wait, flight, &error)?;
+            seat.asks(false);
+            sleep_before_retry(wait, flight, &error, || others > 0 && seat.has_place())?;
+            seat.asks(true);
         }
     }
 
@@ -172,7 +201,9 @@ impl Shared {
                 // Cut short meanwhile.
                 return Ok(());
             }
-            (self.ask(flight, asked)?, asked.end)
+            let body = self.ask(flight, asked)?;
+            seat.answered();
+            (body, asked.end)
         };
         while let Some(piece) = body.next()? {
             self.metrics.origin_bytes.add(piece.len() as u64);
@@ -233,7 +264,7 @@ impl Shared {
             self.began(&answer, asked_at);
             return answer;
         };
-        let race = Race::new(flight, range);
+        let race = Race::new(flight, range, asked_at);
         self.lanes.watch(&race, asked_at + late_after);
         let first = self.request(flight, range, &race.first);
         let (answer, is_second) = race.first_answered(first);
@@ -264,6 +295,7 @@ impl Shared {
         }
         self.metrics.hedges.add(1);
         self.throttle.came_unasked(race.range.len());
+        self.origin.doubt(race.asked_at);
         let asked_at = Instant::now();
         let asked = AssertUnwindSafe(|| self.request(&race.flight, race.range, &race.second));
         // A panic below is the first request's to tell of, if it meets it, too.
@@ -281,7 +313,7 @@ impl Shared {
 
     fn request(&self, flight: &Flight, range: ByteRange, cancel: &Cancel) -> Result<Box<dyn Body>> {
         let entry = &flight.entry;
-        let stall = retry::stall(self.time_left(flight), self.config.chunk_timeout);
+        let stall = retry::stall(self.time_left(flight), self.config.chunk_timeout, self.origin.silent_for());
         let patience = Patience { stall, cancel: cancel.clone() };
         self.metrics.origin_requests.add(1);
         self.origin.read(entry.path(), entry.stat(), range, &patience)
@@ -298,15 +330,40 @@ fn called_off() -> Error {
     Error::new(Kind::Cancelled, "nobody wants these bytes any longer")
 }
 
-/// Ends early with `error` when somebody has come meanwhile who can't wait for so long.
-fn sleep_before_retry(wait: Duration, flight: &Flight, error: &Error) -> Result<()> {
-    let until = Instant::now() + wait;
+/// How a flight left its worker without all its bytes.
+enum Unfinished {
+    Failed(Error),
+    /// Refused beside others: it will be flown again. With the buffer it was to land in.
+    Queued(Vec<u8>),
+}
+
+impl From<Error> for Unfinished {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Whether an error may mean that too much was asked for at once: a word of the server, or no connection.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Busy | Kind::Unreachable)
+}
+
+/// Ends early when somebody has come meanwhile: with `error` if the origin asked for a longer wait than that one has, else
+/// to ask at once. So it does when another request has ended, if that one stood in the way (`has_place`).
+fn sleep_before_retry(wait: Duration, flight: &Flight, error: &Error, has_place: impl Fn() -> bool) -> Result<()> {
+    let (begun, was_waited_for) = (Instant::now(), flight.is_waited_for());
+    let is_asked_for = error.retry_after().is_some();
+    let until = begun + wait;
     while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
         if flight.cancel.is_cancelled() {
             return Err(called_off());
         }
-        if flight.waited_for_until().is_some_and(|deadline| deadline <= until) {
+        if is_asked_for && flight.waited_for_until().is_some_and(|deadline| deadline <= until) {
             return Err(error.clone());
+        }
+        let has_come = !was_waited_for && flight.is_waited_for();
+        if !is_asked_for && begun.elapsed() >= PLACE_WAIT_MIN.min(wait) && (has_come || has_place()) {
+            return Ok(());
         }
         thread::sleep(left.min(LOOK));
     }

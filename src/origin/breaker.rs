@@ -10,6 +10,9 @@
 //!                                                                     (a probe is under way)
 //! ```
 //!
+//! A server that restarts is back in a moment: while an outage is *young*, a refusal says when the next probe is due, so
+//! that a reader whose deadline is later can wait for it. Of a longer outage nobody waits for the end.
+//!
 //! An answer is whatever the origin itself said: bytes, "missing", "denied", "slow down". So one file's trouble never
 //! opens it, nor does a server that fails now and then: before it opens, the origin as a whole has failed a probe of ours.
 
@@ -36,6 +39,8 @@ const WAIT_FIRST: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_mins(1);
 /// At most, while somebody does: whoever waits for the server to be back finds it back.
 const WAIT_WANTED_MAX: Duration = Duration::from_secs(2);
+/// A probe under way may end at any moment: a reader who waits for it looks again after so long.
+const WAIT_HALF_OPEN: Duration = Duration::from_millis(100);
 
 /// Whether an origin is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,11 +64,24 @@ struct Circuit {
     probed_at: Option<Instant>,
     wait: Duration,
     is_wanted: bool,
+    // An outage counts as young for so long after its first failure; and until when this one does.
+    young_for: Duration,
+    young_until: Option<Instant>,
+}
+
+/// Why a question is not asked: the origin has not answered since then, and is looked at again after so long, if that is
+/// worth waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Refused {
+    since: Instant,
+    looked_at_in: Option<Duration>,
 }
 
 impl Circuit {
-    fn new() -> Self {
+    fn new(young_for: Duration) -> Self {
         Self {
+            young_for,
+            young_until: None,
             health: Health::Closed,
             failures: 0,
             failed_at: None,
@@ -73,20 +91,18 @@ impl Circuit {
         }
     }
 
-    /// Whether a question may be asked; else since when there was no answer.
-    fn admits(&mut self) -> std::result::Result<(), Instant> {
-        match self.health {
-            Health::Closed => Ok(()),
-            Health::Open(since) | Health::HalfOpen(since) => {
-                self.is_wanted = true;
-                Err(since)
-            }
-        }
+    /// Whether a question may be asked at `now`.
+    fn admits(&mut self, now: Instant) -> std::result::Result<(), Refused> {
+        let (Health::Open(since) | Health::HalfOpen(since)) = self.health else { return Ok(()) };
+        self.is_wanted = true;
+        let is_young = self.young_until.is_some_and(|until| now < until);
+        let next = self.probe_at().map_or(WAIT_HALF_OPEN, |at| at.saturating_duration_since(now).max(WAIT_HALF_OPEN));
+        Err(Refused { since, looked_at_in: is_young.then_some(next) })
     }
 
     /// The origin has answered something.
     fn answered(&mut self) {
-        *self = Self::new();
+        *self = Self::new(self.young_for);
     }
 
     /// A question ended at `now` without an answer.
@@ -124,7 +140,9 @@ impl Circuit {
         match self.health {
             // Unless somebody was answered while it was under way.
             Health::Closed if self.failures >= FAILURES_MAX => {
-                self.health = Health::Open(self.failed_at.unwrap_or(now));
+                let since = self.failed_at.unwrap_or(now);
+                self.health = Health::Open(since);
+                self.young_until = Some(since + self.young_for);
                 true
             }
             Health::HalfOpen(since) => {
@@ -153,14 +171,15 @@ struct Shared {
 }
 
 impl Breaker {
-    /// Starts the thread that looks at `origin` while it is away, for `timeout` each time.
+    /// Starts the thread that looks at `origin` while it is away. A reader waits `timeout` for bytes: for so long an outage
+    /// is young, and a probe, of which a reader may await two, lasts half of it at most.
     pub fn start(origin: Arc<dyn Origin>, timeout: Duration, metrics: Arc<Metrics>) -> Result<Self> {
-        let circuit = Mutex::new(Circuit::new());
+        let circuit = Mutex::new(Circuit::new(timeout));
         let shared = Arc::new(Shared { origin, metrics, circuit, changed: Condvar::new(), stop: Cancel::new() });
         let probing = Arc::clone(&shared);
         thread::Builder::new()
             .name("prober".into())
-            .spawn(move || probing.probe_whenever_due(timeout))
+            .spawn(move || probing.probe_whenever_due(timeout / 2))
             .map_err(|error| Error::io("starting the probing thread", &error))?;
         Ok(Self { shared })
     }
@@ -171,6 +190,9 @@ impl Breaker {
     pub fn found_away(&self, error: &Error) {
         let now = Instant::now();
         let mut circuit = self.shared.circuit.lock();
+        // Nobody was using it a moment ago: what is known is shown at once.
+        let young_for = std::mem::take(&mut circuit.young_for);
+        circuit.young_until = None;
         if circuit.health == Health::Closed {
             circuit.failures = FAILURES_MAX;
             circuit.failed_at.get_or_insert(now);
@@ -179,6 +201,7 @@ impl Breaker {
             self.shared.metrics.problems.begins(Part::Origin, error.to_string());
             self.shared.changed.notify_one();
         }
+        circuit.young_for = young_for;
     }
 }
 
@@ -195,10 +218,10 @@ impl Drop for Breaker {
 impl Shared {
     /// Asks, if it may, and learns from how that ends.
     fn ask<V>(&self, question: impl FnOnce(&dyn Origin) -> Result<V>) -> Result<V> {
-        let admitted = self.circuit.lock().admits();
-        if let Err(since) = admitted {
+        let admitted = self.circuit.lock().admits(Instant::now());
+        if let Err(refused) = admitted {
             self.changed.notify_one();
-            return Err(away(self.origin.describe(), since.elapsed()));
+            return Err(away(self.origin.describe(), refused));
         }
         let answer = question(&*self.origin);
         match answered(answer.as_ref().err()) {
@@ -281,8 +304,10 @@ fn answered(error: Option<&Error>) -> Option<bool> {
     }
 }
 
-fn away(described: &str, since: Duration) -> Error {
+fn away(described: &str, Refused { since, looked_at_in }: Refused) -> Error {
+    let since = since.elapsed();
     Error::new(Kind::Away, format!("{described} has not answered for {since:.0?}: it is asked again when it does"))
+        .with_retry_after(looked_at_in)
 }
 
 impl Origin for Breaker {
@@ -302,6 +327,14 @@ impl Origin for Breaker {
         if self.health() == Health::Closed {
             self.shared.origin.warm(every);
         }
+    }
+
+    fn doubt(&self, asked_at: Instant) {
+        self.shared.origin.doubt(asked_at);
+    }
+
+    fn silent_for(&self) -> Duration {
+        self.shared.origin.silent_for()
     }
 
     fn probe(&self, patience: &Patience) -> Result<()> {
@@ -329,10 +362,11 @@ mod tests {
     use crate::origin::{Listed, ListedKind};
 
     const SECOND: Duration = Duration::from_secs(1);
+    const YOUNG_FOR: Duration = Duration::from_secs(10);
 
     /// A circuit that opened at `now`, after questions that failed a second before.
     fn opened(now: Instant) -> Circuit {
-        let mut circuit = Circuit::new();
+        let mut circuit = Circuit::new(YOUNG_FOR);
         (0..FAILURES_MAX).for_each(|_| circuit.failed(now.checked_sub(SECOND).unwrap()));
         circuit.probes();
         assert!(circuit.probe_failed(now));
@@ -341,7 +375,7 @@ mod tests {
 
     #[test]
     fn it_opens_when_nothing_was_answered_and_a_probe_neither() {
-        let (mut circuit, now) = (Circuit::new(), Instant::now());
+        let (mut circuit, now) = (Circuit::new(YOUNG_FOR), Instant::now());
         for _ in 1..FAILURES_MAX {
             circuit.failed(now);
             assert_eq!(circuit.probe_at(), None);
@@ -352,18 +386,19 @@ mod tests {
         circuit.failed(now);
         assert!(circuit.probe_at().is_some_and(|at| at <= now), "only suspected");
         circuit.probes();
-        assert_eq!(circuit.admits(), Ok(()), "and asked as before");
+        assert_eq!(circuit.admits(now), Ok(()), "and asked as before");
         assert!(circuit.probe_failed(now + SECOND));
-        assert_eq!((circuit.health, circuit.admits()), (Health::Open(now), Err(now)));
+        let refused = circuit.admits(now + SECOND).unwrap_err();
+        assert_eq!((circuit.health, refused.since), (Health::Open(now), now));
     }
 
     #[test]
     fn an_answer_to_anybody_keeps_it_closed() {
-        let (mut circuit, now) = (Circuit::new(), Instant::now());
+        let (mut circuit, now) = (Circuit::new(YOUNG_FOR), Instant::now());
         (0..FAILURES_MAX).for_each(|_| circuit.failed(now));
         circuit.probes();
         circuit.answered();
-        assert!(!circuit.probe_failed(now) && circuit.admits().is_ok());
+        assert!(!circuit.probe_failed(now) && circuit.admits(now).is_ok());
     }
 
     #[test]
@@ -378,7 +413,7 @@ mod tests {
             at += wait * SECOND;
             assert!(!circuit.probe_failed(at), "open already");
         }
-        assert!(circuit.admits().is_err());
+        assert!(circuit.admits(at).is_err());
         assert_eq!(circuit.probe_at(), Some(at + WAIT_WANTED_MAX));
         circuit.probes();
         circuit.probe_failed(at);
@@ -388,15 +423,32 @@ mod tests {
         assert_eq!((circuit.health, circuit.probe_at()), (Health::Closed, None));
     }
 
+    #[test]
+    fn outage_that_is_young_says_when_it_is_looked_at() {
+        let now = Instant::now();
+        let mut circuit = opened(now);
+        let looked_at_in = |circuit: &mut Circuit, at| circuit.admits(at).unwrap_err().looked_at_in;
+        assert_eq!(looked_at_in(&mut circuit, now), Some(WAIT_FIRST));
+        assert_eq!(looked_at_in(&mut circuit, now + SECOND / 2), Some(WAIT_FIRST / 2));
+        assert_eq!(looked_at_in(&mut circuit, now + 3 * SECOND), Some(WAIT_HALF_OPEN), "it is due");
+        circuit.probes();
+        assert_eq!(looked_at_in(&mut circuit, now + SECOND), Some(WAIT_HALF_OPEN), "under way");
+        circuit.probe_failed(now + SECOND);
+        // Its first failure was a second before it opened.
+        let old = now + YOUNG_FOR.checked_sub(SECOND).unwrap();
+        assert!(looked_at_in(&mut circuit, old.checked_sub(SECOND / 10).unwrap()).is_some());
+        assert_eq!(looked_at_in(&mut circuit, old), None, "nobody waits for the end of a long outage");
+    }
+
     proptest! {
         #[test]
         fn it_is_never_open_without_a_failed_probe_and_a_way_back(steps in prop::collection::vec(0u8..5, 0..200)) {
-            let (mut circuit, mut now, mut failed_probes) = (Circuit::new(), Instant::now(), 0);
+            let (mut circuit, mut now, mut failed_probes) = (Circuit::new(YOUNG_FOR), Instant::now(), 0);
             for step in steps {
                 now += SECOND;
                 match step {
                     0 => circuit.failed(now),
-                    1 => drop(circuit.admits()),
+                    1 => drop(circuit.admits(now)),
                     2 => {
                         circuit.answered();
                         failed_probes = 0;
@@ -486,6 +538,8 @@ mod tests {
         *origin.probe_error.lock() = Some(Kind::Unreachable);
         breaker.found_away(&Error::new(Kind::Unreachable, "no route"));
         assert_eq!((ask(), metrics.origin_outages.get()), (Kind::Away, 2));
+        let refused = breaker.shared.circuit.lock().admits(Instant::now());
+        assert!(refused.is_err_and(|refused| refused.looked_at_in.is_none()), "nobody waits for it");
         *origin.probe_error.lock() = None;
         wait_for(|| ask() == Kind::Missing);
     }

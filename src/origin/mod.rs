@@ -7,7 +7,7 @@ pub mod object;
 pub mod source;
 pub mod web;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use self::breaker::Health;
 use crate::error::{Error, Kind, Result};
@@ -38,6 +38,15 @@ pub trait Origin: Send + Sync {
     /// Makes a few connections ready for requests to come, unless that was done less than `_every` ago. Returns at once;
     /// what comes of it is not told.
     fn warm(&self, _every: Duration) {}
+
+    /// A request has had no answer since `_silent_since`: unless anything else has come since then, the connections that are
+    /// open are not used again, as they may have died unseen.
+    fn doubt(&self, _silent_since: Instant) {}
+
+    /// For how long nothing has come over any connection; zero where that does not matter.
+    fn silent_for(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Whether it answers at all, asked as cheaply as can be. Any answer will do; an error that is one, too.
     fn probe(&self, patience: &Patience) -> Result<()> {

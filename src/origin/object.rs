@@ -1,7 +1,7 @@
 //! An origin over a store in which one object is one file: what it lists is what the drive shows.
 //! Never here: any store by name.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Begun, Body, End, Origin, Pages, Patience, Stat};
 use crate::error::Result;
@@ -36,6 +36,14 @@ impl<S: List> Origin for Object<S> {
 
     fn warm(&self, every: Duration) {
         self.store.warm(every);
+    }
+
+    fn doubt(&self, asked_at: Instant) {
+        self.store.doubt(asked_at);
+    }
+
+    fn silent_for(&self) -> Duration {
+        self.store.silent_for()
     }
 
     fn read(&self, path: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {

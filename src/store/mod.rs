@@ -12,7 +12,7 @@ mod server;
 pub mod sftp;
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
@@ -138,6 +138,15 @@ pub trait Read: Send + Sync {
     /// Makes a few connections ready for requests to come, unless that was done less than `_every` ago. Returns at once;
     /// what comes of it is not told.
     fn warm(&self, _every: Duration) {}
+
+    /// A request has had no answer since `_silent_since`: unless anything else has come since then, the connections that are
+    /// open are not used again, as they may have died unseen.
+    fn doubt(&self, _silent_since: Instant) {}
+
+    /// For how long nothing has come over any connection; zero where that does not matter.
+    fn silent_for(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// The bytes of `range` of exactly the state `expected`; `Changed` when there is another one by now.
     /// `range` is not empty and ends at or before `expected.size_bytes`.

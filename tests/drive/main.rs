@@ -39,6 +39,7 @@ mod puts;
 mod readers;
 mod readonly;
 mod replaced;
+mod restarts;
 mod scan;
 mod service;
 mod sftp;
@@ -107,6 +108,7 @@ fn main() {
         readers::tests(),
         readonly::tests(),
         replaced::tests(),
+        restarts::tests(),
         scan::tests(),
         service::tests(),
         sftp::tests(),

@@ -28,7 +28,8 @@ fn server(port: u16) -> Server {
 
 fn it_is_told_at_once_and_ends_by_itself() {
     let origin = server(0);
-    let mount = Mount::new(&origin.url(), &["--fill", "never"]);
+    // For as long an outage is young, and readers wait for its end.
+    let mount = Mount::new(&origin.url(), &["--fill", "never", "--chunk-timeout", "3"]);
     let cached = open_direct(&mount.file("cached.mkv")).unwrap();
     check_whole(&cached, CACHED, 1 << 20).unwrap();
     let cold = open_direct(&mount.file("cold.mkv")).unwrap();

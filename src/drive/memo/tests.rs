@@ -14,7 +14,7 @@ struct Counting {
 }
 
 impl Source<usize> for Counting {
-    fn ask(&self, _: &str) -> Result<usize> {
+    fn ask(&self, _: &str, _: &Question<'_>) -> Result<usize> {
         match self.tokens.recv() {
             Ok(Err(error)) => Err(error),
             _ => Ok(self.count.fetch_add(1, Ordering::Relaxed)),
@@ -39,20 +39,21 @@ fn counting(ttl: Duration) -> (Arc<Memo<usize>>, Sender<Result<()>>) {
 
 /// The same, with an answer on disk.
 fn remembering(ttl: Duration, recalled: Option<(usize, Duration)>) -> (Arc<Memo<usize>>, Sender<Result<()>>) {
-    with_recalled(ttl, recalled, true)
+    with_recalled(ttl, recalled, Doubt::Wrong)
 }
 
 fn with_recalled(
     ttl: Duration,
     recalled: Option<(usize, Duration)>,
-    is_doubted: bool,
+    doubt: Doubt,
 ) -> (Arc<Memo<usize>>, Sender<Result<()>>) {
     let jobs = Arc::new(Jobs::start("test", 4).unwrap());
+    let recalls = Arc::new(Jobs::start("test", 1).unwrap());
     let (token, tokens) = bounded::<Result<()>>(100);
     let count = AtomicUsize::new(0);
-    let recalled = recalled.map(|(value, fresh_for)| Recalled { value, fresh_for, is_doubted });
+    let recalled = recalled.map(|(value, fresh_for)| Recalled { value, fresh_for, doubt });
     let source = Counting { tokens, count, recalled };
-    (Memo::new((ttl, LONG), (|_| 1, 3), &jobs, source).unwrap(), token)
+    (Memo::new(ttl, (|_| 1, 3), (&jobs, &recalls), source).unwrap(), token)
 }
 
 #[test]
@@ -103,7 +104,7 @@ fn what_an_earlier_run_knew_counts_while_it_is_fresh_or_nobody_answers() {
 
 #[test]
 fn what_an_earlier_run_knew_is_given_while_the_origin_hangs() {
-    let (memo, token) = with_recalled(LONG, Some((77, Duration::ZERO)), false);
+    let (memo, token) = with_recalled(LONG, Some((77, Duration::ZERO)), Doubt::Old);
     assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap(), 77, "no token yet");
     assert_eq!((memo.known("a"), memo.fresh("a")), (Some(77), None));
     token.send(Ok(())).unwrap();
@@ -127,13 +128,13 @@ fn what_is_asked_for_anew_is_not_taken_from_an_earlier_run() {
 
 #[test]
 fn a_start_tells_what_kept_the_origin_from_answering() {
-    let away = || -> LoadOnce<usize> { Box::new(|_| Err(Error::new(Kind::Unreachable, "away"))) };
+    let away = || -> LoadOnce<usize> { Box::new(|_, _| Err(Error::new(Kind::Unreachable, "away"))) };
     let (memo, _token) = remembering(LONG, Some((77, Duration::ZERO)));
     assert_eq!(memo.begin("", away()).unwrap().unwrap().kind(), Kind::Unreachable);
     assert_eq!(memo.known(""), Some(77));
     let (memo, _token) = counting(LONG);
     assert_eq!(memo.begin("", away()).unwrap_err().kind(), Kind::Unreachable);
-    assert!(memo.begin("", Box::new(|_| Ok(0))).unwrap().is_none());
+    assert!(memo.begin("", Box::new(|_, _| Ok(0))).unwrap().is_none());
     assert_eq!(memo.fresh(""), Some(0));
 }
 
@@ -160,4 +161,54 @@ fn the_least_recently_used_go_first() {
     }
     assert_eq!(memo.known("a"), None);
     assert!(memo.known("b").is_some() && memo.known("d").is_some());
+}
+
+#[test]
+fn refresh_shows_what_was_known_while_the_origin_hangs() {
+    let (memo, token) = counting(LONG);
+    token.send(Ok(())).unwrap();
+    assert_eq!(ask(&memo, "a/b").recv_timeout(LONG).unwrap().unwrap(), 0);
+    memo.refresh_below("a");
+    let begun = Instant::now();
+    assert_eq!(ask(&memo, "a/b").recv_timeout(LONG).unwrap().unwrap(), 0, "no token yet");
+    assert!(begun.elapsed() >= WANTED_GRACE, "the new one is waited for");
+    assert_eq!(ask(&memo, "a/b").recv_timeout(LONG).unwrap().unwrap(), 0, "nor for those who come later");
+    token.send(Ok(())).unwrap();
+    while memo.fresh("a/b") != Some(1) {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn refresh_shows_a_new_answer_that_comes_soon() {
+    let (memo, token) = counting(LONG);
+    for answer in 0..2 {
+        token.send(Ok(())).unwrap();
+        assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap(), answer);
+        memo.refresh("a");
+    }
+}
+
+#[test]
+fn doubt_of_an_answer_says_when_it_is_given() {
+    let now = Instant::now();
+    let mut answer = Answer::<usize>::unknown();
+    assert!(answer.given_at(now) == Some(now + GRACE) && answer.is_given(now));
+    answer.doubt(Doubt::For(WANTED_GRACE));
+    assert_eq!(answer.given_at(now), Some(now + WANTED_GRACE));
+    answer.asked_at = Some(now);
+    assert!(!answer.is_given(now) && answer.is_given(now + WANTED_GRACE));
+    assert_eq!(answer.given_at(now + WANTED_GRACE), Some(now + WANTED_GRACE + GRACE), "it was waited for long enough");
+    answer.doubt(Doubt::Wrong);
+    answer.doubt(Doubt::For(WANTED_GRACE));
+    assert!(answer.given_at(now).is_none() && !answer.is_given(now + LONG), "what is wrong stays so");
+}
+
+#[test]
+fn recalled_answers_are_given_while_every_thread_hangs() {
+    let (memo, token) = with_recalled(LONG, Some((77, Duration::ZERO)), Doubt::Old);
+    // More than there are threads that ask.
+    let answers: Vec<_> = (0..10).map(|number| ask(&memo, &number.to_string())).collect();
+    assert!(answers.iter().all(|answer| answer.recv_timeout(LONG).unwrap().unwrap() == 77));
+    drop(token);
 }

@@ -10,7 +10,7 @@ mod times;
 mod xml;
 
 use std::sync::OnceLock;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::warn;
 use url::Url;
@@ -153,6 +153,14 @@ impl Origin for Web {
 
     fn warm(&self, every: Duration) {
         self.remote.warm(every);
+    }
+
+    fn doubt(&self, silent_since: Instant) {
+        self.remote.doubt(silent_since);
+    }
+
+    fn silent_for(&self) -> Duration {
+        self.remote.silent_for()
     }
 
     fn probe(&self, patience: &Patience) -> Result<()> {

@@ -2,6 +2,7 @@
 //! Never here: when a request is made again (see `retry`).
 
 use super::*;
+use crate::fetch::Lane;
 
 #[test]
 fn a_hanging_origin_ends_in_time_and_stops_nothing_else() {
@@ -87,10 +88,60 @@ fn what_cannot_pass_is_told_at_once() {
         let error = read(house.reader(), &house.open(), ByteRange::at(0, KIB)).unwrap_err();
         assert_eq!((error.kind(), house.origin.refused.load(Ordering::Relaxed)), (kind, 1));
     }
+}
+
+#[test]
+fn reader_is_asked_for_until_its_deadline() {
+    let house = House::build(&Plan { timeout: Duration::from_secs(2), ..PLAN });
+    for kind in [Kind::Busy, Kind::Unreachable] {
+        *house.origin.refusal.lock() = Some(kind);
+        let before = house.origin.refused.load(Ordering::Relaxed);
+        let begun = Instant::now();
+        let error = read(house.reader(), &house.open(), ByteRange::at(0, KIB)).unwrap_err();
+        assert!(matches!(error.kind(), Kind::TimedOut) || error.kind() == kind, "{error}");
+        assert!(begun.elapsed() >= Duration::from_millis(1_800), "{kind:?}: it could still have come");
+        assert!(house.origin.refused.load(Ordering::Relaxed) > before + 3, "{kind:?}: more often than a guess is");
+    }
+    // It is back before the deadline.
+    let answer = house.ask(&house.open(), ByteRange::at(CHUNK, KIB));
+    std::thread::sleep(Duration::from_millis(700));
+    *house.origin.refusal.lock() = None;
+    assert!(wait(&answer).unwrap() == right(ByteRange::at(CHUNK, KIB)));
+}
+
+#[test]
+fn guess_gives_way_to_a_reader_who_is_refused() {
     let house = House::build(&PLAN);
+    let handle = house.open();
+    house.gate(true);
+    let _interests =
+        house.reader().core.fetcher.want(handle.entry(), ByteRange::at(10 * CHUNK, CHUNK), Lane::Lookahead);
+    let guess = house.request();
     *house.origin.refusal.lock() = Some(Kind::Busy);
-    assert_eq!(read(house.reader(), &house.open(), ByteRange::at(0, KIB)).unwrap_err().kind(), Kind::Busy);
-    assert_eq!(house.origin.refused.load(Ordering::Relaxed), 3, "once, and twice more");
+    let answer = house.ask(&handle, ByteRange::at(30 * CHUNK, KIB));
+    guess.wait_cancelled();
+    *house.origin.refusal.lock() = None;
+    house.gate(false);
+    assert!(wait(&answer).unwrap() == right(ByteRange::at(30 * CHUNK, KIB)));
+}
+
+#[test]
+fn guess_that_is_refused_waits_for_its_turn() {
+    let house = House::build(&PLAN);
+    let handle = house.open();
+    house.gate(true);
+    let want =
+        |slot| house.reader().core.fetcher.want(handle.entry(), ByteRange::at(slot * CHUNK, CHUNK), Lane::Lookahead);
+    let _first = want(10);
+    let guess = house.request();
+    *house.origin.refusal.lock() = Some(Kind::Unreachable);
+    let second = want(20);
+    eventually(|| house.origin.refused.load(Ordering::Relaxed) == 1);
+    *house.origin.refusal.lock() = None;
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(house.requests.is_empty() && !second[0].is_over(), "the origin takes one at once");
+    guess.act(Act::Finish);
+    assert_eq!(house.request().range, ByteRange::at(20 * CHUNK, CHUNK));
 }
 
 #[test]

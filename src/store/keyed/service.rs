@@ -6,7 +6,6 @@ use std::ops::Bound;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use opendal::{BytesRange, EntryMode, ErrorKind, HttpTransporter, OperationContext, Operator};
-use opendal_http_transport_reqwest::ReqwestTransport;
 
 use super::{ANSWER_TIMEOUT, Key, Keyed, Limits, is_from, missing, timeout};
 use crate::cancel::Cancel;
@@ -14,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::Patience;
 use crate::store::driver::Driver;
-use crate::store::remote::{Counted, client, from_service};
+use crate::store::remote::{Counted, Transport, from_service};
 
 /// How servers that speak S3 say that there is none.
 const NO_SUCH_BUCKET: &str = "NoSuchBucket";
@@ -35,7 +34,7 @@ pub(super) struct Service {
 impl Service {
     /// Asks nothing yet. `limits` are those below `prefix`.
     pub fn new(operator: Operator, prefix: String, described: String, limits: Limits) -> Result<Self> {
-        let transport = ReqwestTransport::new(client(&described)?);
+        let transport = Transport::new(&described)?;
         let transport = HttpTransporter::new(Counted { transport, url: described.clone(), pages: None });
         let operator = operator.with_context(OperationContext::new().with_http_transport(transport));
         Ok(Self { driver: Driver::new()?, operator, prefix, described, limits })

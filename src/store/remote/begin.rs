@@ -53,7 +53,7 @@ impl Remote {
         if !is_wanted || is_folder || answer::check_range(status, headers, &asked).is_err() {
             return Ok(None);
         }
-        let body = AnswerBody::new(&self.driver, patience, shown, response, range.len());
+        let body = AnswerBody::new(self, patience, shown, response, range.len());
         Ok(Some(Begun { stat, range, body: Box::new(body), cancel: patience.cancel.clone() }))
     }
 
@@ -68,7 +68,8 @@ impl Remote {
             *warmed = Some(Instant::now());
         }
         for _ in 0..WARM_CONNECTIONS {
-            let request = self.client.head(self.base.clone()).headers(self.headers.clone()).timeout(WARM_TIMEOUT);
+            let request =
+                self.connections.client().head(self.base.clone()).headers(self.headers.clone()).timeout(WARM_TIMEOUT);
             self.driver.start(async move {
                 tokio::time::sleep(WARM_AFTER).await;
                 if let Err(error) = request.send().await {

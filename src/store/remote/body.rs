@@ -8,7 +8,8 @@ use futures_util::StreamExt;
 use opendal::{Buffer, BufferStream, Operator};
 
 use super::answer::Asked;
-use super::fault;
+use super::connections::Connections;
+use super::{Remote, fault};
 use crate::error::{Error, Kind, Result};
 use crate::store::driver::Driver;
 use crate::store::{Body, Patience};
@@ -37,6 +38,7 @@ impl Missing {
 /// The rest of an answer whose head was checked.
 pub(super) struct AnswerBody {
     driver: Arc<Driver>,
+    connections: Arc<Connections>,
     patience: Patience,
     /// Without credentials; for messages.
     url: String,
@@ -47,14 +49,14 @@ pub(super) struct AnswerBody {
 impl AnswerBody {
     /// The body of `response`, of which `range_bytes` are due.
     pub fn new(
-        driver: &Arc<Driver>,
+        remote: &Remote,
         patience: &Patience,
         url: String,
         response: reqwest::Response,
         range_bytes: u64,
     ) -> Self {
-        let (driver, patience) = (Arc::clone(driver), patience.clone());
-        Self { driver, patience, url, response, missing: Missing(range_bytes) }
+        let (driver, connections) = (Arc::clone(&remote.driver), Arc::clone(&remote.connections));
+        Self { driver, connections, patience: patience.clone(), url, response, missing: Missing(range_bytes) }
     }
 }
 
@@ -71,6 +73,7 @@ impl Body for AnswerBody {
             }
         };
         let piece = self.driver.wait(&self.patience, url, next)?;
+        self.connections.heard();
         match &piece {
             Some(piece) => self.missing.arrived(url, piece.len())?,
             None => self.missing.check_end(url)?,
@@ -84,6 +87,7 @@ impl Body for AnswerBody {
 /// Invariant: bytes handed out + held in `piece` + `missing` = bytes asked for.
 pub(super) struct RemoteBody {
     driver: Arc<Driver>,
+    connections: Arc<Connections>,
     patience: Patience,
     /// Without credentials; for messages.
     url: String,
@@ -97,7 +101,7 @@ impl RemoteBody {
     /// Sends the request that `operator` makes of it, and waits for the answer's head: what is wrong with that is known
     /// before any byte.
     pub fn open(
-        driver: &Arc<Driver>,
+        remote: &Remote,
         operator: &Operator,
         path: &str,
         asked: Asked,
@@ -114,9 +118,10 @@ impl RemoteBody {
             Ok(stream)
         };
         let open = async { open.await.map_err(|error: opendal::Error| fault::from_opendal(&url, &error)) };
-        let stream = driver.wait(patience, &url, open)?;
-        let (driver, patience) = (Arc::clone(driver), patience.clone());
-        Ok(Box::new(Self { driver, patience, url, stream, piece: Buffer::new(), missing: Missing(range.len()) }))
+        let stream = remote.driver.wait(patience, &url, open)?;
+        let (driver, connections) = (Arc::clone(&remote.driver), Arc::clone(&remote.connections));
+        let (patience, missing) = (patience.clone(), Missing(range.len()));
+        Ok(Box::new(Self { driver, connections, patience, url, stream, piece: Buffer::new(), missing }))
     }
 }
 
@@ -135,6 +140,7 @@ impl Body for RemoteBody {
             let next = async { stream.next().await.transpose().map_err(|error| fault::from_opendal(url, &error)) };
             match self.driver.wait(&self.patience, url, next)? {
                 Some(piece) => {
+                    self.connections.heard();
                     self.missing.arrived(url, piece.len())?;
                     self.piece = piece;
                 }

@@ -9,14 +9,14 @@ use std::time::SystemTime;
 use http::header::{CONTENT_LENGTH, HeaderValue, RANGE};
 use http::{Request, Response};
 use opendal::{Buffer, HttpBody, HttpTransport};
-use opendal_http_transport_reqwest::ReqwestTransport;
 
 use super::answer::{self, Asked, Proof};
+use super::connections::Transport;
 use super::fault;
 
 /// A transport for one read.
 pub(super) struct Guard {
-    pub transport: ReqwestTransport,
+    pub transport: Transport,
     pub asked: Asked,
     /// Set where the answer does not tell the version of its bytes.
     pub is_unproved: Arc<AtomicBool>,

@@ -7,6 +7,7 @@ mod begin;
 mod body;
 #[cfg(any(feature = "gcs", feature = "azblob"))]
 mod clouds;
+mod connections;
 mod fault;
 mod guard;
 mod page;
@@ -31,6 +32,8 @@ use url::Url;
 pub(crate) use self::answer::http_date;
 use self::answer::{Asked, Proof};
 use self::body::AnswerBody;
+use self::connections::Connections;
+pub(super) use self::connections::Transport;
 pub(super) use self::fault::from_service;
 pub use self::page::{Page, PageBody};
 pub(super) use self::service_answer::Counted;
@@ -43,6 +46,13 @@ use crate::range::ByteRange;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most servers close an idle connection after 60 to 75 s; closing first avoids asking on a dead one.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(55);
+/// The kernel asks the other side of an idle connection whether it is there, so that a router on the way remembers it, and a
+/// dead one is noticed before it is used.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(15);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+const KEEPALIVE_MAX: u32 = 3;
+/// What was sent and not acknowledged for so long never will be.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
 /// Warm connections kept; above any sensible `--connections`.
 const POOL_IDLE_MAX: usize = 64;
 /// More hops than any sane chain of mirrors, fewer than a loop.
@@ -55,7 +65,7 @@ const SEGMENT: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 #[derive(Clone)]
 pub struct Remote {
     driver: Arc<Driver>,
-    client: reqwest::Client,
+    connections: Arc<Connections>,
     /// Without credentials and fragment.
     base: Url,
     /// What every request carries: `Authorization`, if there is one, and no wish for compression.
@@ -82,13 +92,13 @@ impl Remote {
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(Error::new(Kind::Invalid, format!("{shown} is not an http:// or https:// URL")));
         }
-        let client = client(&shown)?;
+        let connections = Arc::new(Connections::new(&shown)?);
         let mut headers = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))]);
-        if let Some(authorization) = authorization(&client, url)? {
+        if let Some(authorization) = authorization(&connections.client(), url)? {
             headers.insert(AUTHORIZATION, authorization);
         }
         let base = without_credentials(url);
-        Ok(Self { driver: Arc::new(Driver::new()?), client, base, headers, warmed: Arc::default() })
+        Ok(Self { driver: Arc::new(Driver::new()?), connections, base, headers, warmed: Arc::default() })
     }
 
     /// The same server's place at `url`, over the same connections. Another server does not get the password.
@@ -134,9 +144,10 @@ impl Remote {
     /// Sends one request without a body; the answer may have any status.
     fn send(&self, method: Method, url: &Url, more: HeaderMap, patience: &Patience) -> Result<reqwest::Response> {
         let shown = shown(url);
-        let request = self.client.request(method, url.clone()).headers(self.headers.clone()).headers(more);
+        let client = self.connections.client();
+        let request = client.request(method, url.clone()).headers(self.headers.clone()).headers(more);
         let work = async { request.send().await.map_err(|error| fault::from_reqwest(&shown, &error)) };
-        self.driver.wait(patience, &shown, work)
+        self.driver.wait(patience, &shown, work).inspect(|_| self.connections.heard())
     }
 
     /// For servers that refuse HEAD or don't give the length with it: the headers of a GET of one byte.
@@ -186,7 +197,7 @@ impl Remote {
         if answer::check_range(status, headers, &asked)? == Proof::Missing {
             check_again(&asked, stat_again)?;
         }
-        Ok(Box::new(AnswerBody::new(&self.driver, patience, asked.url, response, range.len())))
+        Ok(Box::new(AnswerBody::new(self, patience, asked.url, response, range.len())))
     }
 
     /// Where `key` is: each component encoded and put behind the base.
@@ -248,6 +259,14 @@ impl Read for Remote {
         self.make_ready(every);
     }
 
+    fn doubt(&self, silent_since: Instant) {
+        self.connections.doubt(silent_since);
+    }
+
+    fn silent_for(&self) -> Duration {
+        self.connections.silent_for()
+    }
+
     fn read(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
         self.read_checked(key, expected, range, patience, || self.stat(key, patience))
     }
@@ -264,13 +283,17 @@ fn check_again(asked: &Asked, stat_again: impl FnOnce() -> Result<Stat>) -> Resu
 }
 
 /// The client that asks `place`: its connections, and how long they are waited for and kept.
-pub(super) fn client(place: &str) -> Result<reqwest::Client> {
+fn client(place: &str) -> Result<reqwest::Client> {
     reqwest::Client::builder()
         .user_agent(concat!("reelfs/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)
         .pool_max_idle_per_host(POOL_IDLE_MAX)
         .tcp_nodelay(true)
+        .tcp_keepalive(KEEPALIVE_AFTER)
+        .tcp_keepalive_interval(KEEPALIVE_EVERY)
+        .tcp_keepalive_retries(KEEPALIVE_MAX)
+        .tcp_user_timeout(UNACKNOWLEDGED_MAX)
         .redirect(reqwest::redirect::Policy::limited(REDIRECTS_MAX))
         .build()
         .map_err(|error| fault::from_reqwest(place, &error))

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::StreamExt as _;
 use http::header::HOST;
 use opendal::{EntryMode, HttpTransporter, Metadata, OperationContext, Operator};
-use opendal_http_transport_reqwest::ReqwestTransport;
 use url::Url;
 
 use super::answer::{Asked, strong_etag};
 use super::body::RemoteBody;
+use super::connections::Transport;
 use super::guard::Guard;
 use super::service::Address;
 use super::service_answer::{Counted, ListingPages};
@@ -65,7 +65,7 @@ impl Place {
 
     /// The service, its answers counted: those of one listing together.
     fn counted(&self, pages: Option<Arc<ListingPages>>) -> Operator {
-        let transport = ReqwestTransport::new(self.remote.client.clone());
+        let transport = Transport::over(&self.remote.connections);
         let counted = Counted { transport, url: self.described.clone(), pages };
         let context = OperationContext::new().with_http_transport(HttpTransporter::new(counted));
         self.operator.clone().with_context(context)
@@ -183,15 +183,23 @@ impl Read for Place {
         self.remote.warm(every);
     }
 
+    fn doubt(&self, silent_since: Instant) {
+        self.remote.doubt(silent_since);
+    }
+
+    fn silent_for(&self) -> Duration {
+        self.remote.silent_for()
+    }
+
     fn read(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
         let path = self.path(key, patience)?;
         let asked = Asked { url: self.shown(&path), range, expected: expected.clone() };
-        let transport = ReqwestTransport::new(self.remote.client.clone());
+        let transport = Transport::over(&self.remote.connections);
         let is_unproved = Arc::new(AtomicBool::new(false));
         let guard = Guard { transport, asked: asked.clone(), is_unproved: Arc::clone(&is_unproved) };
         let context = OperationContext::new().with_http_transport(HttpTransporter::new(guard));
         let operator = self.operator.clone().with_context(context);
-        let body = RemoteBody::open(&self.remote.driver, &operator, &path, asked.clone(), patience)?;
+        let body = RemoteBody::open(&self.remote, &operator, &path, asked.clone(), patience)?;
         if is_unproved.load(Ordering::Acquire) {
             check_again(&asked, || self.stat(key, patience))?;
         }

@@ -12,11 +12,11 @@ use http::header::{HeaderMap, RANGE};
 use http::status::StatusCode;
 use http::{Request, Response};
 use opendal::{Buffer, HttpBody, HttpTransport};
-use opendal_http_transport_reqwest::ReqwestTransport;
 use parking_lot::Mutex;
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
+use super::connections::Transport;
 use super::fault;
 use crate::error::{Error, Kind, Result};
 
@@ -33,7 +33,7 @@ const LISTING_TIME_MAX: Duration = Duration::from_mins(10);
 
 /// A transport for what a service is asked.
 pub(in crate::store) struct Counted {
-    pub transport: ReqwestTransport,
+    pub transport: Transport,
     /// Without credentials; for messages.
     pub url: String,
     /// The listing that is asked for, if it is one.

@@ -6,7 +6,7 @@ mod multistatus;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -124,9 +124,11 @@ impl WebDav {
             (CONTENT_TYPE, HeaderValue::from_static("application/xml; charset=utf-8")),
         ]);
         let remote = &self.remote;
-        let request = remote.client.request(method, url.clone()).headers(remote.headers.clone()).headers(headers);
+        let request =
+            remote.connections.client().request(method, url.clone()).headers(remote.headers.clone()).headers(headers);
         let work = async { request.body(PROPFIND).send().await.map_err(|error| fault::from_reqwest(&address, &error)) };
         let response = remote.driver.wait(patience, &address, work)?;
+        remote.connections.heard();
         check_status(response.status(), response.headers(), &address)?;
         answer::check_encoding(response.headers(), &address)?;
         if leads_away(url, response.url()) {
@@ -209,6 +211,14 @@ impl Read for WebDav {
 
     fn warm(&self, every: Duration) {
         self.remote.warm(every);
+    }
+
+    fn doubt(&self, silent_since: Instant) {
+        self.remote.doubt(silent_since);
+    }
+
+    fn silent_for(&self) -> Duration {
+        self.remote.silent_for()
     }
 
     fn read(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
