@@ -352,7 +352,11 @@ fn written(error: &io::Error) -> Error {
 fn log_builder(talk: &Talk) -> env_logger::Builder {
     let mut builder = env_logger::Builder::new();
     match levels(talk, std::env::var("RUST_LOG").is_ok()) {
-        Some((ours, others)) => builder.filter_level(others).filter_module("reelfs", ours),
+        // A refused certificate is told by our own error, with what to do; the verifier's line would say it a second time.
+        Some((ours, others)) => builder
+            .filter_level(others)
+            .filter_module("reelfs", ours)
+            .filter_module("rustls_platform_verifier", LevelFilter::Off),
         None => builder.parse_default_env(),
     };
     builder
