@@ -314,7 +314,7 @@ fn a_live_mount_is_left_alone() {
     let mut served = Served::start(&[WITHOUT_REAPER]);
     let path = served.path();
     let error = mount_point::prepare(&path, false).unwrap_err();
-    assert_eq!(error.kind(), Kind::Invalid);
+    assert_eq!(error.kind(), Kind::Busy);
     assert!(error.to_string().contains("already mounted"), "{error}");
     // A reaper whose own program is gone, while another run lives on the same folder.
     drop(Reaper::start_program(Path::new(env!("CARGO_BIN_EXE_reelfs")), &path).unwrap());
