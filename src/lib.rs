@@ -13,7 +13,8 @@
 //!    read that wants them. The container's head says where the index is, and that is fetched, too (`drive/contact.rs`,
 //!    `read/opening.rs`).
 //! 1. [`fuse::adapter`] unpacks the request and calls [`drive::Drive::read`] on one of the kernel's session threads.
-//! 2. If every byte is in the cache and *trusted* (this process has hashed it), one `pread` answers on that thread.
+//! 2. If every byte is in the cache and *trusted* (this process has hashed it, and nobody changed the file since), one
+//!    `pread` and one `fstat` answer on that thread.
 //! 3. Else [`read`] makes a *pending read*, which owes one reply by a deadline, and returns the thread to the kernel.
 //! 4. It asks [`cache`] for the *coverage* of the range: trusted bytes are copied, *unchecked* chunks (recorded by an
 //!    earlier run) are hashed by two threads of their own, *gaps* are demanded of [`fetch`].
@@ -89,6 +90,8 @@
 //!    nobody answers. It goes when the origin itself says so.
 //! 9. **Killed at any point, nothing hangs**: no thread waits in the kernel for a lock that a request to the drive may hold
 //!    (`fuse/session.rs`), and the reaper ends the connection of a drive that can't end by itself (`fuse/reaper.rs`).
+//! 10. **Trust belongs to a file as it was**: device, inode, change time (`cache/stamp.rs`). A cached file that another
+//!     program changed, or that had to be made again, holds nothing trusted (`cache/refit.rs`).
 //!
 //! # What is not here
 //!

@@ -3,19 +3,22 @@
 //!
 //! The lock is the kernel's and goes with the process, however it ends; the pid in the file is only for messages.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, Metadata, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::modes::Modes;
 
 /// A process that is just ending, or a child of it that is just starting, may hold the folder a moment longer.
 const WAIT: Duration = Duration::from_millis(500);
 /// How often it is looked whether it is still held.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// What stands in the place of a lock is written to: a link is not followed, and nothing holds the opener up.
+const NOT_THROUGH: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 /// No pid is longer.
 const PID_BYTES_MAX: u64 = 32;
 
@@ -28,7 +31,20 @@ impl Lock {
         let path = path(dir);
         let failed = |error: io::Error| Error::io(path.display(), &error);
         let modes = Modes::of(dir);
-        let file = modes.options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        let file = modes
+            .options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .custom_flags(NOT_THROUGH)
+            .open(&path)
+            .map_err(failed)?;
+        let meta = file.metadata().map_err(failed)?;
+        if !meta.is_file() || meta.nlink() > 1 {
+            let message = format!("{} is no plain file of its own: remove it", path.display());
+            return Err(Error::new(Kind::Denied, message));
+        }
         modes.mend_file(&file);
         let give_up_at = Instant::now() + WAIT;
         loop {
@@ -49,6 +65,13 @@ impl Lock {
             writeln!(self.0, "{}", std::process::id())
         };
         write().map_err(|error| Error::io(path(dir).display(), &error))
+    }
+
+    /// Whether it is still the lock of `dir`: its file may have been removed, with the folder.
+    pub fn is_at(&self, dir: &Path) -> bool {
+        let id = |meta: Metadata| (meta.dev(), meta.ino());
+        let there = path(dir).symlink_metadata().map(id);
+        self.0.metadata().map(id).is_ok_and(|held| there.is_ok_and(|there| held == there))
     }
 
     /// A file of the folder's own filesystem.

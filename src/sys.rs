@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Once;
 use std::time::Duration;
 
 use crate::range::ByteRange;
@@ -217,4 +218,116 @@ pub fn begin_writing_out(file: &File) {
     // SAFETY: a plain system call on a descriptor that `file` keeps open; it touches no memory of ours.
     // A length of 0 is all of it; an error will be told again by the sync.
     let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
+/// `BUS_ADRERR` of sigaction(2): the mapped file does not reach so far any longer.
+const BEYOND_THE_FILE: i32 = 2;
+
+/// Keeps the process alive when another program cuts the `-shm` file that `SQLite` has mapped: from then on an empty page of our
+/// own stands there. Any other such fault ends the process as before.
+pub fn survive_cut_shared_memory() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        // SAFETY: an all-zero sigaction is valid, the handler calls what is async-signal-safe only, and both pointers are right.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = on_bus_error as *const () as libc::sighandler_t;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut());
+        }
+    });
+}
+
+extern "C" fn on_bus_error(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // SAFETY: the kernel gives a valid siginfo. All calls are async-signal-safe. The page that is replaced can't be read or
+    // written as it is, and nothing but `SQLite` uses it.
+    unsafe {
+        let address = (*info).si_addr() as usize;
+        if (*info).si_code == BEYOND_THE_FILE && is_in_shared_memory(address) {
+            let page = usize::try_from(libc::sysconf(libc::_SC_PAGESIZE)).unwrap_or(1).max(1);
+            let start = (address - address % page) as *mut libc::c_void;
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+            if libc::mmap(start, page, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) == start {
+                return;
+            }
+        }
+        // The instruction runs again, and ends the process.
+        libc::signal(signal, libc::SIG_DFL);
+    }
+}
+
+/// Whether the address is in a mapped file that `SQLite` shares between connections. Allocates nothing.
+fn is_in_shared_memory(address: usize) -> bool {
+    let mut finder = MapFinder::new(address);
+    let mut buffer = [0_u8; 1024];
+    // SAFETY: plain system calls on a descriptor of our own and a buffer that lives through them.
+    unsafe {
+        let maps = libc::open(c"/proc/self/maps".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        let mut found = None;
+        while found.is_none() {
+            let Ok(count) = usize::try_from(libc::read(maps, buffer.as_mut_ptr().cast(), buffer.len())) else { break };
+            if count == 0 {
+                break;
+            }
+            found = buffer.iter().take(count).find_map(|byte| finder.feed(*byte));
+        }
+        libc::close(maps);
+        found == Some(true)
+    }
+}
+
+/// Looks for an address in the lines of `/proc/PID/maps`, byte by byte.
+struct MapFinder {
+    address: usize,
+    // The line's first address and the one behind its last; how many of the two are whole.
+    bounds: [usize; 2],
+    whole: usize,
+    last: [u8; 4],
+    is_shared_memory: bool,
+}
+
+impl MapFinder {
+    fn new(address: usize) -> Self {
+        Self { address, bounds: [0; 2], whole: 0, last: [0; 4], is_shared_memory: false }
+    }
+
+    /// Takes the next byte; at the end of the line with the address, whether its file is `SQLite`'s shared memory.
+    fn feed(&mut self, byte: u8) -> Option<bool> {
+        let is_here = (self.bounds[0]..self.bounds[1]).contains(&self.address);
+        match (byte, self.bounds.get_mut(self.whole)) {
+            (b'\n', _) => {
+                let answer = is_here.then_some(self.is_shared_memory);
+                *self = Self::new(self.address);
+                return answer;
+            }
+            (b'-' | b' ', Some(_)) => self.whole += 1,
+            (digit, Some(bound)) => {
+                *bound = bound.wrapping_shl(4) | (digit as char).to_digit(16).unwrap_or(0) as usize;
+            }
+            (_, None) => {
+                self.last = [self.last[1], self.last[2], self.last[3], byte];
+                self.is_shared_memory |= self.last == *b"-shm";
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_is_found_in_the_maps_of_a_process() {
+        let maps = "55d0c0de0000-55d0c0df2000 r-xp 00002000 fd:00 131 /usr/bin/reelfs\n\
+                    7f00aa000000-7f00aa008000 rw-s 00000000 fd:00 77 /c/index.sqlite-shm (deleted)\n\
+                    7f00ab000000-7f00ab008000 rw-p 00000000 00:00 0\n";
+        let find = |address| {
+            let mut finder = MapFinder::new(address);
+            maps.bytes().find_map(|byte| finder.feed(byte))
+        };
+        assert_eq!(find(0x55d0_c0de_0000), Some(false));
+        assert_eq!((find(0x7f00_aa00_0000), find(0x7f00_aa00_7fff)), (Some(true), Some(true)));
+        assert_eq!((find(0x7f00_aa00_8000), find(0x7f00_ab00_0001)), (None, Some(false)));
+    }
 }

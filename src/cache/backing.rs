@@ -5,8 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::data::DataFile;
+use super::stamp::Stamp;
 use super::{Cache, Entry, Shared};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::range::ByteRange;
 
 /// All that is lent out at once may take this part of the room that is not pinned: what is lent can't make room for other
@@ -20,6 +22,9 @@ const SLOTS_LOOKED_AT_MAX: u64 = 1_024;
 pub struct Backing {
     shared: Arc<Shared>,
     entry: Arc<Entry>,
+    // The file that is lent, and how it was when all of it was trusted.
+    data: Arc<DataFile>,
+    stamp: Stamp,
     is_used: AtomicBool,
 }
 
@@ -29,24 +34,44 @@ impl Cache {
     pub fn backing(&self, entry: &Arc<Entry>) -> Result<Option<Backing>> {
         let shared = &self.shared;
         let size = entry.size_bytes();
+        let looked = |error: std::io::Error| Error::io(format!("looking at the cached data of {}", entry.path), &error);
         // A pinned film has its room already.
         let cost = if self.is_pinned(entry)? { 0 } else { size };
-        // Lent before it is looked at, so that what is found stays true.
-        if size == 0 || !entry.is_kept() || !shared.hot.pin(entry.id, cost, shared.room_bytes() / LENT_SHARE) {
+        if size == 0 || !entry.is_kept() || shared.look_at(entry) || entry.is_suspect.load(Ordering::Acquire) {
             return Ok(None);
         }
-        let backing = Backing { shared: Arc::clone(shared), entry: Arc::clone(entry), is_used: AtomicBool::new(false) };
+        let data = entry.data();
+        let stamp = data.stamp().map_err(looked)?;
+        // Lent before it is looked at, so that what is found stays true.
+        if !shared.hot.pin(entry.id, cost, shared.room_bytes() / LENT_SHARE) {
+            return Ok(None);
+        }
+        let is_used = AtomicBool::new(false);
+        let mut backing = Backing { shared: Arc::clone(shared), entry: Arc::clone(entry), data, stamp, is_used };
         // Recorded means synced, too: what the disk may still refuse is no ground to build on.
         if shared.index.held(entry.id)?.1 < size {
             return Ok(None);
         }
+        let epoch = shared.hot.epoch(entry.id);
         let whole = ByteRange::new(0, size);
         let mut pieces = whole.slots(entry.chunk_size_bytes.saturating_mul(SLOTS_LOOKED_AT_MAX));
-        Ok(pieces.all(|piece| self.trusted(entry, piece).contains(piece)).then_some(backing))
+        if !pieces.all(|piece| self.trusted(entry, piece).contains(piece)) {
+            return Ok(None);
+        }
+        // The trust is of the file as it is now, and the kernel is given this very file.
+        backing.stamp = backing.data.stamp().map_err(looked)?;
+        let is_as_trusted = shared.hot.sees(entry.id, backing.stamp) && shared.hot.epoch(entry.id) == epoch;
+        Ok(is_as_trusted.then_some(backing))
     }
 }
 
 impl Backing {
+    /// Whether no other program changed the file since it was lent: nothing of ours does. One that was removed counts as
+    /// changed: it is right still, but nobody else should be given it.
+    pub fn is_unchanged(&self) -> bool {
+        self.data.stamp().is_ok_and(|stamp| self.stamp.is_unchanged(&stamp))
+    }
+
     /// Somebody reads it from now on: with its end all of it counts as just used.
     pub fn used(&self) {
         self.is_used.store(true, Ordering::Relaxed);
@@ -56,7 +81,7 @@ impl Backing {
 impl AsFd for Backing {
     fn as_fd(&self) -> BorrowedFd<'_> {
         // Looked at in `Cache::backing`: an entry that keeps nothing is never lent out.
-        self.entry.data.as_fd().expect("a lent entry has a file")
+        self.data.as_fd().expect("a lent entry has a file")
     }
 }
 

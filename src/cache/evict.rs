@@ -40,7 +40,7 @@ impl Shared {
 
     /// What the cache's disk has free. A filesystem that can't tell how full it is will say so when it is written to.
     pub(super) fn free_bytes(&self) -> u64 {
-        sys::free_bytes(self.lock.file()).unwrap_or(u64::MAX)
+        sys::free_bytes(self.lock.lock().file()).unwrap_or(u64::MAX)
     }
 
     /// Why there is no room, though all was evicted that could be, for a person.
@@ -95,7 +95,7 @@ impl Shared {
         let mut freed = 0;
         for (row, slot_size) in &victims {
             if removed.is_ok() {
-                match self.with_data(row.entry_id, |data| data.punch(row.range)) {
+                match self.with_data(row.entry_id, disk_cost(row.range), |data| data.punch(row.range)) {
                     Ok(()) => {
                         self.forget_bytes(disk_cost(row.range));
                         freed += disk_cost(row.range);

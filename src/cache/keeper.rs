@@ -6,8 +6,8 @@
 //! any point a row is true, or (if the disk lied) its bytes fail their hash.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -46,6 +46,12 @@ pub(super) enum Job {
     Retire { entry_id: i64 },
     /// A person wants an entry gone, open or not; answered with what became of it.
     Purge { entry: EntryRow, done: Sender<Result<PurgedEntry>> },
+    /// Another program changed the data file of an open entry: see to it.
+    Refit { entry_id: i64 },
+    /// The data file of an entry was gone, and a new one was made: the rows go, too.
+    Forget { entry_id: i64 },
+    /// The index was found damaged: begin a new one.
+    Renew,
     /// Answer when all before it is recorded.
     Flush(Sender<()>),
 }
@@ -89,11 +95,13 @@ impl Drop for LastJob<'_> {
 type Batch = BTreeMap<(i64, u64), (Arc<Entry>, NewChunk, u64)>;
 
 /// What the recorder thread is asked.
-enum Written {
+pub(super) enum Written {
     /// And how many syncs of its file had failed before it was written.
     Chunk(Arc<Entry>, NewChunk, u64),
     Opening(Arc<Entry>, ByteRange),
     Flush(Sender<()>),
+    // Their files are gone, and so is the index they were to be recorded in.
+    Forget(Sender<()>),
 }
 
 /// Starts both threads; they end, with everything recorded, when the queue is closed.
@@ -118,32 +126,33 @@ pub(super) fn start(shared: Arc<Shared>) -> Result<JoinHandle<()>> {
 }
 
 fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
+    if shared.index.is_damaged() {
+        shared.renew(written);
+    }
     let lost = std::mem::take(&mut *shared.lost.lock());
     for (entry_id, slot_size, range) in lost {
         punch(shared, entry_id, slot_size, range);
     }
     match job {
         Job::Keep(Keep { entry, range, bytes, digest, done }) => {
-            let failed_syncs = entry.data.failed_syncs();
-            let kept = match write(shared, &entry, range, &bytes, written) {
-                Ok(kept) => kept,
-                Err(error) => {
-                    log::warn!("cache: {range} of {} is served but not kept: {error}", entry.path());
-                    shared.metrics.problems.happened(&error);
-                    Kept::Skipped
-                }
-            };
+            let on_disk = write(shared, &entry, range, &bytes, written).unwrap_or_else(|error| {
+                log::warn!("cache: {range} of {} is served but not kept: {error}", entry.path());
+                shared.metrics.problems.happened(&error);
+                None
+            });
             // Whoever fetched them may reuse their memory as soon as it is told.
             drop(bytes);
-            match kept {
-                Kept::Written => {
-                    shared.hot.trust(entry.id, entry.chunk_size_bytes, range);
+            let kept = if on_disk.is_some() { Kept::Written } else { Kept::Skipped };
+            match on_disk {
+                Some(OnDisk { epoch, failed_syncs }) => {
+                    // Changed by another program in this moment, they are hashed before they are used.
+                    shared.hot.trust_written((entry.id, epoch), entry.chunk_size_bytes, range);
                     shared.metrics.cache_written_bytes.add(range.len());
                     let chunk = NewChunk { entry_id: entry.id, range, digest, is_opening: entry.is_opening(range) };
                     // The recorder outlives this thread's sender.
                     let _ = written.send(Written::Chunk(entry, chunk, failed_syncs));
                 }
-                Kept::Skipped | Kept::Late => shared.metrics.cache_skipped_bytes.add(range.len()),
+                None => shared.metrics.cache_skipped_bytes.add(range.len()),
             }
             // What is told may bring the next bytes.
             shared.queue.goes_on();
@@ -164,6 +173,19 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
             // Whoever asked may have gone.
             let _ = done.send(shared.purge_entry(&entry));
         }
+        Job::Refit { entry_id } => {
+            let open = shared.open.lock().get(&entry_id).and_then(Weak::upgrade);
+            if let Some(Err(error)) = open.map(|entry| shared.refit(&entry, written)) {
+                log::warn!("cache: {error}");
+            }
+        }
+        Job::Forget { entry_id } => {
+            if let Err(error) = shared.forget_rows(entry_id, written) {
+                log::warn!("cache: {error}");
+            }
+        }
+        // Done already, as before every job.
+        Job::Renew => {}
         Job::Flush(done) => {
             let _ = written.send(Written::Flush(done));
         }
@@ -178,6 +200,14 @@ fn flush(written: &Sender<Written>) {
     }
 }
 
+/// What tells that bytes which were written stay what they are.
+struct OnDisk {
+    // Of the file, as it is with them.
+    epoch: u64,
+    // How many syncs of the file had failed before.
+    failed_syncs: u64,
+}
+
 pub(super) fn punch(shared: &Shared, entry_id: i64, slot_size: u64, range: ByteRange) {
     // Whoever claimed it while it was trusted, or hashes it a second time, is done in a moment.
     while !shared.hot.release(entry_id, slot_size, range) {
@@ -187,15 +217,21 @@ pub(super) fn punch(shared: &Shared, entry_id: i64, slot_size: u64, range: ByteR
         }
         thread::sleep(CLAIM_LOOK);
     }
-    match shared.with_data(entry_id, |data| data.punch(range)) {
+    match shared.with_data(entry_id, disk_cost(range), |data| data.punch(range)) {
         Ok(()) => shared.forget_bytes(disk_cost(range)),
         Err(error) => log::warn!("cache: {error}"),
     }
     shared.hot.gone(entry_id, slot_size, range);
 }
 
-/// Makes room and writes.
-fn write(shared: &Shared, entry: &Entry, range: ByteRange, bytes: &[u8], written: &Sender<Written>) -> Result<Kept> {
+/// Makes room and writes; `None` where there is no room.
+fn write(
+    shared: &Shared,
+    entry: &Entry,
+    range: ByteRange,
+    bytes: &[u8],
+    written: &Sender<Written>,
+) -> Result<Option<OnDisk>> {
     let is_lost = |(id, _, lost): &(i64, u64, ByteRange)| *id == entry.id && !lost.intersect(range).is_empty();
     // The hole that is still to be punched there would take the new bytes along.
     let is_whole = bytes.len() as u64 == range.len();
@@ -204,19 +240,27 @@ fn write(shared: &Shared, entry: &Entry, range: ByteRange, bytes: &[u8], written
         || shared.lost.lock().iter().any(is_lost)
         || !make_room(shared, disk_cost(range), written)?
     {
-        return Ok(Kept::Skipped);
+        return Ok(None);
     }
     if let Some(was) = shared.metrics.problems.ends(Part::CacheRoom) {
         log::warn!("cache: there is room again after {:.0?}", was.at.elapsed());
     }
-    shared.used_bytes.fetch_add(disk_cost(range), Ordering::Relaxed);
-    if let Err(error) = entry.data.write(bytes, range.start) {
-        // Part of it may be on disk.
-        let _ = entry.data.punch(range);
-        shared.forget_bytes(disk_cost(range));
-        return Err(Error::io("writing to the cache", &error));
+    // No bytes go into a file that was removed, or that is another's by now.
+    if shared.look_at(entry) || entry.is_suspect.load(Ordering::Acquire) || !shared.is_in_place(entry) {
+        shared.refit(entry, written)?;
     }
-    Ok(Kept::Written)
+    let data = entry.data();
+    let failed_syncs = data.failed_syncs();
+    shared.used_bytes.fetch_add(disk_cost(range), Ordering::Relaxed);
+    match shared.change(entry.id, &data, 0, || data.write(bytes, range.start)) {
+        Ok(Some(epoch)) => Ok(Some(OnDisk { epoch, failed_syncs })),
+        unwritten => {
+            // Part of it may be on disk.
+            let _ = shared.change(entry.id, &data, disk_cost(range), || data.punch(range));
+            shared.forget_bytes(disk_cost(range));
+            unwritten.map(|_| None).map_err(|error| Error::io("writing to the cache", &error))
+        }
+    }
 }
 
 fn make_room(shared: &Shared, cost: u64, written: &Sender<Written>) -> Result<bool> {
@@ -271,6 +315,10 @@ fn record_all(shared: &Shared, inbox: &Receiver<Written>) {
                     }
                 }
                 Ok(Written::Flush(done)) => flushes.push(done),
+                Ok(Written::Forget(done)) => {
+                    batch.clear();
+                    flushes.push(done);
+                }
                 Err(RecvTimeoutError::Timeout) => break,
                 Err(RecvTimeoutError::Disconnected) => {
                     closed = true;
@@ -278,7 +326,8 @@ fn record_all(shared: &Shared, inbox: &Receiver<Written>) {
                 }
             }
         }
-        if !batch.is_empty() {
+        // Rows in an index that another program removed would be lost with it: the writer begins a new one.
+        if !batch.is_empty() && !shared.renew_if_damaged() {
             drop_unsynced(shared, &mut batch);
             match record(shared, &batch) {
                 Ok(()) => {
@@ -319,9 +368,9 @@ fn drop_unsynced(shared: &Shared, batch: &mut Batch) {
     let mut synced: BTreeMap<i64, bool> = BTreeMap::new();
     batch.retain(|_, (entry, chunk, failed_syncs)| {
         let is_synced = *synced.entry(entry.id).or_insert_with(|| {
-            let synced = entry.data.sync().map_err(|error| Error::io("syncing the cache", &error));
+            let synced = entry.data().sync().map_err(|error| Error::io("syncing the cache", &error));
             synced.inspect_err(|error| log::error!("cache: {error}; {} is fetched again", entry.path())).is_ok()
-        }) && entry.data.failed_syncs() == *failed_syncs;
+        }) && entry.data().failed_syncs() == *failed_syncs;
         if !is_synced {
             shared.metrics.cache_skipped_bytes.add(chunk.range.len());
             shared.lost.lock().push((entry.id, entry.chunk_size_bytes, chunk.range));
@@ -369,7 +418,7 @@ fn merge_slot(shared: &Shared, entry: &Entry, slot: ByteRange) -> Result<()> {
         return Ok(());
     }
     let mut bytes = vec![0; slot.len() as usize];
-    entry.data.read(&mut bytes, slot.start).map_err(|error| Error::io("reading the cache", &error))?;
+    entry.data().read(&mut bytes, slot.start).map_err(|error| Error::io("reading the cache", &error))?;
     // The pieces vouch for the whole: each is hashed again on the way, so no unchecked byte slips in under a new hash.
     let is_true = |part: &ChunkRow| {
         let (from, to) = ((part.range.start - slot.start) as usize, (part.range.end - slot.start) as usize);

@@ -8,10 +8,14 @@
 //! CACHE/entries/ab/ID.data     the bytes (see `data`)
 //! ```
 //!
+//! The folder belongs to the user (see `owner`), and no link in it is followed. What another program does to a data file is
+//! noticed before its bytes are shown (see `stamp`, `hot` and `refit`).
+//!
 //! The way of a chunk: hashed by its fetcher → `keep` → *writer* thread (room, then bytes; from here on it is read
 //! from disk) → *recorder* thread (sync, then row; from here on it survives a crash).
 //!
-//! Locks, in the order they are taken: `pinning` → `open`, `drops` or the tree's → the index's writer → `hot`, the queue's.
+//! Locks, in the order they are taken: `pinning` → `open`, `drops` or the tree's → the index's writer → an entry's data file →
+//! `hot`, the queue's.
 //! None is held while an origin is asked.
 
 mod backing;
@@ -20,8 +24,13 @@ mod evict;
 mod hot;
 pub mod index;
 mod keeper;
+mod owner;
 mod pins;
 mod queue;
+mod reading;
+mod refit;
+mod renew;
+mod stamp;
 mod status;
 mod sweep;
 mod tree;
@@ -33,10 +42,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::bounded;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::config::CacheConfig;
 use crate::digest::Digest;
@@ -47,7 +56,7 @@ use crate::modes::{self, Modes};
 use crate::range::{ByteRange, RangeSet};
 use crate::store::Stat;
 
-use data::{DataDir, DataFile, disk_cost};
+use data::{DataDir, DataFile};
 use hot::Hot;
 use index::{ChunkRow, EntryKey, EntryRow, Index, micros};
 use keeper::{Job, Keep};
@@ -96,20 +105,27 @@ struct Shared {
     // Bytes the disk refused when it was to sync them, and has maybe forgotten: the writer punches them before it writes
     // anything else, so that no new bytes are among them. Filled before trust in them ends. Taken alone.
     lost: Mutex<Vec<(i64, u64, ByteRange)>>,
+    // When the writer last tried to begin a new index, and could not.
+    renewal_tried_at: Mutex<Option<Instant>>,
     // Rows could not be committed: until they can, nothing more is kept, as it could not be evicted.
     cannot_record: AtomicBool,
     metrics: Arc<Metrics>,
-    // On the directory, as long as the cache is open.
-    lock: Lock,
+    // On the directory, as long as the cache is open; another one once the directory was removed and made again.
+    lock: Mutex<Lock>,
 }
 
-/// One version of one file, open in the cache. Cheap to share; its data file is open while it lives.
+/// One version of one file, open in the cache. Cheap to share; it keeps its data file open.
 pub struct Entry {
     id: i64,
     path: Arc<str>,
     stat: Stat,
     chunk_size_bytes: u64,
-    data: DataFile,
+    // Another file once this one was removed or moved away under us. Held for a moment; the bytes are read outside it.
+    data: RwLock<Arc<DataFile>>,
+    // Another program changed the data file, and the writer has not seen to it yet.
+    is_suspect: AtomicBool,
+    // The log has told of such a change: it does so once.
+    is_told_changed: AtomicBool,
     unread: Unread,
     // What players open it with, as far as it is known. A few ranges: whoever tells bounds them. Taken alone.
     opening: Mutex<RangeSet>,
@@ -162,7 +178,12 @@ impl Entry {
 
     /// Whether anything can be kept of it.
     pub fn is_kept(&self) -> bool {
-        self.data.is_somewhere()
+        self.data().is_somewhere()
+    }
+
+    /// The data file as it is at this moment.
+    fn data(&self) -> Arc<DataFile> {
+        Arc::clone(&self.data.read())
     }
 
     /// Width of a slot: chunks lie within multiples of it.
@@ -194,6 +215,7 @@ impl Cache {
         Modes::OWNER
             .make_folders(&config.dir)
             .map_err(|error| Error::io(format!("the cache directory {}", config.dir.display()), &error))?;
+        owner::check(&config.dir)?;
         if is_ours {
             modes::mend(&config.dir, &OURS);
         }
@@ -210,14 +232,21 @@ impl Cache {
             pinning: Mutex::default(),
             unkept: AtomicI64::new(-1),
             lost: Mutex::default(),
+            renewal_tried_at: Mutex::default(),
             cannot_record: AtomicBool::new(false),
             origin: origin.to_owned(),
             config: config.clone(),
             metrics,
-            lock,
+            lock: Mutex::new(lock),
         });
         status::note_budget(&config.dir, config.size_bytes);
-        shared.sweep()?;
+        shared.sweep().or_else(|error| {
+            if error.kind() != Kind::Corrupt {
+                return Err(error);
+            }
+            shared.index.renew()?;
+            shared.sweep()
+        })?;
         let writer = keeper::start(Arc::clone(&shared))?;
         let tree = Tree::start(&shared).inspect_err(|_| shared.queue.close())?;
         Ok(Self { shared, writer: Some(writer), tree })
@@ -241,20 +270,31 @@ impl Cache {
         }
         let shared = &self.shared;
         let key = EntryKey { origin: &shared.origin, path, version: stat.version.as_str() };
+        if shared.renew_if_damaged() {
+            shared.wait_for_renewal();
+        }
         let mut open = shared.open.lock();
-        let found = shared.find_or_add(&key, stat.size_bytes);
+        let mut found = shared.find_or_add(&key, stat.size_bytes);
+        if found.as_ref().is_err_and(|error| error.kind() == Kind::Corrupt) {
+            drop(open);
+            shared.wait_for_renewal();
+            open = shared.open.lock();
+            found = shared.find_or_add(&key, stat.size_bytes);
+        }
         if let Ok((id, _)) = found
             && let Some(entry) = open.get(&id).and_then(Weak::upgrade)
         {
+            drop(open);
+            shared.refit_if_moved(&entry);
             return Ok(entry);
         }
-        let placed = found.and_then(|(id, chunk)| Ok((id, chunk, shared.data.open_or_create(id, stat.size_bytes)?)));
-        let (id, chunk_size_bytes, data) = placed.unwrap_or_else(|error| {
+        let placed = found.and_then(|(id, chunk)| Ok((id, chunk, shared.open_data(id, stat.size_bytes)?)));
+        let (id, chunk_size_bytes, (data, is_new)) = placed.unwrap_or_else(|error| {
             log::warn!("cache: {path} is served but not kept: {error}");
             shared.metrics.problems.happened(&error);
             // Below all ids of the index: no row is ever found for it.
             let id = shared.unkept.fetch_sub(1, Ordering::Relaxed);
-            (id, shared.config.chunk_size_bytes, DataFile::nowhere())
+            (id, shared.config.chunk_size_bytes, (DataFile::nowhere(), false))
         });
         let chunk_size_bytes = chunk_size_bytes.max(1);
         let opening = Mutex::default();
@@ -263,16 +303,27 @@ impl Cache {
             path: path.into(),
             stat: stat.clone(),
             chunk_size_bytes,
-            data,
+            data: RwLock::new(Arc::new(data)),
+            is_suspect: AtomicBool::new(false),
+            is_told_changed: AtomicBool::new(false),
             unread: Unread::new(&shared.metrics),
             opening,
         });
         open.retain(|_, entry| entry.strong_count() > 0);
         open.insert(id, Arc::downgrade(&entry));
         drop(open);
-        for other in shared.index.other_versions(&key)? {
+        if is_new && shared.index.held(id).is_ok_and(|(chunks, _)| chunks > 0) {
+            log::warn!("cache: the data file of {path} was removed by another program: what it held is fetched again");
+            // Best effort: rows that stay fail their hash when they are used.
+            let _ = shared.queue.offer(Job::Forget { entry_id: id });
+        }
+        let others = shared.index.other_versions(&key).unwrap_or_else(|error| {
+            log::warn!("cache: older versions of {path} stay: {error}");
+            Vec::new()
+        });
+        for other in others {
             if other.pinned {
-                shared.pass_pin_on(&other, &entry)?;
+                let _ = shared.pass_pin_on(&other, &entry).inspect_err(|error| log::warn!("cache: {error}"));
             }
             // Best effort: what does not fit the queue now is evicted by age.
             let _ = shared.queue.offer(Job::Retire { entry_id: other.entry_id });
@@ -291,88 +342,6 @@ impl Cache {
             if self.shared.index.held(version.entry_id)?.0 > 0 {
                 return Ok(true);
             }
-        }
-        Ok(false)
-    }
-
-    /// What is held of `range`.
-    pub fn coverage(&self, entry: &Entry, range: ByteRange) -> Result<Coverage> {
-        let trusted = self.shared.hot.trusted(entry.id, entry.chunk_size_bytes, range);
-        let mut unchecked = Vec::new();
-        let mut known = trusted.clone();
-        let missing = trusted.gaps(range);
-        if let (Some(first), Some(last)) = (missing.first(), missing.last()) {
-            self.shared.metrics.index_lookups.add(1);
-            for row in self.shared.index.covering(entry.id, ByteRange::new(first.start, last.end))? {
-                if missing.iter().any(|gap| !gap.intersect(row.range).is_empty()) {
-                    known.insert(row.range);
-                    unchecked.push(row);
-                }
-            }
-        }
-        Ok(Coverage { gaps: known.gaps(range), trusted, unchecked })
-    }
-
-    /// The parts of `range` that are trusted and can be read now. No index is asked.
-    pub fn trusted(&self, entry: &Entry, range: ByteRange) -> RangeSet {
-        self.shared.hot.trusted(entry.id, entry.chunk_size_bytes, range)
-    }
-
-    /// Fills `buffer` from `offset` if every byte is trusted; `false`: ask `coverage`, the buffer holds nothing.
-    pub fn read(&self, entry: &Entry, offset: u64, buffer: &mut [u8]) -> bool {
-        let range = ByteRange::at(offset, buffer.len() as u64);
-        let Some(_claim) = self.shared.hot.claim(entry.id, entry.chunk_size_bytes, range) else { return false };
-        match entry.data.read(buffer, offset) {
-            Ok(()) => true,
-            Err(error) => {
-                // What the disk can't give back is not cached: the check will drop it, the origin has it.
-                log::warn!("cache: cannot read {range} of {}: {error}", entry.path);
-                self.shared.hot.distrust(entry.id, entry.chunk_size_bytes, range);
-                false
-            }
-        }
-    }
-
-    /// Has the kernel forget its copy of what a reader has left behind: it has one more, under the drive's own name, and
-    /// a film that is played through must not push everything else out of memory twice. Best effort.
-    pub fn leave_behind(&self, entry: &Entry, range: ByteRange) {
-        // Of an entry that has no file there is nothing to forget.
-        let _ = entry.data.drop_pages(range);
-    }
-
-    /// Hashes a recorded chunk: trusted from now on if it is what was recorded (`true`), else dropped (`false`).
-    pub fn check(&self, entry: &Entry, chunk: &ChunkRow) -> Result<bool> {
-        let shared = &self.shared;
-        let is_recorded = || Ok::<_, Error>(shared.index.covering(entry.id, chunk.range)?.contains(chunk));
-        let Some(claim) = shared.hot.hold(entry.id, entry.chunk_size_bytes, chunk.range) else { return Ok(false) };
-        // Evicted before the claim, it is a hole, or new bytes whose row is still to come; from here on it stays.
-        if !is_recorded()? {
-            return Ok(false);
-        }
-        if Shared::is_whole(&entry.data, chunk) {
-            shared.hot.trust(entry.id, entry.chunk_size_bytes, chunk.range);
-            return Ok(true);
-        }
-        drop(claim);
-        let _one = shared.drops.lock();
-        if is_recorded()? {
-            // Parts of it may have been trusted before the disk failed.
-            if !shared.hot.distrust(entry.id, entry.chunk_size_bytes, chunk.range) {
-                // Its new bytes would be a hole for a while, and whoever has the file would read zeros.
-                return Err(Error::new(
-                    Kind::Corrupt,
-                    format!(
-                        "{} of {} failed its hash, but the kernel reads it: close it first",
-                        chunk.range, entry.path
-                    ),
-                ));
-            }
-            log::warn!("cache: {} of {} failed its hash and is fetched again", chunk.range, entry.path);
-            shared.metrics.cache_corrupt_chunks.add(1);
-            // In the writer's queue before the row goes: no new bytes for this range can be ahead of the hole.
-            let slot_size = entry.chunk_size_bytes;
-            let _ = shared.queue.push(Job::Punch { entry_id: entry.id, slot_size, range: chunk.range });
-            shared.index.remove(std::slice::from_ref(chunk))?;
         }
         Ok(false)
     }
@@ -493,19 +462,20 @@ impl Shared {
         self.config.size_bytes - self.config.size_bytes / FILESYSTEM_SHARE
     }
 
-    /// Whether the bytes on disk are the ones recorded.
-    fn is_whole(data: &DataFile, chunk: &ChunkRow) -> bool {
-        let mut bytes = vec![0; chunk.range.len() as usize];
-        data.read(&mut bytes, chunk.range.start).is_ok() && Digest::of(&bytes) == chunk.digest
-    }
-
-    /// Runs `act` on an entry's data file, open or not; nothing if there is none.
-    fn with_data(&self, entry_id: i64, act: impl FnOnce(&DataFile) -> std::io::Result<()>) -> Result<()> {
+    /// Runs `act`, which gives `freed_bytes` back to the disk, on an entry's data file, open or not; nothing if there is none.
+    fn with_data(
+        &self,
+        entry_id: i64,
+        freed_bytes: u64,
+        act: impl FnOnce(&DataFile) -> std::io::Result<()>,
+    ) -> Result<()> {
         let opened = self.open.lock().get(&entry_id).and_then(Weak::upgrade);
-        let done = match opened {
-            Some(entry) => act(&entry.data),
-            None => self.data.open_existing(entry_id)?.as_ref().map_or(Ok(()), act),
+        let data = match opened {
+            Some(entry) => Some(entry.data()),
+            None => self.data.open_existing(entry_id)?.map(Arc::new),
         };
+        let Some(data) = data else { return Ok(()) };
+        let done = self.change(entry_id, &data, freed_bytes, || act(&data)).map(|_| ());
         done.map_err(|error| Error::io(format!("the cached data of entry {entry_id}"), &error))
     }
 

@@ -91,6 +91,8 @@ fn budget_path(dir: &Path) -> PathBuf {
 /// the cache without it makes room enough, so a failure to write it is no failure.
 pub(super) fn note_budget(dir: &Path, budget_bytes: u64) {
     let new = dir.join("budget.new");
+    // Whatever stands there is not written through.
+    let _ = std::fs::remove_file(&new);
     let _ = Modes::of(dir)
         .write(&new, format!("{budget_bytes}\n").as_bytes())
         .and_then(|()| std::fs::rename(&new, budget_path(dir)));

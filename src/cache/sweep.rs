@@ -3,9 +3,9 @@
 
 use std::sync::atomic::Ordering;
 
+use super::Shared;
 use super::data::{DISK_BLOCK_BYTES, DataFile};
 use super::index::EntryRow;
-use super::{Shared, disk_cost};
 use crate::error::{Error, Result};
 use crate::range::ByteRange;
 
@@ -13,8 +13,12 @@ impl Shared {
     /// Removes orphans and counts what is there. Runs before any other thread does.
     pub(super) fn sweep(&self) -> Result<()> {
         self.index.remove_chunks_without_entry()?;
-        self.data
-            .for_each(|entry_id| if self.index.has_entry(entry_id)? { Ok(()) } else { self.data.remove(entry_id) })?;
+        self.data.for_each(|entry_id| {
+            if !self.index.has_entry(entry_id)? {
+                self.remove_or_leave(entry_id);
+            }
+            Ok(())
+        })?;
         let mut after = i64::MIN;
         loop {
             let page = self.index.entries(after)?;
@@ -40,18 +44,26 @@ impl Shared {
         let Some(data) = data.filter(|_| chunks > 0 || entry.pinned) else {
             if entry.pinned {
                 // A pin is on the file, not on what was here of it.
-                return self.index.remove_chunks(entry.entry_id);
+                return self.index.remove_chunks(entry.entry_id, DISK_BLOCK_BYTES).map(|_| ());
             }
-            self.index.remove_entry(entry.entry_id)?;
-            return self.data.remove(entry.entry_id);
+            self.index.remove_entry(entry.entry_id, DISK_BLOCK_BYTES)?;
+            self.remove_or_leave(entry.entry_id);
+            return Ok(());
         };
         // Written but never recorded: then the file holds more than its rows say. (Or the filesystem counts blocks of
         // its own; then holes are punched where there are holes.) Only a file's last row ends within a block.
         let failed = |error| Error::io("looking through the cache", &error);
-        if data.allocated_bytes().map_err(failed)? > held_bytes.next_multiple_of(DISK_BLOCK_BYTES) {
+        if data.stamp().map_err(failed)?.held_bytes() > held_bytes.next_multiple_of(DISK_BLOCK_BYTES) {
             self.punch_unrecorded(entry, &data)?;
         }
         Ok(())
+    }
+
+    /// What can't be removed (a folder with something in it, where a data file belongs) keeps nobody from mounting.
+    pub(super) fn remove_or_leave(&self, entry_id: i64) {
+        if let Err(error) = self.data.remove(entry_id) {
+            log::warn!("cache: what no entry needs stays: {error}");
+        }
     }
 
     /// Punches every gap between an entry's rows.
@@ -78,17 +90,7 @@ impl Shared {
         if open.get(&entry_id).is_some_and(|entry| entry.strong_count() > 0) || self.index.is_pinned(entry_id)? {
             return Ok(0);
         }
-        let mut freed = 0;
-        let mut at = 0;
-        loop {
-            let page = self.index.chunks(entry_id, at)?;
-            let Some(last) = page.last() else { break };
-            at = last.range.end;
-            for chunk in &page {
-                freed += disk_cost(chunk.range);
-            }
-        }
-        self.index.remove_entry(entry_id)?;
+        let freed = self.index.remove_entry(entry_id, DISK_BLOCK_BYTES)?;
         self.data.remove(entry_id)?;
         self.forget_bytes(freed);
         Ok(freed)

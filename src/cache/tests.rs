@@ -2,7 +2,9 @@
 //! the disk never holds more than it may.
 //! Never here: origins and readers (see `read`'s own tests), SQL (see the index's).
 
+mod changed;
 mod keeping;
+mod renewed;
 mod room;
 mod tree;
 mod trust;
@@ -211,7 +213,7 @@ fn orphans_of_a_crash_are_swept() {
     // Written, never recorded: in holes, beside rows, behind the last one.
     cache.flush();
     for number in [2, 9, 99] {
-        film.data.write(&bytes(1, slot(number)), slot(number).start).unwrap();
+        film.data().write(&bytes(1, slot(number)), slot(number).start).unwrap();
     }
     let names = data_files(dir.path());
     drop((film, lost, cache));
@@ -241,7 +243,7 @@ fn a_single_unrecorded_block_is_found_among_many_rows() {
     let cache = open_with(&config);
     let film = cache.entry("film", &stat(100 * CHUNK, "1")).unwrap();
     (0..40).for_each(|number| assert_eq!(keep(&cache, &film, 1, slot(2 * number)), Kept::Written));
-    film.data.write(&bytes(1, slot(1)), slot(1).start).unwrap();
+    film.data().write(&bytes(1, slot(1)), slot(1).start).unwrap();
     drop((film, cache));
     let _cache = open_with(&config);
     assert!(du_data(dir.path()) <= 40 * CHUNK + EXTENTS, "{}", du_data(dir.path()));

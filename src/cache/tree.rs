@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use super::index::{ListingRow, NAMES_PAGE, micros};
 use super::{Cache, Shared};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::store::{Listed, ListedKind, Stat};
 
 /// Things to write down that wait; more are left out, and asked of the origin again some day.
@@ -65,6 +65,8 @@ pub struct KeptListing {
     shared: Arc<Shared>,
     jobs: Sender<Job>,
     row: ListingRow,
+    // Of the index that it is in.
+    generation: u64,
     // The last name of each page, as far as somebody has read: where the next one begins. Taken alone.
     marks: Mutex<Vec<Box<str>>>,
     // The page that was read last. Taken alone.
@@ -86,6 +88,8 @@ pub struct Spool {
     jobs: Sender<Job>,
     folder: String,
     row: ListingRow,
+    // Of the index that it goes into.
+    generation: u64,
     is_finished: bool,
 }
 
@@ -140,12 +144,13 @@ impl Cache {
     pub fn known_listing(&self, folder: &str) -> Result<Option<KnownListing>> {
         let shared = &self.shared;
         let mut read = self.tree.read.lock();
+        let generation = shared.index.generation();
         let Some(row) = shared.index.current_listing(&shared.origin, folder)? else { return Ok(None) };
         let age = micros(SystemTime::now()).checked_sub(row.listed_at);
         // A clock that was set back tells nothing; one that was set ahead only makes things old.
         let age = age.filter(|_| row.listed_at > 0).and_then(|age| u64::try_from(age).ok()).map(Duration::from_micros);
         let listing = read.get(&row.listing_id).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let listing = Arc::new(KeptListing::new(shared, &self.tree.jobs, row));
+            let listing = Arc::new(KeptListing::new(shared, &self.tree.jobs, row, generation));
             read.insert(row.listing_id, Arc::downgrade(&listing));
             listing
         });
@@ -172,6 +177,7 @@ impl Cache {
     /// Begins to write a folder's names down as they come.
     pub fn spool_listing(&self, folder: &str) -> Result<Spool> {
         let shared = &self.shared;
+        let generation = shared.index.generation();
         let listing_id = shared.index.begin_listing(&shared.origin, folder)?;
         Ok(Spool {
             shared: Arc::clone(shared),
@@ -179,6 +185,7 @@ impl Cache {
             jobs: self.tree.jobs.clone(),
             folder: folder.to_owned(),
             row: ListingRow { listing_id, listed_at: 0, names: 0, size_bytes: 0 },
+            generation,
             is_finished: false,
         })
     }
@@ -211,9 +218,14 @@ impl Cache {
 }
 
 impl KeptListing {
-    fn new(shared: &Arc<Shared>, jobs: &Sender<Job>, row: ListingRow) -> Self {
+    fn new(shared: &Arc<Shared>, jobs: &Sender<Job>, row: ListingRow, generation: u64) -> Self {
         let (marks, page) = (Mutex::default(), Mutex::default());
-        Self { shared: Arc::clone(shared), jobs: jobs.clone(), row, marks, page }
+        Self { shared: Arc::clone(shared), jobs: jobs.clone(), row, generation, marks, page }
+    }
+
+    /// Asked after the index was read: what a new one does not hold was not removed by the origin.
+    fn check_generation(&self) -> Result<()> {
+        check_generation(&self.shared, self.generation)
     }
 
     /// How many names there are.
@@ -233,7 +245,9 @@ impl KeptListing {
 
     /// The name, if it is there.
     pub fn find(&self, name: &str) -> Result<Option<Listed>> {
-        self.shared.index.listed_name(self.row.listing_id, name)
+        let found = self.shared.index.listed_name(self.row.listing_id, name)?;
+        self.check_generation()?;
+        Ok(found)
     }
 
     /// The page that holds name number `at`, and the number of its first name. Empty beyond the last one.
@@ -254,6 +268,7 @@ impl KeptListing {
         };
         loop {
             let names = Arc::new(self.shared.index.listed_names(self.row.listing_id, after.as_deref())?);
+            self.check_generation()?;
             after = names.last().map(|listed| listed.name.clone());
             if let Some(last) = &after {
                 let mut marks = self.marks.lock();
@@ -274,6 +289,7 @@ impl KeptListing {
         let mut names: Vec<Listed> = Vec::new();
         loop {
             let page = self.shared.index.listed_names(self.row.listing_id, names.last().map(|listed| &*listed.name))?;
+            self.check_generation()?;
             if page.is_empty() {
                 return Ok(names);
             }
@@ -293,6 +309,7 @@ impl Spool {
     /// Takes more names, in any order.
     pub fn add(&mut self, names: &[Listed]) -> Result<()> {
         let (added, bytes) = self.shared.index.add_names(self.row.listing_id, names)?;
+        check_generation(&self.shared, self.generation)?;
         self.row.names += added;
         self.row.size_bytes = self.row.size_bytes.saturating_add(bytes);
         Ok(())
@@ -302,9 +319,10 @@ impl Spool {
     pub fn finish(mut self) -> Result<Arc<KeptListing>> {
         self.row.listed_at = micros(SystemTime::now());
         // Read from the first moment on, so that it stays even if it gives way in the next.
-        let listing = Arc::new(KeptListing::new(&self.shared, &self.jobs, self.row));
+        let listing = Arc::new(KeptListing::new(&self.shared, &self.jobs, self.row, self.generation));
         self.read.lock().insert(self.row.listing_id, Arc::downgrade(&listing));
         let stale = self.shared.index.finish_listing(&self.row, &self.shared.origin, &self.folder)?;
+        check_generation(&self.shared, self.generation)?;
         self.is_finished = true;
         let _ = self.jobs.try_send(Job::Replaced(stale));
         Ok(listing)
@@ -450,6 +468,16 @@ impl Writer {
         while !self.is_ending.load(Ordering::Relaxed) && self.shared.index.remove_names(id)? {}
         Ok(())
     }
+}
+
+fn check_generation(shared: &Shared, generation: u64) -> Result<()> {
+    if shared.index.generation() == generation {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Local,
+        "a folder's names were lost with a damaged index of the cache: it is to be listed again",
+    ))
 }
 
 fn noted(path: &str, stat: Stat) -> (String, String, Stat) {

@@ -88,7 +88,8 @@ impl Cache {
                     verified.bad += 1;
                     self.shared.index.remove(std::slice::from_ref(chunk))?;
                     self.shared.forget_bytes(disk_cost(chunk.range));
-                    self.shared.with_data(entry.entry_id, |data| data.punch(chunk.range))?;
+                    let cost = disk_cost(chunk.range);
+                    self.shared.with_data(entry.entry_id, cost, |data| data.punch(chunk.range))?;
                     on_bad(&BadChunk { path: entry.path.clone(), version: entry.version.clone(), range: chunk.range });
                 }
             }

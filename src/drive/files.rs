@@ -118,6 +118,15 @@ impl Drive {
         backing
     }
 
+    /// Closes a file that can't be opened as the inode it was found as, though its name and version are right: from now on
+    /// the name leads to another number.
+    pub fn renumber(&self, handle: u64) {
+        if let Some(file) = self.files.get(handle) {
+            self.inodes.supersede(&file.node);
+            self.files.remove(handle);
+        }
+    }
+
     /// Closes a file; what was only fetched for it is called off.
     pub fn release(&self, handle: u64) {
         self.files.remove(handle);

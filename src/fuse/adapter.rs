@@ -317,7 +317,12 @@ impl Filesystem for Adapter {
                     }
                 };
                 let backing = if passthrough.is_on() { drive.backing(opened.handle) } else { None };
-                passthrough.reply(ino.0, opened.handle, (is_direct, opened.is_scan), backing, give, reply);
+                let way = (is_direct, opened.is_scan);
+                if let Err(reply) = passthrough.reply(ino.0, opened.handle, way, backing, give, reply) {
+                    // The kernel looks the name up again, and opens the number it is given then.
+                    drive.renumber(opened.handle);
+                    reply.error(Errno::ESTALE);
+                }
             }
             Err(error) => reply.error(errno(&error)),
         });

@@ -33,18 +33,31 @@ pub(super) struct Passthrough {
 /// What the kernel holds of an entry. The number goes before the pin: as long as it is valid, the bytes stay.
 struct Lent {
     id: BackingId,
-    _pinned: Backing,
+    backing: Backing,
 }
+
+/// The file that the kernel reads for an inode was changed by another program, or removed.
+struct Stale;
 
 /// By inode number: how many opens there are, and what they all share if they are lent ones.
 struct Ways<L>(HashMap<u64, (u64, Option<Arc<L>>)>);
 
 impl<L> Ways<L> {
-    /// Counts one more open. The first one decides for all that overlap with it: `lend` if it can.
-    fn open(&mut self, ino: u64, lend: impl FnOnce() -> Option<L>) -> Option<Arc<L>> {
-        let way = self.0.entry(ino).or_insert_with(|| (0, lend().map(Arc::new)));
+    /// Counts one more open. The first one decides for all that overlap with it: `lend` if it can. `Err`, and nothing is
+    /// counted: what they share is not right any longer.
+    fn open(
+        &mut self,
+        ino: u64,
+        is_right: impl FnOnce(&L) -> bool,
+        lend: impl FnOnce() -> Option<L>,
+    ) -> Result<Option<Arc<L>>, Stale> {
+        let way = match self.0.entry(ino) {
+            Entry::Occupied(way) if way.get().1.as_ref().is_some_and(|lent| !is_right(lent)) => return Err(Stale),
+            Entry::Occupied(way) => way.into_mut(),
+            Entry::Vacant(way) => way.insert((0, lend().map(Arc::new))),
+        };
         way.0 += 1;
-        way.1.clone()
+        Ok(way.1.clone())
     }
 
     /// Whether there is one open of `ino`, and no more.
@@ -89,6 +102,8 @@ impl Passthrough {
     /// of it, not by the kernel either. `give` passes bytes of the file on to the kernel's page cache: it runs where no other
     /// open of the file is answered or under way, so that no read of it holds a page. To wait for such a page would be to wait
     /// for the drive's own answer, and a killed drive would never end.
+    /// The reply comes back where the file that the kernel was lent for `ino` was changed
+    /// since by another program: as long as that is open, this inode number can't be opened in another way.
     pub(super) fn reply(
         &self,
         ino: u64,
@@ -97,15 +112,16 @@ impl Passthrough {
         backing: Option<Backing>,
         give: impl FnOnce(),
         reply: ReplyOpen,
-    ) {
+    ) -> Result<(), ReplyOpen> {
+        let is_right = |lent: &Lent| lent.backing.is_unchanged();
         let mut ways = self.ways.lock();
-        let lent = ways.open(ino, || {
+        let lent = ways.open(ino, is_right, || {
             // Through the drive, such reads need no alignment; the disk's own would.
             let backing = backing.filter(|_| !is_direct)?;
             match reply.open_backing(&backing) {
                 Ok(id) => {
                     backing.used();
-                    Some(Lent { id, _pinned: backing })
+                    Some(Lent { id, backing })
                 }
                 Err(error) => {
                     self.is_on.store(false, Ordering::Relaxed);
@@ -114,6 +130,7 @@ impl Passthrough {
                 }
             }
         });
+        let Ok(lent) = lent else { return Err(reply) };
         if lent.is_none() && ways.is_only(ino) {
             give();
         }
@@ -130,6 +147,7 @@ impl Passthrough {
             }
             None => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
         }
+        Ok(())
     }
 
     /// An open of `ino` was closed.
@@ -158,18 +176,31 @@ mod tests {
     #[test]
     fn opens_that_overlap_are_all_of_one_way() {
         let mut ways = Ways(HashMap::new());
-        assert!(ways.open(1, || None::<&str>).is_none());
-        assert!(ways.open(1, || unreachable!("the first has decided")).is_none());
+        let open = |ways: &mut Ways<&'static str>, ino, lend: Option<&'static str>| {
+            let opened = ways.open(ino, |_| true, || lend);
+            opened.unwrap_or_else(|Stale| panic!("all is right")).as_deref().copied()
+        };
+        assert_eq!(open(&mut ways, 1, None), None);
+        assert_eq!(open(&mut ways, 1, Some("too late")), None, "the first has decided");
         assert!(!ways.is_only(1) && !ways.is_only(2));
-        assert_eq!(ways.open(2, || Some("two")).as_deref(), Some(&"two"));
+        assert_eq!(open(&mut ways, 2, Some("two")), Some("two"));
         assert!(ways.is_only(2));
-        assert_eq!(ways.open(2, || unreachable!("one file for all")).as_deref(), Some(&"two"));
+        assert_eq!(open(&mut ways, 2, Some("another")), Some("two"), "one file for all");
         assert!(ways.release(1).is_none() && ways.release(2).is_none());
-        assert!(ways.open(1, || unreachable!("one is open still")).is_none());
+        assert_eq!(open(&mut ways, 1, Some("one")), None, "one is open still");
         assert!(ways.release(1).is_none() && ways.release(1).is_none());
-        assert_eq!(ways.open(1, || Some("one")).as_deref(), Some(&"one"), "closed meanwhile: decided anew");
+        assert_eq!(open(&mut ways, 1, Some("one")), Some("one"), "closed meanwhile: decided anew");
         assert_eq!(ways.release(2).as_deref(), Some(&"two"), "the last one gives it back");
         assert!(ways.release(2).is_none(), "never opened");
+    }
+
+    #[test]
+    fn lent_file_that_another_program_changed_is_not_opened_again() {
+        let mut ways = Ways(HashMap::new());
+        assert!(ways.open(1, |_| unreachable!("nothing is lent yet"), || Some("film")).is_ok());
+        assert!(ways.open(1, |_| false, || Some("film")).is_err());
+        assert_eq!(ways.release(1).as_deref(), Some(&"film"), "the refused open does not count");
+        assert!(ways.open(1, |_| false, || Some("film as it is now")).is_ok());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::sqlite::{loaded, stored};
 pub const PAGE_MAX: usize = 1_000;
 
 /// Longest row there can be: the largest chunk size. Longer ones are damage, and would be read into memory.
-const CHUNK_BYTES_MAX: u64 = 64 << 20;
+pub(super) const CHUNK_BYTES_MAX: u64 = 64 << 20;
 
 /// Backwards from the end of the range; whoever steps through it stops at the first row that starts at or before the
 /// range. One descent into the tree, where finding that row first would take two (13 µs, not 8, and the same at p99).

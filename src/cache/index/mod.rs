@@ -6,15 +6,19 @@
 //! - Rows of one entry never overlap, and none crosses a slot (a multiple of the entry's chunk size).
 //! - A row is committed only after the bytes it names were synced; the index itself does not check that.
 //! - There is one writing connection, behind one lock; readers have their own and never wait for it (WAL).
+//! - No id of an entry or a listing is used twice in one run, also not after a damaged index gave way to a new one.
 
 mod covering;
 mod recording;
+mod sound;
 mod tree;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use rusqlite::Connection;
 
 use crate::digest::Digest;
@@ -22,6 +26,9 @@ use crate::error::{Error, Kind, Result};
 use crate::modes::Modes;
 use crate::range::ByteRange;
 use crate::sqlite::{self, Readers, Tuning};
+use crate::sys;
+
+use sound::{COMPANIONS, Watch, companion};
 
 pub use recording::{EntryKey, NewChunk, Touch};
 pub(super) use tree::{ListingRow, NAMES_PAGE};
@@ -30,8 +37,18 @@ pub(super) use tree::{ListingRow, NAMES_PAGE};
 const SCHEMA: i64 = 3;
 /// A reader waits this long for a checkpoint's lock before it gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A version this far above is nobody's schema, but damage.
+const SCHEMA_NONSENSE: i64 = SCHEMA + 1_000;
 /// What a reading connection is worth: in memory, the inner pages of an index of ten million rows.
 const READING: Tuning = Tuning { busy_timeout: BUSY_TIMEOUT, cache_kib: 4 << 10, statements: 16 };
+
+/// What triggers keep counted is counted anew at each start.
+const COUNT_OPENINGS: &str = "
+    BEGIN;
+    DELETE FROM cache_totals;
+    INSERT INTO cache_totals SELECT coalesce(sum(end_byte - start_byte), 0) FROM cache_chunks WHERE keep = 1;
+    COMMIT;
+";
 
 /// One migration a line: from schema `n` to `n + 1`.
 const MIGRATIONS: [&str; SCHEMA as usize] = [
@@ -138,53 +155,70 @@ pub struct Index {
     // Guards the one writing connection. Taken alone or inside nothing else; file syncs and hashing of merged
     // chunks may happen under it, requests to an origin never.
     writer: Mutex<Connection>,
-    readers: Readers,
+    // Of the database that is in use. Held for a moment; replaced under `writer`.
+    readers: RwLock<Arc<Readers>>,
+    // Of the owner. Dropped after the connections. Held for a few system calls.
+    watch: Mutex<Option<Watch>>,
+    // Found in use. From then on nothing of it is believed, until a new one is begun.
+    is_damaged: AtomicBool,
+    // Who only looks, beside the owner, may see less than the owner does, and must not call it damaged.
+    is_owner: bool,
+    // How often a new one was begun in this run.
+    generation: AtomicU64,
 }
 
 impl Index {
     /// Opens the index for the one process that owns the cache; makes or migrates it. A damaged database is set
-    /// aside and begun anew; one written by a newer program is refused.
+    /// aside and begun anew, whatever the damage; one written by a newer program is refused.
     pub fn open(path: &Path) -> Result<Self> {
-        match Self::open_checked(path) {
+        match connect(path) {
             Err(error) if error.kind() == Kind::Corrupt => {
-                let aside = set_aside(path)?;
+                // What can't be moved out of the way can't be used either: why is the first error.
+                let Ok(aside) = set_aside(path) else { return Err(error) };
                 log::warn!("{error}; it was set aside as {} and a new one begun", aside.display());
-                Self::open_checked(path)
+                connect(path)
             }
             other => other,
         }
+        .map(|writer| Self::with(path, writer, true))
     }
 
-    fn open_checked(path: &Path) -> Result<Self> {
-        if damage_mark(path).exists() {
-            return Err(Error::new(Kind::Corrupt, format!("the index {} was found damaged in use", path.display())));
+    /// Sets a database that was found damaged in use aside, and begins a new one. Ids go on where no earlier one was.
+    pub fn renew(&self) -> Result<()> {
+        let mut writer = self.writer.lock();
+        let aside = set_aside(&self.path)?;
+        log::warn!(
+            "the index {} is damaged: it was set aside as {}, and a new one begun",
+            self.path.display(),
+            aside.display()
+        );
+        let new = connect(&self.path)?;
+        // Later than all ids of this run, which are few or of an earlier moment.
+        let floor = micros(SystemTime::now());
+        new.execute_batch(&format!(
+            "INSERT INTO sqlite_sequence (name, seq) VALUES ('cache_entries', {floor}), ('tree_listings', {floor})"
+        ))
+        .map_err(|error| failed(&self.path, &error))?;
+        *self.readers.write() = Arc::new(Readers::new(&self.path, READING));
+        *writer = new;
+        *self.watch.lock() = Some(Watch::new(&self.path));
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.is_damaged.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether it must be renewed: it was found damaged, or another program removed or replaced one of its files.
+    pub fn is_damaged(&self) -> bool {
+        let is_right = || self.watch.lock().as_mut().is_none_or(|watch| watch.is_right(&self.path));
+        if !self.is_damaged.load(Ordering::Acquire) && !is_right() && !self.is_damaged.swap(true, Ordering::AcqRel) {
+            log::warn!("another program removed or changed the files of the index {}", self.path.display());
         }
-        let size = std::fs::metadata(path).map_or(0, |meta| meta.len());
-        // SQLite gives its journals the mode of the database.
-        modes_of(path).make_file(path).map_err(|error| Error::io(path.display(), &error))?;
-        let writer = Connection::open(path).map_err(|error| failed(path, &error))?;
-        let run = |connection: &Connection| -> rusqlite::Result<i64> {
-            connection.busy_timeout(BUSY_TIMEOUT)?;
-            connection.pragma_update(None, "journal_mode", "wal")?;
-            connection.pragma_update(None, "synchronous", "normal")?;
-            connection.set_prepared_statement_cache_capacity(32);
-            connection.pragma_query_value(None, "user_version", |row| row.get(0))
-        };
-        let version = run(&writer).map_err(|error| failed(path, &error))?;
-        if version > SCHEMA {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!(
-                    "the index {} was written by a newer reelfs (schema {version}, this one knows {SCHEMA}): use that program, or another --cache-dir",
-                    path.display()
-                ),
-            ));
-        }
-        migrate(&writer, version).map_err(|error| failed(path, &error))?;
-        if let Some(damage) = sqlite::damage(&writer, size).map_err(|error| failed(path, &error))? {
-            return Err(Error::new(Kind::Corrupt, format!("the index {} is damaged ({damage})", path.display())));
-        }
-        Ok(Self::with(path, writer))
+        self.is_damaged.load(Ordering::Acquire)
+    }
+
+    /// Changes when a new database is begun: what was read of the one before is of no use then.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Opens an existing index for looking only, beside the process that owns it.
@@ -200,18 +234,27 @@ impl Index {
             ));
         }
         // Nothing writes through it: a reader stands in for the writer.
-        Ok(Self::with(path, open()?))
+        Ok(Self::with(path, open()?, false))
     }
 
-    fn with(path: &Path, writer: Connection) -> Self {
-        Self { path: path.to_owned(), writer: Mutex::new(writer), readers: Readers::new(path, READING) }
+    fn with(path: &Path, writer: Connection, is_owner: bool) -> Self {
+        Self {
+            path: path.to_owned(),
+            writer: Mutex::new(writer),
+            readers: RwLock::new(Arc::new(Readers::new(path, READING))),
+            watch: Mutex::new(is_owner.then(|| Watch::new(path))),
+            is_damaged: AtomicBool::new(false),
+            is_owner,
+            generation: AtomicU64::new(0),
+        }
     }
 
     /// Runs `query` on a reading connection.
     fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        let connection = self.readers.take().map_err(|error| failed(&self.path, &error))?;
+        let readers = Arc::clone(&self.readers.read());
+        let connection = readers.take().map_err(|error| failed(&self.path, &error))?;
         let answer = query(&connection).map_err(|error| self.failed(&error));
-        self.readers.put_back(connection);
+        readers.put_back(connection);
         answer
     }
 
@@ -219,15 +262,67 @@ impl Index {
         self.writer.lock()
     }
 
-    /// The error, and, when the database itself is damaged, a mark that makes the next start set it aside.
+    /// The error, and, when the database itself is damaged, a mark that makes the next start set it aside, if this run does
+    /// not come to it.
     fn failed(&self, error: &rusqlite::Error) -> Error {
         let error = failed(&self.path, error);
-        if error.kind() == Kind::Corrupt {
+        if error.kind() == Kind::Corrupt && !self.is_damaged.swap(true, Ordering::AcqRel) && self.is_owner {
             let mark = damage_mark(&self.path);
+            // Whatever stands there is not written through.
+            let _ = std::fs::remove_file(&mark);
             let _ = modes_of(&mark).write(&mark, error.to_string().as_bytes());
         }
         error
     }
+}
+
+/// Opens the writing connection to a database that is sound, or new.
+fn connect(path: &Path) -> Result<Connection> {
+    let corrupt = |what: String| Error::new(Kind::Corrupt, format!("the index {} {what}", path.display()));
+    let failed = |error: rusqlite::Error| {
+        Error::new(sound::kind_at_open(&error), format!("the index {}: {error}", path.display()))
+    };
+    if damage_mark(path).exists() {
+        return Err(corrupt("was found damaged in use".into()));
+    }
+    if let Some(other) = sound::not_plain(path) {
+        return Err(corrupt(format!("can't be used: {} is no plain file of its own", other.display())));
+    }
+    // Of the companions, SQLite maps one into memory.
+    sys::survive_cut_shared_memory();
+    let size = std::fs::metadata(path).map_or(0, |meta| meta.len());
+    // `SQLite` gives its journals the mode of the database.
+    modes_of(path).make_file(path).map_err(|error| Error::io(path.display(), &error))?;
+    let writer = Connection::open(path).map_err(failed)?;
+    let run = |connection: &Connection| -> rusqlite::Result<i64> {
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.pragma_update(None, "journal_mode", "wal")?;
+        connection.pragma_update(None, "synchronous", "normal")?;
+        connection.set_prepared_statement_cache_capacity(32);
+        connection.pragma_query_value(None, "user_version", |row| row.get(0))
+    };
+    let version = run(&writer).map_err(failed)?;
+    if !(0..SCHEMA_NONSENSE).contains(&version) {
+        return Err(corrupt(format!("has the schema {version}, which no program wrote")));
+    }
+    if version > SCHEMA {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!(
+                "the index {} was written by a newer reelfs (schema {version}, this one knows {SCHEMA}): use that program, or another --cache-dir",
+                path.display()
+            ),
+        ));
+    }
+    migrate(&writer, version).map_err(failed)?;
+    if let Some(damage) = sqlite::damage(&writer, size).map_err(failed)? {
+        return Err(corrupt(format!("is damaged ({damage})")));
+    }
+    if let Some(row) = sound::nonsense(&writer).map_err(failed)? {
+        return Err(corrupt(format!("holds {row} that no program wrote")));
+    }
+    writer.execute_batch(COUNT_OPENINGS).map_err(failed)?;
+    Ok(writer)
 }
 
 fn migrate(connection: &Connection, from: i64) -> rusqlite::Result<()> {
@@ -249,30 +344,38 @@ fn damage_mark(path: &Path) -> PathBuf {
     path.with_extension("damaged")
 }
 
-/// Renames the database and its companions out of the way; nothing is deleted.
+/// Renames the database and its companions out of the way. Only the newest that was set aside is kept: a cleaner that damages
+/// one a day does not fill the disk.
 fn set_aside(path: &Path) -> Result<PathBuf> {
+    remove_aside(path);
     let stamp = micros(SystemTime::now());
     let aside = path.with_extension(format!("sqlite.damaged-{stamp}"));
-    std::fs::rename(path, &aside).map_err(|error| Error::io(path.display(), &error))?;
     // The journal belongs to the database it was written for: beside a new one it would be replayed into it.
-    for suffix in ["-wal", "-shm"] {
-        let mut from = path.as_os_str().to_owned();
-        from.push(suffix);
-        let mut to = aside.as_os_str().to_owned();
-        to.push(suffix);
-        let _ = std::fs::rename(from, to);
+    for suffix in std::iter::once("").chain(COMPANIONS) {
+        match std::fs::rename(companion(path, suffix), companion(&aside, suffix)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io(companion(path, suffix).display(), &error));
+            }
+            _ => {}
+        }
     }
     let _ = std::fs::remove_file(damage_mark(path));
     Ok(aside)
 }
 
+/// Removes what was set aside before. Best effort.
+fn remove_aside(path: &Path) {
+    let (Some(folder), Some(stem)) = (path.parent(), path.file_stem().and_then(|stem| stem.to_str())) else { return };
+    let old = format!("{stem}.sqlite.damaged-");
+    for file in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if file.file_name().to_str().is_some_and(|name| name.starts_with(&old)) {
+            let _ = std::fs::remove_file(file.path());
+        }
+    }
+}
+
 fn failed(path: &Path, error: &rusqlite::Error) -> Error {
-    let kind = match sqlite::kind(error) {
-        // It has waited already, and is no origin that will be less busy soon.
-        Kind::Busy => Kind::Local,
-        kind => kind,
-    };
-    Error::new(kind, format!("the index {}: {error}", path.display()))
+    Error::new(sound::kind(error), format!("the index {}: {error}", path.display()))
 }
 
 /// Microseconds since 1970; times before it are 0.

@@ -71,6 +71,35 @@ impl Index {
         })
     }
 
+    /// Takes an open entry over into a new index, with its id.
+    pub fn adopt_entry(
+        &self,
+        entry_id: i64,
+        key: &EntryKey<'_>,
+        size_bytes: u64,
+        chunk_size_bytes: u64,
+        now: i64,
+    ) -> Result<()> {
+        self.write(|connection| {
+            connection
+                .prepare_cached(
+                    "INSERT INTO cache_entries
+                     (entry_id, origin, path, version, size_bytes, chunk_size, created_at, accessed_at)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)",
+                )?
+                .execute(params![
+                    entry_id,
+                    key.origin,
+                    key.path,
+                    key.version,
+                    stored(size_bytes),
+                    stored(chunk_size_bytes),
+                    now
+                ])
+                .map(|_| ())
+        })
+    }
+
     /// Records a batch: all of it, or on an error nothing.
     pub fn record(&self, chunks: &[NewChunk], now: i64) -> Result<()> {
         self.write(|connection| {
@@ -173,27 +202,34 @@ impl Index {
         })
     }
 
-    /// Takes an entry and all its chunks out, the entry last: a crash in between leaves a smaller entry.
-    pub fn remove_entry(&self, entry_id: i64) -> Result<()> {
-        self.remove_chunks(entry_id)?;
+    /// Takes an entry and all its chunks out, the entry last: a crash in between leaves a smaller entry. Answers the bytes of
+    /// the chunks, each rounded up to whole `block` bytes.
+    pub fn remove_entry(&self, entry_id: i64, block: u64) -> Result<u64> {
+        let removed_bytes = self.remove_chunks(entry_id, block)?;
         self.write(|connection| {
-            connection.execute("DELETE FROM cache_entries WHERE entry_id = ?1", [entry_id]).map(|_| ())
+            connection.execute("DELETE FROM cache_entries WHERE entry_id = ?1", [entry_id]).map(|_| removed_bytes)
         })
     }
 
-    /// Takes all chunks of an entry out, in batches.
-    pub fn remove_chunks(&self, entry_id: i64) -> Result<()> {
+    /// Takes all chunks of an entry out, in batches. Answers their bytes, each rounded up to whole `block` bytes.
+    pub fn remove_chunks(&self, entry_id: i64, block: u64) -> Result<u64> {
+        let mut removed_bytes = 0_u64;
         loop {
-            let removed = self.write(|connection| {
+            let batch: Vec<i64> = self.write(|connection| {
                 connection
                     .prepare_cached(&format!(
                         "DELETE FROM cache_chunks WHERE entry_id = ?1 AND start_byte IN
-                         (SELECT start_byte FROM cache_chunks WHERE entry_id = ?1 LIMIT {REMOVE_BATCH})"
+                         (SELECT start_byte FROM cache_chunks WHERE entry_id = ?1 LIMIT {REMOVE_BATCH})
+                         RETURNING end_byte - start_byte"
                     ))?
-                    .execute([entry_id])
+                    .query_map([entry_id], |row| row.get(0))?
+                    .collect()
             })?;
-            if removed < REMOVE_BATCH {
-                return Ok(());
+            for bytes in &batch {
+                removed_bytes = removed_bytes.saturating_add(loaded(*bytes).next_multiple_of(block));
+            }
+            if batch.len() < REMOVE_BATCH {
+                return Ok(removed_bytes);
             }
         }
     }

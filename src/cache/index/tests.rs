@@ -228,7 +228,7 @@ fn openings_stand_apart_and_are_counted() {
     assert_eq!(kinds().2, 2 * SLOT, "an opening as before");
     bench.index.remove(&bench.index.covering(film, ByteRange::new(0, 1)).unwrap()).unwrap();
     assert_eq!(kinds().2, SLOT);
-    bench.index.remove_entry(film).unwrap();
+    bench.index.remove_entry(film, 4096).unwrap();
     assert_eq!(kinds().2, 0);
 }
 
@@ -255,7 +255,7 @@ fn an_index_of_the_first_schema_is_taken_over() {
 fn an_id_is_never_used_again() {
     let bench = bench();
     let first = bench.entry("a");
-    bench.index.remove_entry(first).unwrap();
+    bench.index.remove_entry(first, 4096).unwrap();
     assert_ne!(bench.entry("b"), first, "trust and data files go by it");
 }
 
@@ -283,7 +283,7 @@ fn pages_go_on_where_the_last_ended() {
     let first = bench.index.chunks(film, 0).unwrap();
     assert_eq!(first.len(), covering::PAGE_MAX);
     assert_eq!(bench.index.chunks(film, first.last().unwrap().range.end).unwrap().len(), 10);
-    bench.index.remove_entry(film).unwrap();
+    bench.index.remove_entry(film, 4096).unwrap();
     assert_eq!(bench.index.held(film).unwrap(), (0, 0));
     assert!(!bench.index.has_entry(film).unwrap());
 }

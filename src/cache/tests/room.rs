@@ -60,7 +60,7 @@ fn what_is_being_read_stays() {
     for number in 1..100 {
         assert_eq!(keep(&cache, &film, 1, slot(number)), Kept::Written);
         let mut seen = vec![0; 10];
-        film.data.read(&mut seen, 5).unwrap();
+        film.data().read(&mut seen, 5).unwrap();
         assert_eq!(seen, bytes(1, ByteRange::at(5, 10)), "after {number}");
     }
     drop(claim);
@@ -118,7 +118,7 @@ impl SmallDisk {
     fn mount(size: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .args(["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "tmpfs"])
             .arg(dir.path())
             .output();
         if mounted.is_ok_and(|output| output.status.success()) {

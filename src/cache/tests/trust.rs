@@ -56,7 +56,7 @@ fn a_chunk_that_fails_takes_all_trust_in_it_along() {
     cache.flush();
     // As after a read that the disk refused: the rest of the chunk is still trusted.
     cache.shared.hot.distrust(film.id(), CHUNK, ByteRange::at(CHUNK, 4096));
-    film.data.write(&[0; 10], CHUNK).unwrap();
+    film.data().write(&[0; 10], CHUNK).unwrap();
     assert_eq!(check_all(&cache, &film), [false]);
     assert!(cache.trusted(&film, slot(1)).is_empty(), "before its hole is there");
     cache.flush();
@@ -72,12 +72,12 @@ fn a_damaged_chunk_stays_while_somebody_reads_in_its_slot() {
     cache.flush();
     let claim = cache.shared.hot.claim(film.id(), CHUNK, slot(1)).unwrap();
     cache.shared.hot.distrust(film.id(), CHUNK, slot(1));
-    film.data.write(&[0; 10], CHUNK).unwrap();
+    film.data().write(&[0; 10], CHUNK).unwrap();
     assert_eq!(check_all(&cache, &film), [false]);
     let tail = ByteRange::at(2 * CHUNK - 10, 10);
     let on_disk = || {
         let mut seen = vec![0; 10];
-        film.data.read(&mut seen, tail.start).unwrap();
+        film.data().read(&mut seen, tail.start).unwrap();
         seen
     };
     // Time enough to go wrong.
@@ -97,7 +97,7 @@ fn two_checks_of_one_damaged_chunk_drop_it_once() {
     cache.flush();
     cache.shared.hot.distrust(film.id(), CHUNK, slot(1));
     let stale = cache.coverage(&film, slot(1)).unwrap().unchecked.remove(0);
-    film.data.write(&[0; 10], CHUNK).unwrap();
+    film.data().write(&[0; 10], CHUNK).unwrap();
     assert!(!cache.check(&film, &stale).unwrap());
     keep(&cache, &film, 1, slot(1));
     cache.flush();
@@ -179,7 +179,7 @@ fn verify_names_what_is_bad_and_leaves_the_rest() {
     let film = cache.entry("a/film", &stat(4 * CHUNK, "1")).unwrap();
     (0..3).for_each(|number| assert_eq!(keep(&cache, &film, 1, slot(number)), Kept::Written));
     cache.flush();
-    film.data.write(&[0], 2 * CHUNK + 5).unwrap();
+    film.data().write(&[0], 2 * CHUNK + 5).unwrap();
     drop((film, cache));
     let cache = open(&dir);
     let mut bad = Vec::new();
@@ -197,18 +197,14 @@ fn what_the_disk_refuses_to_sync_is_not_shown_again() {
     let cache = open(&dir);
     let film = cache.entry("film", &stat(8 * CHUNK, "\"1\"")).unwrap();
     assert_eq!(keep(&cache, &film, 1, slot(0)), Kept::Written);
-    // It takes every byte, and can't be synced.
-    let broken = fs::File::options().read(true).write(true).open("/dev/null").unwrap();
-    let Entry { id, path, stat, chunk_size_bytes, .. } = &*film;
-    let (path, stat) = (Arc::clone(path), stat.clone());
-    let (chunk_size_bytes, data, opening) = (*chunk_size_bytes, DataFile::over(broken), Mutex::default());
-    let unread = Unread::new(&Arc::default());
-    let refused = Arc::new(Entry { id: *id, path, stat, chunk_size_bytes, data, unread, opening });
     cache.flush();
-    assert_eq!(keep(&cache, &refused, 1, slot(1)), Kept::Written);
+    // It takes every byte, and can't sync them.
+    film.data().refuse_syncs(true);
+    assert_eq!(keep(&cache, &film, 1, slot(1)), Kept::Written);
     cache.flush();
     assert_eq!(held(&cache, &film), [0]);
     assert!(cache.trusted(&film, slot(1)).is_empty());
+    film.data().refuse_syncs(false);
     // Fetched again, it is there again: nothing of the old bytes is punched into the new ones.
     assert_eq!(keep(&cache, &film, 1, slot(1)), Kept::Written);
     cache.flush();

@@ -1,0 +1,121 @@
+//! What is here of a range, and its bytes: those that are trusted at once, those that an earlier run recorded once they are
+//! hashed.
+//! Never here: writing, and what becomes of a file that another program changed (see `refit`).
+
+use super::data::DataFile;
+use super::index::ChunkRow;
+use super::keeper::Job;
+use super::{Cache, Coverage, Entry, Shared, refit};
+use crate::digest::Digest;
+use crate::error::{Error, Kind, Result};
+use crate::range::{ByteRange, RangeSet};
+
+impl Cache {
+    /// What is held of `range`.
+    pub fn coverage(&self, entry: &Entry, range: ByteRange) -> Result<Coverage> {
+        let trusted = self.shared.hot.trusted(entry.id, entry.chunk_size_bytes, range);
+        let mut unchecked = Vec::new();
+        let mut known = trusted.clone();
+        let missing = trusted.gaps(range);
+        if let (Some(first), Some(last)) = (missing.first(), missing.last()) {
+            self.shared.metrics.index_lookups.add(1);
+            let recorded = self.shared.index.covering(entry.id, ByteRange::new(first.start, last.end));
+            // A film is played without an index, too: what is not known to be here is fetched.
+            let recorded = recorded.unwrap_or_else(|error| {
+                log::debug!("cache: {error}");
+                self.shared.renew_if_damaged();
+                Vec::new()
+            });
+            for row in recorded {
+                if missing.iter().any(|gap| !gap.intersect(row.range).is_empty()) {
+                    known.insert(row.range);
+                    unchecked.push(row);
+                }
+            }
+        }
+        Ok(Coverage { gaps: known.gaps(range), trusted, unchecked })
+    }
+
+    /// The parts of `range` that are trusted and can be read now. No index is asked.
+    pub fn trusted(&self, entry: &Entry, range: ByteRange) -> RangeSet {
+        self.shared.hot.trusted(entry.id, entry.chunk_size_bytes, range)
+    }
+
+    /// Fills `buffer` from `offset` if every byte is trusted; `false`: ask `coverage`, the buffer holds nothing.
+    pub fn read(&self, entry: &Entry, offset: u64, buffer: &mut [u8]) -> bool {
+        let range = ByteRange::at(offset, buffer.len() as u64);
+        let Some(claim) = self.shared.hot.claim(entry.id, entry.chunk_size_bytes, range) else { return false };
+        let data = entry.data();
+        // The file is looked at after its bytes were read: what another program did to it before then is seen.
+        match data.read(buffer, offset).and_then(|()| refit::agrees(&claim, &data)) {
+            Ok(true) => true,
+            Ok(false) => {
+                self.shared.look_at(entry);
+                false
+            }
+            Err(error) => {
+                // A file that was cut is too short: that is no failure of the disk.
+                if !self.shared.look_at(entry) {
+                    // What the disk can't give back is not cached: the check will drop it, the origin has it.
+                    log::warn!("cache: cannot read {range} of {}: {error}", entry.path);
+                    self.shared.hot.distrust(entry.id, entry.chunk_size_bytes, range);
+                }
+                false
+            }
+        }
+    }
+
+    /// Has the kernel forget its copy of what a reader has left behind: it has one more, under the drive's own name, and
+    /// a film that is played through must not push everything else out of memory twice. Best effort.
+    pub fn leave_behind(&self, entry: &Entry, range: ByteRange) {
+        // Of an entry that has no file there is nothing to forget.
+        let _ = entry.data().drop_pages(range);
+    }
+
+    /// Hashes a recorded chunk: trusted from now on if it is what was recorded (`true`), else dropped (`false`).
+    pub fn check(&self, entry: &Entry, chunk: &ChunkRow) -> Result<bool> {
+        let shared = &self.shared;
+        let is_recorded = || Ok::<_, Error>(shared.index.covering(entry.id, chunk.range)?.contains(chunk));
+        shared.look_at(entry);
+        let Some(claim) = shared.hot.hold(entry.id, entry.chunk_size_bytes, chunk.range) else { return Ok(false) };
+        // Evicted before the claim, it is a hole, or new bytes whose row is still to come; from here on it stays.
+        if !is_recorded()? {
+            return Ok(false);
+        }
+        let data = entry.data();
+        if Shared::is_whole(&data, chunk) {
+            // Changed while it was hashed, it is looked at once more.
+            return Ok(refit::agrees(&claim, &data).unwrap_or(false) && shared.hot.trust(&claim));
+        }
+        drop(claim);
+        let _one = shared.drops.lock();
+        if is_recorded()? {
+            // Parts of it may have been trusted before the disk failed.
+            if !shared.hot.distrust(entry.id, entry.chunk_size_bytes, chunk.range) {
+                // Its new bytes would be a hole for a while, and whoever has the file would read zeros.
+                return Err(Error::new(
+                    Kind::Corrupt,
+                    format!(
+                        "{} of {} failed its hash, but the kernel reads it: close it first",
+                        chunk.range, entry.path
+                    ),
+                ));
+            }
+            log::warn!("cache: {} of {} failed its hash and is fetched again", chunk.range, entry.path);
+            shared.metrics.cache_corrupt_chunks.add(1);
+            // In the writer's queue before the row goes: no new bytes for this range can be ahead of the hole.
+            let slot_size = entry.chunk_size_bytes;
+            let _ = shared.queue.push(Job::Punch { entry_id: entry.id, slot_size, range: chunk.range });
+            shared.index.remove(std::slice::from_ref(chunk))?;
+        }
+        Ok(false)
+    }
+}
+
+impl Shared {
+    /// Whether the bytes on disk are the ones recorded.
+    pub(super) fn is_whole(data: &DataFile, chunk: &ChunkRow) -> bool {
+        let mut bytes = vec![0; chunk.range.len() as usize];
+        data.read(&mut bytes, chunk.range.start).is_ok() && Digest::of(&bytes) == chunk.digest
+    }
+}
