@@ -4,6 +4,7 @@
 //! The folder's own permission bits are the one record of it: what its owner gave to the group, files in it are given,
 //! too. A folder that others may enter was made by an earlier version, or by hand: it is closed to group and others.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd as _;
@@ -140,25 +141,43 @@ pub fn set_group_read(path: &Path, ours: &[&str], is_read: bool) -> io::Result<(
 
 /// Closes the folder (or file) `path` to others, and gives what is in it the modes that follow from its own: those of an
 /// earlier version, which went by the umask, too. Only of a folder that is known to be a cache or a library, and in it only
-/// names that begin with one of `ours`: whatever else stands there is somebody's own. A folder below it that is as it should
+/// names that begin with one of `ours` (see [`is_ours`]): whatever else stands there is somebody's own. A folder below it that is as it should
 /// be is not looked into. Links are left alone, and so is what another user owns. What can't be mended is told once in the
 /// log, and is no error: there are filesystems without modes.
 pub fn mend(path: &Path, ours: &[&str]) {
     let mut mending = Mending::of(path);
-    let entries = mending.is_ours_alone.then(|| fs::read_dir(path));
-    for entry in entries.into_iter().flatten().flatten().flatten() {
-        let name = entry.file_name();
-        if ours.iter().any(|ours| name.as_encoded_bytes().starts_with(ours.as_bytes())) {
-            mending.below(&entry.path(), DEPTH_MAX);
+    if mending.is_ours_alone {
+        mending.one(path);
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            if is_ours(&entry.file_name(), ours) {
+                mending.below(&entry.path(), DEPTH_MAX);
+            }
         }
     }
     mending.tell(path);
+}
+
+/// The same of these very names in a folder that holds other things, too: the folder itself stays as it is.
+pub fn mend_within(folder: &Path, ours: &[&str]) {
+    let mut mending = Mending::of(folder);
+    if mending.is_ours_alone {
+        ours.iter().for_each(|name| mending.below(&folder.join(name), DEPTH_MAX));
+    }
+    mending.tell(folder);
+}
+
+/// Whether a name is one of `ours`, or belongs to it: a journal (`-wal`), a new or a damaged one (`.new`).
+pub fn is_ours(name: &OsStr, ours: &[&str]) -> bool {
+    let name = name.as_encoded_bytes();
+    let belongs = |rest: &[u8]| rest.first().is_none_or(|first| matches!(first, b'-' | b'.'));
+    ours.iter().any(|ours| ours.is_empty() || name.strip_prefix(ours.as_bytes()).is_some_and(belongs))
 }
 
 /// The same of a folder with very many names, of which one is ours for certain.
 pub fn mend_named(folder: &Path, ours: &str) {
     let mut mending = Mending::of(folder);
     if mending.is_ours_alone {
+        mending.one(folder);
         mending.below(&folder.join(ours), DEPTH_MAX);
     }
     mending.tell(folder);
@@ -174,15 +193,11 @@ struct Mending {
 }
 
 impl Mending {
-    /// Begins with `path` itself, so that nobody looks in while the rest is mended.
+    /// The folder itself is mended first, so that nobody looks in while the rest is.
     fn of(path: &Path) -> Self {
         let is_ours_alone = fs::metadata(path).is_ok_and(|metadata| metadata.mode() & STICKY == 0);
         let user = rustix::process::geteuid().as_raw();
-        let mut mending = Self { modes: Modes::of(path), user, is_ours_alone, failed: None };
-        if is_ours_alone {
-            mending.one(path);
-        }
-        mending
+        Self { modes: Modes::of(path), user, is_ours_alone, failed: None }
     }
 
     fn tell(self, path: &Path) {
@@ -276,15 +291,20 @@ mod tests {
     fn modes_of_what_is_not_ours_are_left_alone() {
         let temp = tempfile::tempdir().unwrap();
         let top = old(temp.path(), 0o755);
-        mend(&top, &["seal"]);
+        mend(&top, &["sealed", "fil"]);
         let modes = || ["", "below", "file", "sealed", "below/deep"].map(|name| mode(&top.join(name)));
         assert_eq!(modes(), [0o700, 0o755, 0o644, 0o400, 0o664]);
         mend_named(&top, "below");
         assert_eq!(modes(), [0o700, 0o700, 0o644, 0o400, 0o600]);
+        // A folder that is only used, too, stays open.
+        fs::set_permissions(&top, Permissions::from_mode(0o755)).unwrap();
+        mend_within(&top, &["file", "none"]);
+        assert_eq!(modes(), [0o755, 0o700, 0o600, 0o400, 0o600]);
         // Where everybody puts files, nothing is closed.
         let shared = old(&temp.path().join("shared"), 0o1777);
         mend(&shared, &OURS);
         mend_named(&shared, "below");
+        mend_within(&shared, &OURS);
         set_group_read(&shared, &OURS, true).unwrap();
         let modes = ["", "below", "file", "sealed", "below/deep"].map(|name| mode(&shared.join(name)));
         assert_eq!(modes, [0o1777, 0o755, 0o644, 0o444, 0o664]);

@@ -204,7 +204,7 @@ impl Entry {
 }
 
 /// What names in a cache's folder begin with.
-const OURS: [&str; 4] = ["entries", "index.", "lock", "budget"];
+const OURS: [&str; 5] = ["entries", "index.sqlite", "index.damaged", "lock", "budget"];
 
 impl Cache {
     /// Takes the directory for this process, opens or makes the index, removes what a crash left over.
@@ -218,6 +218,8 @@ impl Cache {
         owner::check(&config.dir)?;
         if is_ours {
             modes::mend(&config.dir, &OURS);
+        } else {
+            modes::mend_within(&config.dir, &OURS);
         }
         let lock = take_lock(&config.dir)?;
         let shared = Arc::new(Shared {
@@ -491,17 +493,20 @@ fn index_path(dir: &Path) -> PathBuf {
     dir.join("index.sqlite")
 }
 
-/// One process at a time.
-/// Whether all that is in a folder may be taken for a cache's: one that is not there yet, an empty one, or one with an index.
+/// Whether a folder is a cache's own: one that is not there yet, or that holds nothing but what a cache keeps.
 fn is_ours(dir: &Path) -> bool {
-    index_path(dir).exists() || std::fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
+    let is_ours =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.is_ok_and(|entry| modes::is_ours(&entry.file_name(), &OURS));
+    std::fs::read_dir(dir).map_or(true, |mut entries| entries.all(is_ours))
 }
 
-/// Opens a cache to the group of its folder, to be read, or closes it to everybody but its owner.
+/// Opens a cache to the group of its folder, to be read, or closes it to everybody but its owner. A folder that holds other
+/// things, too, is left as it is.
 pub fn set_group_read(dir: &Path, is_read: bool) -> std::io::Result<()> {
-    modes::set_group_read(dir, &OURS, is_read)
+    if is_ours(dir) { modes::set_group_read(dir, &OURS, is_read) } else { Ok(()) }
 }
 
+/// One process at a time.
 fn take_lock(dir: &Path) -> Result<Lock> {
     let Some(mut lock) = Lock::take(dir)? else {
         let (holder, dir) = (lock::holder(dir), dir.display());

@@ -167,7 +167,8 @@ fn holds_blobs(dir: &Path) -> bool {
 }
 
 pub(super) fn check_is_there(dir: &Path) -> Result<()> {
-    if path(dir).exists() {
+    // Whom the folder is closed to does not know whether there is one.
+    if path(dir).try_exists().map_err(|error| Error::io(path(dir).display(), &error))? {
         return Ok(());
     }
     let place = dir.display();
