@@ -121,9 +121,9 @@ fn library() {
 fn put() {
     let temp = tempfile::tempdir().unwrap();
     let film = temp.path().join("film.mkv");
-    fs::write(&film, vec![1; 7 << 20]).unwrap();
+    fs::write(&film, vec![1; 200_000]).unwrap();
     let path = |name: &str| temp.path().join(name);
-    for umask in ["000", "022", "077"] {
+    for umask in ["000", "077"] {
         let reelfs = |arguments: &[&str]| {
             let script = format!("umask {umask}; exec \"$0\" \"$@\"");
             let mut command = Command::new("sh");
@@ -135,7 +135,7 @@ fn put() {
             let kept = path(&format!("{umask}/{n}"));
             let library = format!("{home}{}", kept.display());
             fs::create_dir_all(path(umask)).unwrap();
-            let sizes = ["--inline-max", "64KiB", "--chunk-size", "1MiB"];
+            let sizes = ["--inline-max", "4KiB", "--chunk-size", "64KiB"];
             reelfs(&[&["init", &library][..], &sizes].concat());
             reelfs(&["put", film.to_str().unwrap(), &library]);
             assert!(all(&kept).iter().any(|path| path.is_file()));
