@@ -74,25 +74,22 @@ pub fn create(text: &str, config: &PlacesConfig, cut: (Option<u64>, Option<u64>)
 /// `Unsupported` of a library that a server keeps: it says itself who may read it.
 pub fn check_on_disk(text: &str) -> Result<()> {
     let Some(address) = keyed(text)? else { return Ok(()) };
-    match address.on_disk()? {
-        Some(_) => Ok(()),
-        None => {
-            let message = format!("{}: a server keeps it, and says itself who may read it", address.shown());
-            Err(Error::new(Kind::Unsupported, message))
-        }
+    if address.on_disk()?.is_none() {
+        let message = format!("{}: a server keeps it, and says itself who may read it", address.shown());
+        return Err(Error::new(Kind::Unsupported, message));
     }
+    Ok(())
 }
 
 /// Opens the library at `text`, which is there and on this machine, to its group, to be read.
 pub fn open_to_group(text: &str) -> Result<()> {
     check_on_disk(text)?;
     let keyed = keyed(text)?.map(|address| address.on_disk()).transpose()?.flatten();
-    let (path, opened) = match keyed {
-        Some(path) => (path.clone(), modes::set_group_read(&path, &[""], true)),
-        None => {
-            let dir = absolute(local(text)?)?;
-            (dir.clone(), catalog::set_group_read(&dir, true))
-        }
+    let (path, opened) = if let Some(path) = keyed {
+        (path.clone(), modes::set_group_read(&path, &[""], true))
+    } else {
+        let dir = absolute(local(text)?)?;
+        (dir.clone(), catalog::set_group_read(&dir, true))
     };
     opened.map_err(|error| Error::io(path.display(), &error))
 }
