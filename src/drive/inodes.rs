@@ -14,6 +14,7 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
+use super::times;
 use crate::origin::{Listed, ListedKind, Stat};
 
 /// The drive's top folder, as FUSE demands.
@@ -52,6 +53,8 @@ struct Known {
     listed_size_bytes: Option<u64>,
     listed_modified: Option<SystemTime>,
     stat: Option<Stat>,
+    /// The time was set through the drive: the stat's counts, whatever a listing of before tells.
+    is_time_set: bool,
 }
 
 /// All nodes.
@@ -90,7 +93,8 @@ impl Node {
     /// The time of the last change, as far as it is known.
     pub fn modified(&self) -> Option<SystemTime> {
         let known = self.known.lock();
-        known.stat.as_ref().and_then(|stat| stat.modified).or(known.listed_modified)
+        let exact = known.stat.as_ref().and_then(|stat| stat.modified);
+        if known.is_time_set && exact.is_some() { exact } else { times::shown(known.listed_modified, exact) }
     }
 
     /// The version, once it is known.
@@ -115,6 +119,7 @@ impl Node {
             Some(stat) => stat.modified = Some(modified),
             None => known.listed_modified = Some(modified),
         }
+        known.is_time_set = true;
     }
 }
 
@@ -255,7 +260,12 @@ impl Inodes {
         let path: Arc<str> = path.into();
         // A stat from before the change that the listing shows would tie the new number to the old version.
         let stat = stat.filter(|stat| size_of(listed).is_none_or(|size| size == stat.size_bytes));
-        let known = Known { listed_size_bytes: size_of(listed), listed_modified: listed.modified, stat: stat.cloned() };
+        let known = Known {
+            listed_size_bytes: size_of(listed),
+            listed_modified: listed.modified,
+            stat: stat.cloned(),
+            is_time_set: false,
+        };
         let (ino, lookups) = state.number_for(&path, kind, &known);
         let node = Arc::new(Node { ino, path: Arc::clone(&path), kind, known: Mutex::new(known) });
         state.nodes.insert(ino, (Arc::clone(&node), lookups + 1));
@@ -440,6 +450,21 @@ mod tests {
         let node = inodes.look_up("a.mkv", &file(Some(5), 1), None);
         assert!(!node.bind(&stat(6, "x")));
         assert!(node.bind(&stat(5, "x")));
+    }
+
+    #[test]
+    fn the_time_of_a_file_is_the_same_before_and_after_it_is_opened() {
+        let inodes = Inodes::new();
+        let exact = |seconds| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        let stat = |seconds| Stat { modified: exact(seconds), ..stat(5, "x") };
+        let node = inodes.look_up("a.mkv", &file(Some(5), 100), None);
+        let listed = node.modified();
+        assert!(node.bind(&stat(100 * 60 + 47)));
+        assert_eq!(node.modified(), listed);
+        let again = inodes.look_up("a.mkv", &file(Some(5), 100), Some(&stat(100 * 60 + 47)));
+        assert_eq!((again.ino, again.modified()), (node.ino, listed));
+        node.set_modified(SystemTime::UNIX_EPOCH + Duration::from_mins(160));
+        assert_eq!(node.modified(), exact(160 * 60), "set by a person, it is no time zone");
     }
 
     #[test]

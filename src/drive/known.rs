@@ -11,6 +11,7 @@ use super::memo::{Doubt, Question, Recalled, Source};
 use crate::cache::Cache;
 use crate::error::{Error, Kind, Result};
 use crate::origin::Stat;
+use crate::store::join;
 
 /// What an earlier run knew is shown when the origin has said nothing for so long: more than a new connection takes over a
 /// far link.
@@ -55,6 +56,18 @@ impl Source<Listing> for Folders {
         known.unwrap_or_else(|error| {
             log::warn!("{error}");
             None
+        })
+    }
+
+    /// A time that was shown stays as long as the new listing may mean the same one.
+    fn settle(&self, folder: &str, old: Option<&Listing>, new: Listing) -> Listing {
+        if self.is_writable {
+            // Our own listings are exact, and a time that is set there to a near one is meant so.
+            return new;
+        }
+        new.settle(old, |listed| {
+            let known = self.cache.known_stat(&join(folder, &listed.name));
+            known.ok().flatten().and_then(|stat| stat.modified)
         })
     }
 

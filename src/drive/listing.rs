@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::times;
 use crate::cache::{Cache, KeptListing, Spool};
 use crate::error::{Error, Result};
 use crate::origin::{Listed, ListedKind, Origin, Patience};
@@ -75,6 +76,33 @@ impl Listing {
         } else {
             Self::Small(Arc::new(kept.whole()?))
         })
+    }
+
+    /// The same names, each with the time it had in `old` where the new one can be that one, rounded. `exact` tells the
+    /// time of a file that was listed without one before, if it is known. Large listings stay as they are.
+    pub(super) fn settle(
+        mut self,
+        old: Option<&Self>,
+        exact: impl Fn(&Listed) -> Option<std::time::SystemTime>,
+    ) -> Self {
+        let (Self::Small(names), Some(Self::Small(old))) = (&mut self, old) else { return self };
+        let settled: Vec<_> = pairs(old, names)
+            .filter(|(_, old, new)| is_folder(old) == is_folder(new) && !is_folder(new) && may_be_of_one_size(old, new))
+            .filter_map(|(at, old, new)| {
+                let modified = match (old.modified, new.modified) {
+                    (None, Some(listed)) => exact(new).filter(|exact| times::is_same_in_some_zone(listed, *exact)),
+                    (old, new) => times::kept(old, new),
+                };
+                modified.filter(|modified| new.modified != Some(*modified)).map(|modified| (at, modified))
+            })
+            .collect();
+        if !settled.is_empty() {
+            let names = Arc::make_mut(names);
+            for (at, modified) in settled {
+                names[at].modified = Some(modified);
+            }
+        }
+        self
     }
 
     /// How many names there are.
@@ -169,6 +197,21 @@ pub(super) fn retimed<'a>(old: &[Listed], new: &'a [Listed]) -> impl Iterator<It
     })
 }
 
+/// Names that both hold: the place in `new`, and how each tells it. Both are sorted.
+fn pairs<'a>(old: &'a [Listed], new: &'a [Listed]) -> impl Iterator<Item = (usize, &'a Listed, &'a Listed)> {
+    let mut old = old.iter().peekable();
+    new.iter().enumerate().filter_map(move |(at, new)| {
+        while old.next_if(|old| old.name < new.name).is_some() {}
+        old.next_if(|old| old.name == new.name).map(|old| (at, old, new))
+    })
+}
+
+/// Whether two listings of a file tell one size, as far as each tells any.
+fn may_be_of_one_size(one: &Listed, other: &Listed) -> bool {
+    let none = ListedKind::File { size_bytes: None };
+    one.kind == other.kind || one.kind == none || other.kind == none
+}
+
 fn is_folder(listed: &Listed) -> bool {
     listed.kind == ListedKind::Folder
 }
@@ -188,6 +231,30 @@ mod tests {
         let old = [folder("a", 1), folder("b", 1), listed("c", 1), folder("d", 1)];
         let new = [folder("a", 1), folder("b", 2), folder("c", 2), listed("d", 1)];
         assert_eq!(retimed(&old, &new).map(|listed| &*listed.name).collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[test]
+    fn a_listing_to_the_minute_does_not_take_exact_times_away() {
+        let at = |seconds: u64| Some(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds));
+        let dated = |name: &str, size, seconds| Listed { modified: at(seconds), ..listed(name, size) };
+        let small = |names: &[Listed]| Listing::Small(Arc::new(names.to_vec()));
+        let undated = Listed { modified: None, ..listed("d", 1) };
+        let folder = |seconds| Listed { name: "f".into(), kind: ListedKind::Folder, modified: at(seconds) };
+        let old = small(&[dated("a", 1, 647), dated("b", 1, 647), dated("c", 1, 647), undated, folder(647)]);
+        let new = [
+            dated("a", 1, 600),
+            dated("b", 2, 600),
+            dated("c", 1, 900),
+            dated("d", 1, 600),
+            dated("e", 1, 600),
+            folder(600),
+        ];
+        let exact = |listed: &Listed| at(647).filter(|_| &*listed.name == "d");
+        let Listing::Small(settled) = small(&new).settle(Some(&old), exact) else { panic!("it grew") };
+        let times: Vec<_> = settled.iter().map(|listed| listed.modified).collect();
+        assert_eq!(times, [at(647), at(600), at(900), at(647), at(600), at(600)]);
+        let Listing::Small(alone) = small(&new).settle(None, exact) else { panic!("it grew") };
+        assert_eq!(*alone, new);
     }
 
     #[test]

@@ -80,6 +80,11 @@ pub(super) trait Source<V>: Send + Sync + 'static {
         None
     }
 
+    /// The origin has answered `new`; what is to be known from now on, beside what was known before.
+    fn settle(&self, _path: &str, _old: Option<&V>, new: V) -> V {
+        new
+    }
+
     /// The origin has answered; `old` is what was known before.
     fn learned(&self, _path: &str, _old: Option<&V>, _new: &V) {}
 
@@ -394,6 +399,7 @@ impl<V: Clone + Send + 'static> Memo<V> {
         match (asked.map_err(|error| if is_called_off(&error) { late(path) } else { error }), recalled) {
             (Ok(value), recalled) => {
                 let old = recalled.map(|known| known.value);
+                let value = self.source.settle(path, old.clone().or_else(|| self.known(path)).as_ref(), value);
                 Ok((Told { value, fresh_for: self.ttl, is_new: true, old }, None))
             }
             (Err(error), Some(Recalled { value, .. })) if leaves_known(&error) => {

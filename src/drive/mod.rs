@@ -16,6 +16,7 @@ mod names;
 mod naming;
 mod next;
 mod status;
+mod times;
 mod writes;
 
 use std::sync::Arc;

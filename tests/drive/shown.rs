@@ -10,7 +10,7 @@ use reelfs::demo::{Server, ServerConfig};
 use rustix::fs::SeekFrom;
 
 use super::compare::{made, wait_until};
-use super::mount::{Mount, read_direct};
+use super::mount::{Mount, Place, read_direct};
 use super::needs::{FUSE, Need, Test};
 
 const SIZE: u64 = 3 << 20;
@@ -20,6 +20,7 @@ pub fn tests() -> Vec<Test> {
         Test::new("shown::owners_and_modes", &[FUSE], owners_and_modes),
         Test::new("shown::space", &[FUSE], space),
         Test::new("shown::extended_attributes", &[FUSE], extended_attributes),
+        Test::new("shown::one_time_for_a_file", &[FUSE], one_time_for_a_file),
         Test::new("shown::data_and_holes", &[FUSE], data_and_holes),
         Test::new("shown::who_may_enter", &[FUSE, Need::Program("setpriv")], who_may_enter),
     ]
@@ -88,6 +89,32 @@ fn extended_attributes() {
     assert!(attribute(&film, "user.reelfs.version").unwrap().contains("-0"), "an ETag of the demo's origin");
     assert_eq!(attribute(&film, "user.other"), Err(rustix::io::Errno::NODATA));
     assert_eq!(rustix::fs::getxattr(&film, "user.reelfs.source", &mut [0; 3]), Err(rustix::io::Errno::RANGE));
+}
+
+/// The listing tells it to the minute, the file's own answer to the second.
+fn one_time_for_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("film.mkv");
+    fs::write(&path, vec![7; 100_000]).unwrap();
+    let modified = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_047);
+    File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    let server = Server::start(ServerConfig::default().file("film.mkv", reelfs::demo::Content::Disk(path))).unwrap();
+    let place = Place::new();
+    let mut times = Vec::new();
+    for _ in 0..2 {
+        let mount = Mount::on(&place, &server.url(), &["--dir-ttl", "1"]);
+        let film = mount.file("film.mkv");
+        for _ in 0..2 {
+            times.push(fs::metadata(&film).unwrap().mtime());
+            read_direct(&film, 0, 1_000).unwrap();
+            times.push(fs::metadata(&film).unwrap().mtime());
+            // Its name and its listing are old by then.
+            std::thread::sleep(std::time::Duration::from_millis(1_200));
+            assert_eq!(fs::read_dir(mount.point()).unwrap().count(), 1);
+        }
+        mount.end();
+    }
+    assert!(times.iter().all(|time| time / 60 == 1_700_000_047 / 60 && *time == times[0]), "{times:?}");
 }
 
 fn data_and_holes() {
