@@ -135,7 +135,10 @@ pub struct S3Config {
     pub path_style: bool,
 }
 
-/// How places are reached that are neither folders here nor web servers.
+/// Subtitles, pictures, sound and short films: what a home server sends within a read's deadline, and memory bears twice.
+pub const WHOLE_FILE_MAX_BYTES: u64 = 64 << 20;
+
+/// How places are reached that are not folders here.
 #[derive(Clone, Debug)]
 pub struct PlacesConfig {
     /// Buckets.
@@ -144,12 +147,19 @@ pub struct PlacesConfig {
     pub ssh_command: Vec<String>,
     /// Most connections to a server over SFTP or FTP at once.
     pub connections: usize,
+    /// Largest file that is read whole, into memory, from a web server that ignores ranges.
+    pub whole_file_max_bytes: u64,
 }
 
 impl Default for PlacesConfig {
     fn default() -> Self {
         let ssh_command = vec![SSH_COMMAND.to_owned()];
-        Self { s3: S3Config::default(), ssh_command, connections: CONNECTIONS as usize }
+        Self {
+            s3: S3Config::default(),
+            ssh_command,
+            connections: CONNECTIONS as usize,
+            whole_file_max_bytes: WHOLE_FILE_MAX_BYTES,
+        }
     }
 }
 

@@ -472,6 +472,7 @@ mod tests {
             "ssh-command",
             "chunk-timeout",
             "retries",
+            "whole-file-max",
             "dir-ttl",
             "uid",
             "gid",

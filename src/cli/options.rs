@@ -143,6 +143,10 @@ struct FetchOptions {
     /// goes before what is only fetched ahead; what is cached is not slowed. Default: no limit.
     #[arg(long, value_name = "RATE", env = "REELFS_BANDWIDTH_LIMIT", value_parser = parse_rate)]
     bandwidth_limit: Option<u64>,
+    /// Largest file that is read whole from a web server that ignores Range requests, such as Python's: it comes into memory,
+    /// two such files at once, and from there into the cache. A larger one can't be read. 0: none is.
+    #[arg(long, value_name = "SIZE", env = "REELFS_WHOLE_FILE_MAX", default_value = "64MiB", value_parser = parse_size)]
+    whole_file_max: u64,
 }
 
 /// Which server a bucket is at. Shared with the `cache` commands: buckets of one name at two servers have two caches.
@@ -262,7 +266,12 @@ impl MountOptions {
         cache.check()?;
         Ok(Config {
             source,
-            places: PlacesConfig { s3, ssh_command: parse_command(&sftp.ssh_command)?, connections },
+            places: PlacesConfig {
+                s3,
+                ssh_command: parse_command(&sftp.ssh_command)?,
+                connections,
+                whole_file_max_bytes: fetch.whole_file_max,
+            },
             mountpoint,
             fuse: FuseConfig {
                 allow_other: drive.allow_other,
@@ -387,6 +396,7 @@ mod tests {
         assert_eq!(config.read.fill, Fill::Playing);
         assert_eq!(config.fetch.connections, config::CONNECTIONS as usize);
         assert_eq!(config.places.connections, PlacesConfig::default().connections);
+        assert_eq!(config.places.whole_file_max_bytes, config::WHOLE_FILE_MAX_BYTES);
         assert_eq!(config.places.ssh_command, PlacesConfig::default().ssh_command);
         assert_eq!(config.fetch.chunk_timeout, Duration::from_secs_f64(config::CHUNK_TIMEOUT_SECONDS));
         assert_eq!((config.fetch.retries, config.fetch.bandwidth_limit), (config::RETRIES, None));
@@ -414,6 +424,7 @@ mod tests {
             "--lookahead-chunks=0",
             "--fill=never",
             "--connections=2",
+            "--whole-file-max=5MiB",
             "--chunk-timeout=0.5",
             "--retries=0",
             "--bandwidth-limit=20Mbit/s",
@@ -433,6 +444,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.places.ssh_command, ["ssh", "-i", "my key"]);
         assert_eq!(config.places.connections, 2);
+        assert_eq!(config.places.whole_file_max_bytes, 5 << 20);
         assert_eq!(config.cache.dir, PathBuf::from("c"));
         assert_eq!((config.cache.size_bytes, config.cache.min_free_bytes), (500_000_000, 0));
         assert_eq!(config.cache.chunk_size_bytes, 1 << 20);

@@ -205,12 +205,11 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::S3Config;
 
     #[test]
     fn a_file_called_as_settings_are_is_no_library() {
         let folder = tempfile::tempdir().unwrap();
-        let config = PlacesConfig { s3: S3Config::default(), ssh_command: Vec::new(), connections: 1 };
+        let config = PlacesConfig { ssh_command: Vec::new(), connections: 1, ..PlacesConfig::default() };
         let home = format!("kv+file://{}/films", folder.path().display());
         create(&home, &config, (None, None)).unwrap();
         let nested = folder.path().join("films/a/b/.reelfs");

@@ -163,7 +163,7 @@ impl Source {
                 let described = dir.root().display().to_string();
                 Ok(Arc::new(Object::new(dir, described)))
             }
-            Self::Web(url) => Ok(Arc::new(Web::new(&credentials::filled_in(url))?)),
+            Self::Web(url) => Ok(Arc::new(Web::new(&credentials::filled_in(url), places.whole_file_max_bytes)?)),
             Self::Place(address) if address.is_webdav() => {
                 let webdav = WebDav::new(&address.logged_in(credentials::filled_in))?;
                 let described = webdav.describe().to_owned();

@@ -24,6 +24,8 @@ pub fn tests() -> Vec<Test> {
         Test::new("faults::a_wait_that_was_asked_for_is_kept", &[FUSE], a_wait_that_was_asked_for_is_kept),
         Test::new("faults::a_wait_that_is_too_long_is_told_at_once", &[FUSE], a_wait_that_is_too_long_is_told_at_once),
         Test::new("faults::range_ignored_is_an_error", &[FUSE], range_ignored_is_an_error),
+        Test::new("faults::range_ignored_brings_a_small_file_whole", &[FUSE], range_ignored_brings_a_small_file_whole),
+        Test::new("faults::range_ignored_refuses_a_large_single_file", &[FUSE], range_ignored_refuses_a_single_file),
         Test::new("faults::wrong_part_is_an_error", &[FUSE], wrong_part_is_an_error),
         Test::new("faults::what_never_passes_ends", &[FUSE], what_never_passes_ends),
         Test::new("faults::missing_and_denied", &[FUSE], missing_and_denied),
@@ -31,8 +33,12 @@ pub fn tests() -> Vec<Test> {
 }
 
 fn start() -> (Server, Mount) {
+    start_with(&[])
+}
+
+fn start_with(options: &[&str]) -> (Server, Mount) {
     let server = Server::start(ServerConfig::default().file("film.mkv", made(FILM.0, FILM.1))).unwrap();
-    let mount = Mount::new(&server.url(), &["--chunk-timeout", "8"]);
+    let mount = Mount::new(&server.url(), &[&["--chunk-timeout", "8"], options].concat());
     (server, mount)
 }
 
@@ -117,18 +123,46 @@ fn mends(server: &Server, film: &Path) {
 }
 
 fn range_ignored_is_an_error() {
-    let (server, mount) = start();
+    let (server, mount) = start_with(&["--whole-file-max", "11MiB"]);
     weather(&server, 1, Act::IgnoreRange);
     let film = mount.file("film.mkv");
     for offset in [4 << 20, 9 << 20] {
         assert_eq!(error_of(read_direct(&film, offset, 100_000), offset), Some(libc::EIO));
     }
-    assert!(mount.place.log().contains("ange"), "the log says why: {}", mount.place.log());
+    assert!(mount.place.log().contains("--whole-file-max"), "the log says why: {}", mount.place.log());
     // And through the page cache, from the start: all of it right, or an error.
     if let Ok(bytes) = fs::read(&film) {
         check(FILM.0, 0, &bytes);
     }
     mends(&server, &film);
+}
+
+fn range_ignored_brings_a_small_file_whole() {
+    let (server, mount) = start_with(&["--whole-file-max", "12MiB", "--fill", "never", "--lookahead-chunks", "0"]);
+    weather(&server, 1, Act::IgnoreRange);
+    let film = mount.file("film.mkv");
+    for offset in [9 << 20, 0, 4 << 20] {
+        assert_eq!(error_of(read_direct(&film, offset, 100_000), offset), None);
+    }
+    check_whole(&open_direct(&film).unwrap(), FILM, 1 << 20).unwrap();
+    let whole = server.ranges().iter().filter(|asked| asked.range.len() == FILM.1).count();
+    assert_eq!(whole, 1, "it comes once");
+}
+
+fn range_ignored_refuses_a_single_file() {
+    let server = Server::start(ServerConfig::default().file("film.mkv", made(FILM.0, FILM.1))).unwrap();
+    weather(&server, 1, Act::IgnoreRange);
+    let folder = tempfile::tempdir().unwrap();
+    let point = folder.path().join("mnt");
+    fs::create_dir(&point).unwrap();
+    let refused = super::mount::reelfs()
+        .args(["mount", &server.url_of("film.mkv"), "--whole-file-max", "1MiB", "--cache-dir"])
+        .arg(folder.path().join("cache"))
+        .arg(&point)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("ignores Range requests"), "{said}");
 }
 
 fn wrong_part_is_an_error() {

@@ -3,6 +3,8 @@
 //! Never here: disk.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::thread;
 
 use reelfs::demo::{Server, ServerConfig};
@@ -22,6 +24,7 @@ pub fn tests() -> Vec<Test> {
         Test::alone("memory::fifty_streams", &[FUSE], fifty_streams),
         Test::alone("memory::a_hundred_thousand_names", &[FUSE], a_hundred_thousand_names),
         Test::long("memory::a_million_names", &[FUSE], a_million_names),
+        Test::alone("memory::a_page_of_one_huge_value", &[FUSE], a_page_of_one_huge_value),
     ]
 }
 
@@ -78,4 +81,32 @@ fn a_million_names() {
     // But for connections that are made ready for a player.
     assert_eq!(server.total().requests, server.total().heads);
     report("a million names after a remount", &mount);
+}
+
+/// A page in JSON whose `size` is an array of millions of numbers: in memory each would be many bytes for its two.
+fn a_page_of_one_huge_value() {
+    const NUMBERS: usize = 12 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for mut socket in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let lines = BufReader::new(socket.try_clone().unwrap()).lines().map_while(Result::ok);
+                let is_get = lines.take_while(|line| !line.is_empty()).any(|line| line.starts_with("GET "));
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n";
+                let _ = socket.write_all(head.as_bytes());
+                if is_get {
+                    let _ = socket.write_all(b"[{\"name\":\"a.mkv\",\"type\":\"file\",\"size\":[0");
+                    let piece = b",0".repeat(1 << 16);
+                    for _ in 0..NUMBERS >> 16 {
+                        let _ = socket.write_all(&piece);
+                    }
+                    let _ = socket.write_all(b"]}]");
+                }
+            });
+        }
+    });
+    let mount = Mount::new(&url, &["--chunk-timeout", "60"]);
+    assert_eq!(fs::read_dir(mount.point()).unwrap().count(), 1);
+    report("a page of one huge value", &mount);
 }

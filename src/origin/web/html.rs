@@ -7,28 +7,28 @@
 use std::io;
 use std::time::SystemTime;
 
-use html5gum::emitters::callback::{CallbackEmitter, CallbackEvent};
-use html5gum::{IoReader, Span, Tokenizer};
+use html5gum::emitters::callback::CallbackEvent;
 
-use super::cells;
-use super::index::{Link, Names, ours};
+use super::cells::{self, CELL};
+use super::index::{Link, Names};
+use super::markup::{self, Dialect, TOKEN_BYTES_MAX};
 use crate::error::Result;
-use crate::store::ListedKind;
+use crate::store::{ListedKind, NAME_BYTES_MAX};
 
-/// Time and size stand right behind a name; what follows later is somebody's prose.
+/// Bytes kept of a row's text, each run of blanks counted as one. Time and size stand right behind a name; what follows
+/// later is prose.
 const ROW_TEXT_BYTES_MAX: usize = 256;
+/// Bytes kept of a size's own element: no number is longer.
+const SIZE_TEXT_BYTES_MAX: usize = 64;
 /// How every server's own index is titled, in lower case; it tells an empty folder from any other page.
-const TITLES: [&str; 3] = ["index of", "directory listing", "directory:"];
+const TITLES: [&str; 5] = ["index of", "directory listing", "directory:", "listing directory", "files within"];
+/// Bytes kept of a link's text: the longest name, and a bit.
+const LINK_TEXT_BYTES_MAX: usize = 2 * NAME_BYTES_MAX;
 
 /// Adds the names that `body` lists; whether it is an index page at all.
 pub(super) fn read(body: impl io::Read, names: &mut Names<'_, '_>) -> Result<bool> {
     let mut page = Page::new(names);
-    let mut emitter = CallbackEmitter::new(|event: CallbackEvent<'_>, _: Span<()>| page.event(&event).err());
-    emitter.naively_switch_states(true); // a script's text is no markup
-    // All that comes out of it are errors.
-    if let Some(met) = Tokenizer::new_with_emitter(IoReader::new(body), emitter).next() {
-        return Err(met.unwrap_or_else(ours));
-    }
+    markup::read(body, Dialect::Html, |event| page.event(event))?;
     page.end_row()?;
     Ok(page.is_index || !page.names.is_empty())
 }
@@ -56,6 +56,7 @@ enum Tag {
     Size,
     Title,
     RowEnd,
+    Cell,
     Other,
 }
 
@@ -71,10 +72,46 @@ enum Inside {
 struct Row {
     name: Box<str>,
     is_folder: bool,
-    /// Only the columns outside of links, separated by spaces.
+    /// Only what stands outside of links; `CELL` between a table's cells, a blank between words.
     text: String,
-    size_bytes: Option<u64>,
+    /// There was more text than is kept.
+    is_cut: bool,
+    /// The text of an element for sizes.
+    size_text: String,
+    /// The text of the links to the name.
+    link_text: String,
     modified: Option<SystemTime>,
+}
+
+impl Row {
+    fn new(name: Box<str>, is_folder: bool) -> Self {
+        let (text, size_text, link_text) = (String::new(), String::new(), String::new());
+        Self { name, is_folder, text, is_cut: false, size_text, link_text, modified: None }
+    }
+
+    /// Whether the link shows `name/`: some servers leave the slash out of what it leads to.
+    fn is_shown_as_folder(&self) -> bool {
+        self.link_text.trim().strip_suffix('/') == Some(&self.name)
+    }
+
+    /// Puts more text behind what is there, with runs of blanks as one: some servers pad their columns with hundreds.
+    fn push(&mut self, text: &str) {
+        for character in text.chars() {
+            let character = if character.is_whitespace() && character != CELL { ' ' } else { character };
+            if matches!(character, ' ' | CELL) && self.text.ends_with([' ', CELL]) {
+                if character == CELL {
+                    self.text.pop();
+                    self.text.push(CELL);
+                }
+                continue;
+            }
+            if self.text.len() + character.len_utf8() > ROW_TEXT_BYTES_MAX {
+                self.is_cut = true;
+                return;
+            }
+            self.text.push(character);
+        }
+    }
 }
 
 impl Tag {
@@ -86,6 +123,7 @@ impl Tag {
             b"size" => Self::Size,
             b"title" | b"h1" | b"h2" => Self::Title,
             b"tr" | b"li" | b"ul" | b"pre" | b"table" | b"hr" | b"body" => Self::RowEnd,
+            b"td" | b"th" => Self::Cell,
             _ => Self::Other,
         }
     }
@@ -116,6 +154,9 @@ impl<'a, 'b, 'c> Page<'a, 'b, 'c> {
     fn event(&mut self, event: &CallbackEvent<'_>) -> Result<()> {
         match event {
             CallbackEvent::OpenStartTag { name } => {
+                if *name == b"script" {
+                    self.names.is_scripted();
+                }
                 self.tag = Tag::of(name);
                 self.attribute_matters = false;
                 self.value = None;
@@ -149,20 +190,28 @@ impl<'a, 'b, 'c> Page<'a, 'b, 'c> {
                     row.modified = row.modified.or_else(|| cells::parse_timestamp(&text));
                 }
             }
-            Tag::Size => self.inside = Inside::Size,
+            Tag::Size => {
+                self.inside = Inside::Size;
+                if let Some(row) = &mut self.row
+                    && !row.size_text.is_empty()
+                {
+                    row.size_text.push(' ');
+                }
+            }
             Tag::Title => self.inside = Inside::Title,
             Tag::RowEnd => return self.end_row(),
-            Tag::Other => self.column(),
+            Tag::Cell => self.separate(CELL),
+            Tag::Other => self.separate(' '),
         }
         Ok(())
     }
 
     fn end_tag(&mut self, tag: Tag) -> Result<()> {
-        self.column();
+        self.separate(if tag == Tag::Cell { CELL } else { ' ' });
         match tag {
             Tag::Link | Tag::Size | Tag::Title => self.inside = Inside::Plain,
             Tag::RowEnd => return self.end_row(),
-            Tag::Base | Tag::Time | Tag::Other => {}
+            Tag::Base | Tag::Time | Tag::Cell | Tag::Other => {}
         }
         Ok(())
     }
@@ -170,10 +219,13 @@ impl<'a, 'b, 'c> Page<'a, 'b, 'c> {
     fn link(&mut self, href: &str) -> Result<()> {
         match self.names.resolve(href) {
             Link::Inside { name, is_folder } => {
+                if is_folder {
+                    self.names.marks_folders();
+                }
                 // An icon and a name may both be links to the same file: one row.
                 if self.row.as_ref().is_none_or(|row| row.name != name) {
                     self.end_row()?;
-                    self.row = Some(Row { name, is_folder, text: String::new(), size_bytes: None, modified: None });
+                    self.row = Some(Row::new(name, is_folder));
                 }
             }
             Link::Unsafe => {
@@ -193,32 +245,37 @@ impl<'a, 'b, 'c> Page<'a, 'b, 'c> {
                 self.is_index |= TITLES.iter().any(|start| title.starts_with(start));
             }
             (Inside::Size, Some(row)) => {
-                row.size_bytes = row.size_bytes.or_else(|| cells::exact_size(&String::from_utf8_lossy(value)));
+                let room = SIZE_TEXT_BYTES_MAX.saturating_sub(row.size_text.len());
+                // Two numbers, or one that does not fit, are none.
+                let text = if value.len() < room { String::from_utf8_lossy(value) } else { "?".into() };
+                row.size_text.push_str(&text);
+            }
+            (Inside::Link, Some(row)) => {
+                let room = LINK_TEXT_BYTES_MAX.saturating_sub(row.link_text.len());
+                row.link_text.push_str(&String::from_utf8_lossy(&value[..room.min(value.len())]));
             }
             (Inside::Plain, Some(row)) => {
-                let room = ROW_TEXT_BYTES_MAX.saturating_sub(row.text.len());
-                row.text.push_str(&String::from_utf8_lossy(&value[..room.min(value.len())]));
+                row.push(&String::from_utf8_lossy(value).replace(CELL, " "));
+                row.is_cut |= value.len() >= TOKEN_BYTES_MAX;
             }
-            (Inside::Link | Inside::Size | Inside::Plain, _) => {}
+            (Inside::Link | Inside::Size | Inside::Plain, None) => {}
         }
     }
 
     /// A tag separates what stands before it from what follows.
-    fn column(&mut self) {
-        if let Some(row) = &mut self.row
-            && row.text.len() < ROW_TEXT_BYTES_MAX
-        {
-            row.text.push(' ');
+    fn separate(&mut self, by: char) {
+        if let Some(row) = &mut self.row {
+            row.push(by.encode_utf8(&mut [0; 4]));
         }
     }
 
     fn end_row(&mut self) -> Result<()> {
         let Some(row) = self.row.take() else { return Ok(()) };
-        let (modified, size_bytes) = cells::read(&row.text);
-        let kind = if row.is_folder {
+        let (modified, size_bytes) = cells::read(&row.text, row.is_cut);
+        let kind = if row.is_folder || row.is_shown_as_folder() {
             ListedKind::Folder
         } else {
-            ListedKind::File { size_bytes: row.size_bytes.or(size_bytes) }
+            ListedKind::File { size_bytes: cells::exact_size(&row.size_text).or(size_bytes) }
         };
         self.names.add(row.name, kind, row.modified.or(modified))
     }

@@ -21,6 +21,17 @@ pub struct Told {
     pub names: usize,
     /// Left out because they are unsafe or not UTF-8.
     pub skipped: usize,
+    /// A link to a folder ended in `/`: then those of all folders do.
+    pub marks_folders: bool,
+    /// The page runs a script, which may show more names than the page holds.
+    pub is_scripted: bool,
+}
+
+impl Told {
+    /// Whether the folder is empty only as far as the page tells.
+    pub fn may_be_more(&self) -> bool {
+        self.names + self.skipped == 0 && self.is_scripted
+    }
 }
 
 /// Reads the page at `url` (the final one, after redirects) as it comes, and hands its names to `pages`. `Unsupported` if
@@ -80,6 +91,8 @@ pub(super) struct Names<'a, 'b> {
     base: Url,
     found: Paging<'a, 'b>,
     skipped: usize,
+    marks_folders: bool,
+    is_scripted: bool,
 }
 
 /// Where a link leads, seen from the folder.
@@ -109,7 +122,8 @@ impl<'a, 'b> Names<'a, 'b> {
             let path = format!("{}/", folder.path());
             folder.set_path(&path);
         }
-        Self { folder, base: url.clone(), found: Paging::new(pages), skipped: 0 }
+        let found = Paging::new(pages);
+        Self { folder, base: url.clone(), found, skipped: 0, marks_folders: false, is_scripted: false }
     }
 
     /// The page says `<base href=…>`.
@@ -154,6 +168,16 @@ impl<'a, 'b> Names<'a, 'b> {
         self.found.add(Listed { name, kind, modified })
     }
 
+    /// A link to a folder ends in `/`.
+    pub fn marks_folders(&mut self) {
+        self.marks_folders = true;
+    }
+
+    /// The page runs a script.
+    pub fn is_scripted(&mut self) {
+        self.is_scripted = true;
+    }
+
     /// Counts a name that can't be shown.
     pub fn skip(&mut self) {
         self.skipped += 1;
@@ -165,7 +189,8 @@ impl<'a, 'b> Names<'a, 'b> {
     }
 
     fn finish(self) -> Result<Told> {
-        let told = Told { names: self.found.count(), skipped: self.skipped };
+        let (names, skipped) = (self.found.count(), self.skipped);
+        let told = Told { names, skipped, marks_folders: self.marks_folders, is_scripted: self.is_scripted };
         self.found.finish().map(|()| told)
     }
 }

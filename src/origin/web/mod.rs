@@ -3,30 +3,33 @@
 
 mod cells;
 mod file_name;
+mod folder;
 mod html;
 mod index;
 mod json;
+mod markup;
 mod times;
+mod whole;
 mod xml;
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use log::warn;
 use url::Url;
 
 use self::file_name::file_name;
+use self::folder::{Folders, is_index};
 pub use self::index::{Told, parse};
 use self::times::Times;
+use self::whole::WholeFiles;
 use super::{Begun, Body, End, Listed, Origin, Pages, Patience, Stat, Version};
+use crate::config::WHOLE_FILE_MAX_BYTES;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::Read as _;
 use crate::store::credentials;
-use crate::store::remote::{Page, Remote, leads_away, sent_on, shown};
-
-/// Some servers read this many names of a folder and stop, without a word (Caddy 2 unless told otherwise).
-const CUT_LISTING_NAMES: usize = 10_000;
+use crate::store::remote::{Remote, leads_away, sent_on, shown};
 
 /// A source on the web.
 pub struct Web {
@@ -36,6 +39,10 @@ pub struct Web {
     root: OnceLock<Root>,
     /// Of files of which only index pages tell the version.
     times: Times,
+    folders: Folders,
+    whole_files: WholeFiles,
+    /// For a single file: its bytes can be had.
+    is_readable: AtomicBool,
 }
 
 /// What a URL turned out to be.
@@ -47,14 +54,23 @@ enum Root {
 }
 
 impl Web {
-    /// The source at `url`. Asks nothing yet: what is wrong with it shows at the first `list("")`.
-    pub fn new(url: &Url) -> Result<Self> {
-        Ok(Self { described: shown(url), remote: Remote::new(url)?, root: OnceLock::new(), times: Times::new() })
+    /// The source at `url`. Asks nothing yet: what is wrong with it shows at the first `list("")`. Files up to
+    /// `whole_file_max_bytes` are read whole where the server can't do otherwise.
+    pub fn new(url: &Url, whole_file_max_bytes: u64) -> Result<Self> {
+        Ok(Self {
+            described: shown(url),
+            remote: Remote::new(url)?,
+            root: OnceLock::new(),
+            times: Times::new(),
+            folders: Folders::new(),
+            whole_files: WholeFiles::new(whole_file_max_bytes),
+            is_readable: AtomicBool::new(false),
+        })
     }
 
     /// The source at `url`, asked for at once: whether it is there, and whether it is a folder or a file.
     pub fn connect(url: &Url, patience: &Patience) -> Result<Self> {
-        let web = Self::new(url)?;
+        let web = Self::new(url, WHOLE_FILE_MAX_BYTES)?;
         web.list("", patience, &mut |_| Ok(()))?;
         Ok(web)
     }
@@ -69,7 +85,7 @@ impl Web {
 
     /// The names on the index page of one folder below `remote`.
     fn list_folder(&self, remote: &Remote, folder: &str, patience: &Patience, pages: &mut Pages<'_>) -> Result<()> {
-        list_folder(remote, folder, patience, &mut |names| {
+        self.folders.list(remote, folder, patience, &mut |names| {
             self.times.learn(folder, &names);
             pages(names)
         })
@@ -99,6 +115,43 @@ impl Web {
         Ok(self.times.of(path))
     }
 
+    /// Refuses a single file that could be opened but never read: too large to be read whole, and its server sends no parts.
+    fn check_readable(&self, remote: &Remote, stat: &Stat, patience: &Patience) -> Result<()> {
+        if !self.is_readable.load(Ordering::Relaxed) {
+            if let Err(refused) = self.whole_files.check(&self.described, stat.size_bytes)
+                && remote.ignores_ranges("", patience)?
+            {
+                return Err(refused);
+            }
+            self.is_readable.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// The bytes of `range` of what is at `key`, as `read` asks for them; in a whole file where the server sends no parts.
+    fn read_or_whole(
+        &self,
+        remote: &Remote,
+        (key, path): (&str, &str),
+        expected: &Stat,
+        range: ByteRange,
+        patience: &Patience,
+        read: impl Fn(ByteRange, &Patience) -> Result<Box<dyn Body>>,
+    ) -> Result<Box<dyn Body>> {
+        if let Some(body) = self.whole_files.read_held(key, expected, range, patience) {
+            return Ok(body);
+        }
+        let refused = match read(range, patience) {
+            Err(error) if error.kind() == Kind::Unsupported => error,
+            answer => return answer,
+        };
+        if !remote.ignores_ranges(key, patience)? {
+            return Err(refused);
+        }
+        let shown = format!("{}{path}", self.described);
+        self.whole_files.read((key, &shown), expected, range, patience, read)
+    }
+
     fn stat_below(&self, remote: &Remote, path: &str, patience: &Patience) -> Result<Stat> {
         let stat = remote.stat(path, patience)?;
         self.with_listed(remote, path, stat, patience)
@@ -125,6 +178,7 @@ impl Origin for Web {
             }
             Root::File(remote, name) if folder.is_empty() => {
                 let stat = remote.stat("", patience).map_err(|error| with_hint(&error, &self.described))?;
+                self.check_readable(remote, &stat, patience)?;
                 pages(vec![Listed::file(name.clone(), &stat)])
             }
             Root::File(..) => Err(missing(&self.described, folder)),
@@ -170,10 +224,16 @@ impl Origin for Web {
     fn read(&self, path: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
         match self.root(patience)? {
             Root::Folder(remote) => {
-                let stat_again = || self.stat_again(remote, path, expected, patience);
-                remote.read_checked(path, expected, range, patience, stat_again)
+                self.read_or_whole(remote, (path, path), expected, range, patience, |range, patience| {
+                    let stat_again = || self.stat_again(remote, path, expected, patience);
+                    remote.read_checked(path, expected, range, patience, stat_again)
+                })
             }
-            Root::File(remote, name) if path == &**name => remote.read("", expected, range, patience),
+            Root::File(remote, name) if path == &**name => {
+                self.read_or_whole(remote, ("", ""), expected, range, patience, |range, patience| {
+                    remote.read("", expected, range, patience)
+                })
+            }
             Root::File(..) => Err(missing(&self.described, path)),
         }
     }
@@ -186,24 +246,6 @@ impl Origin for Web {
 /// A file of which nothing is known but its size and the time on a page.
 fn listed_at(size_bytes: u64, modified: Option<SystemTime>) -> Stat {
     Stat { size_bytes, modified, version: Version::size_and_time(size_bytes, modified) }
-}
-
-/// The names on the index page of one folder.
-fn list_folder(folder: &Remote, path: &str, patience: &Patience, pages: &mut Pages<'_>) -> Result<()> {
-    let key = if path.is_empty() { String::new() } else { format!("{path}/") };
-    let page = folder.page(&key, patience)?;
-    if leads_away(&page.asked, &page.url) {
-        return Err(sent_on(&page.asked, &page.url));
-    }
-    let url = shown(&page.url);
-    let told = parse(page.body, &page.content_type, &page.url, pages).map_err(|error| no_index(&error, &url))?;
-    if told.skipped > 0 {
-        warn!("{url}: {} names left out: unsafe, too long, or not UTF-8", told.skipped);
-    }
-    if told.names + told.skipped == CUT_LISTING_NAMES {
-        warn!("{url}: exactly {CUT_LISTING_NAMES} names: the server may have cut its listing short");
-    }
-    Ok(())
 }
 
 /// Folder or file? A URL that ends in `/` is a folder. Any other is one if the server redirects it to itself and `/`,
@@ -222,7 +264,7 @@ fn find_root(remote: &Remote, patience: &Patience) -> Result<Root> {
     let head = match remote.head("", patience) {
         Err(error) if error.kind() == Kind::Missing => {
             let folder = remote.at(&as_folder);
-            let is_folder = folder.page("", patience).and_then(is_index).unwrap_or(false);
+            let is_folder = is_index(&folder, patience).unwrap_or(false);
             return if is_folder { Ok(Root::Folder(folder)) } else { Err(error) };
         }
         // A server that refuses HEAD: what it says to GET counts, and that is asked for with the file's stat.
@@ -236,18 +278,11 @@ fn find_root(remote: &Remote, patience: &Patience) -> Result<Root> {
         if leads_away(url, &head.url) {
             return Err(sent_on(url, &head.url));
         }
-        if is_index(remote.page("", patience)?)? {
+        if is_index(remote, patience)? {
             return Ok(Root::Folder(remote.at(&as_folder)));
         }
     }
     file_root(remote, url, head.disposition.as_deref())
-}
-
-fn is_index(page: Page) -> Result<bool> {
-    match parse(page.body, &page.content_type, &page.url, &mut |_| Ok(())) {
-        Err(error) if error.may_pass() => Err(error),
-        told => Ok(told.is_ok()),
-    }
 }
 
 fn file_root(remote: &Remote, url: &Url, disposition: Option<&str>) -> Result<Root> {

@@ -218,6 +218,99 @@ fn a_name_that_looks_like_a_row_fools_nobody() {
     assert_eq!(summary(&parse_html(html).unwrap()), [("a.mkv".to_owned(), Some(7)), ("b.mkv".to_owned(), None)]);
 }
 
+#[test]
+fn html_sizes_are_taken_only_where_they_are_whole_and_exact() {
+    let size = |cells: &str| {
+        let html =
+            format!("<title>Index of</title><table><tr><td><a href=\"a.mkv\">a.mkv</a></td>{cells}</tr></table>");
+        summary(&parse_html(&html).unwrap())[0].1
+    };
+    let date = "<td>2023-11-14 22:13</td>";
+    for (cell, expected) in [
+        ("1500700", Some(1_500_700)),
+        ("&nbsp;1500700&nbsp;", Some(1_500_700)),
+        ("1500700 B", Some(1_500_700)),
+        ("<b>1500700</b> <small>bytes</small>", Some(1_500_700)),
+        ("1.4M", None),
+        ("12<small>K</small>", None),
+        ("<span>12</span><span>KB</span>", None),
+        ("700 Mo", None),
+        ("700 \u{41c}\u{411}", None),
+        ("1 500 700", None),
+        ("1&nbsp;500&nbsp;700", None),
+        ("1&#8239;234 kB", None),
+        ("1<wbr>500<wbr>700", None),
+        ("1,500,700", None),
+        ("1.500.700", None),
+    ] {
+        assert_eq!(size(&format!("{date}<td>{cell}</td>")), expected, "{cell}");
+    }
+    assert_eq!(size(&format!("{date}<td>3</td><td>1500700</td>")), None, "downloads or a size?");
+    assert_eq!(size(&format!("{date}<td>12</td><td>MiB</td>")), None, "a unit in a cell of its own");
+    assert_eq!(size(&format!("{date}<td>12</td><td>video/mp4</td>")), Some(12));
+    assert_eq!(size("<td><size>1500700</size></td>"), Some(1_500_700));
+    assert_eq!(size("<td><size>1 500 700</size></td>"), None);
+    assert_eq!(size("<td><size>12</size><size>34</size></td>"), None);
+}
+
+#[test]
+fn html_rows_with_wide_padding_keep_their_whole_size() {
+    for blanks in (0..600).step_by(7) {
+        let pad = " ".repeat(blanks);
+        let html = format!("<pre><a href=\"a.mkv\">a.mkv</a>{pad}2023-11-14 22:13{pad}  1500700\n</pre>");
+        assert_eq!(summary(&parse_html(&html).unwrap())[0].1, Some(1_500_700), "{blanks} blanks");
+    }
+}
+
+#[test]
+fn html_sizes_cut_by_a_long_row_are_not_exact() {
+    for letters in 0..600 {
+        let prose = "x".repeat(letters);
+        let html = format!("<pre><a href=\"a.mkv\">a.mkv</a> {prose} 2023-11-14 22:13 1500700\n</pre>");
+        let size = summary(&parse_html(&html).unwrap())[0].1;
+        assert!(matches!(size, None | Some(1_500_700)), "{letters} letters: {size:?}");
+    }
+}
+
+#[test]
+fn json_values_of_any_shape_cost_no_more_than_themselves() {
+    let deep = format!("{}{}", "[".repeat(60), "]".repeat(60));
+    for odd in [
+        "[0,0,[0]]",
+        "{\"a\":[1]}",
+        "\"5\"",
+        "-5",
+        "5.5",
+        "1e3",
+        "null",
+        "true",
+        "123456789012345678901234567890",
+        &deep,
+    ] {
+        for field in ["size", "mtime", "mod_time", "is_dir", "other"] {
+            let json = format!("[{{\"name\":\"a.mkv\",\"{field}\":{odd}}}]");
+            let index = parse(json.as_bytes(), "application/json", &page_url());
+            let kind = if (field, odd) == ("is_dir", "true") { "a.mkv/" } else { "a.mkv" };
+            assert_eq!(index.map(|index| summary(&index)).ok(), Some(vec![(kind.to_owned(), None)]), "{field} {odd}");
+        }
+    }
+}
+
+#[test]
+fn json_beyond_its_limits_is_no_index() {
+    let long = "x".repeat(2 << 20);
+    for value in
+        ["[".repeat(100_000), format!("\"{long}\""), format!("\"{}\"", "\\\"".repeat(1 << 20)), "1".repeat(2 << 20)]
+    {
+        let start = value.get(..9).unwrap_or_default();
+        let json = format!("[{{\"name\":\"a\",\"size\":{value}}}]");
+        let error = parse(json.as_bytes(), "application/json", &page_url()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported, "{start}");
+        let json = format!("[{{\"name\":\"a\",\"{long}\":5}}]");
+        assert!(parse(json.as_bytes(), "application/json", &page_url()).is_err(), "{start}");
+    }
+}
+
 fn large_page(names: usize) -> String {
     let row = |at| {
         let (link, name) =
@@ -358,7 +451,7 @@ fn a_login_page_is_neither_folder_nor_film() {
         assert_eq!(error.kind(), Kind::Unreachable, "{path}: {error}");
         assert!(error.to_string().contains("a login page?"), "{error}");
     }
-    let web = Web::new(&portal.join("/films/").unwrap()).unwrap();
+    let web = Web::new(&portal.join("/films/").unwrap(), 0).unwrap();
     assert_eq!(web.stat("a.mkv", &patience()).unwrap_err().kind(), Kind::Unreachable);
     assert_eq!(connect(&portal, "/old/").unwrap(), ["a.mkv"], "a mirror's folder");
 }
@@ -372,7 +465,7 @@ fn a_source_that_fails_says_what_to_do_in_one_line() {
     let error = Web::connect(&url, &patience()).err().unwrap();
     assert_eq!(error.kind(), Kind::Denied);
     assert!(error.to_string().contains("REELFS_USER") && !error.to_string().contains("secret"), "{error}");
-    assert!(!Web::new(&url).unwrap().describe().contains("alice"));
+    assert!(!Web::new(&url, 0).unwrap().describe().contains("alice"));
 
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let nobody = Url::parse(&format!("http://127.0.0.1:{port}/films/")).unwrap();
@@ -384,4 +477,141 @@ fn a_source_that_fails_says_what_to_do_in_one_line() {
     let error = Web::connect(&no_host, &patience()).err().unwrap();
     assert_eq!(error.kind(), Kind::Unreachable, "{error}");
     assert!(!error.to_string().contains('\n'), "{error}");
+}
+
+/// The listing of one folder, folders with a `/`.
+fn listed(url: &Url, path: &str) -> Result<Vec<String>> {
+    let web = Web::new(url, 0)?;
+    let names = web.list_whole(path, &patience())?;
+    Ok(names
+        .iter()
+        .map(|listed| format!("{}{}", listed.name, if listed.kind == ListedKind::Folder { "/" } else { "" }))
+        .collect())
+}
+
+/// A server that gives `answers(method, path, accept)`.
+fn serve_by_accept(
+    answers: impl Fn(&str, &str, &str) -> (&'static str, &'static str, &'static str) + Send + 'static,
+) -> Url {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+    thread::spawn(move || {
+        for mut socket in listener.incoming().map_while(std::result::Result::ok) {
+            let lines = BufReader::new(socket.try_clone().unwrap()).lines().map_while(std::result::Result::ok);
+            let head: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
+            let accept = head.iter().find_map(|line| line.strip_prefix("accept: ")).unwrap_or_default();
+            let mut words = head.first().map_or("", String::as_str).split(' ');
+            let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+            let (status, headers, body) = answers(method, path, accept);
+            let length = body.len();
+            let body = if method == "HEAD" { "" } else { body };
+            let _ = write!(
+                socket,
+                "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: {headers}Content-Length: {length}\r\n\r\n{body}"
+            );
+        }
+    });
+    url
+}
+
+#[test]
+fn json_that_is_no_index_is_asked_for_as_html() {
+    for (json, status) in [
+        (
+            r#"{"files":[{"base":"a.mkv","relative":"a.mkv","type":"file"}],"directory":"root/","paths":[{"name":"root/","url":"/"}]}"#,
+            "200 OK",
+        ),
+        (r#"["a.mkv","sub"]"#, "200 OK"),
+        (r#"{"error":"not acceptable"}"#, "406 Not Acceptable"),
+        ("not JSON at all", "200 OK"),
+    ] {
+        let url = serve_by_accept(move |_, _, accept| {
+            if accept.starts_with("application/json") {
+                (status, "application/json\r\n", json)
+            } else {
+                (
+                    "200 OK",
+                    "text/html\r\n",
+                    "<h1>Files within root/</h1><a href=\"/a.mkv\">a.mkv</a><a href=\"/sub/\">sub/</a>",
+                )
+            }
+        });
+        assert_eq!(listed(&url, "").unwrap(), ["a.mkv", "sub/"], "{json}");
+        assert_eq!(connect(&url, "/?x=1").unwrap(), ["a.mkv", "sub"], "{json}");
+    }
+}
+
+#[test]
+fn a_page_that_a_script_fills_is_asked_for_as_json() {
+    for page in ["<title>Files</title><script>draw()</script>", "<title>Index of /</title><script>draw()</script>"] {
+        let url = serve_by_accept(move |_, path, _| match path {
+            "/?json" | "/?x=1&json" => (
+                "200 OK",
+                "application/json\r\n",
+                r#"{"kind":"Index","paths":[{"path_type":"Dir","name":"sub","mtime":1700000047000,"size":3},
+                   {"path_type":"File","name":"a.mkv","mtime":1700000047000,"size":5}]}"#,
+            ),
+            _ => ("200 OK", "text/html\r\n", page),
+        });
+        assert_eq!(listed(&url, "").unwrap(), ["a.mkv", "sub/"]);
+        let names = Web::new(&url.join("/?x=1").unwrap(), 0).unwrap().list_whole("", &patience()).unwrap();
+        assert_eq!(names[0].kind, ListedKind::File { size_bytes: Some(5) });
+        assert_eq!(names[0].modified, Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_047)));
+    }
+    let empty =
+        serve(|_, _| ("200 OK", "Content-Type: text/html\r\n", "<title>Index of /</title><script>sort()</script>"));
+    assert_eq!(connect(&empty, "/").unwrap(), Vec::<String>::new(), "a script that only sorts");
+}
+
+#[test]
+fn folders_whose_links_have_no_slash_are_folders() {
+    const TOP: &str = "<title>Index of /</title><a href=\"/film.mkv\">film.mkv</a><a href=\"/shown\">shown/</a>\
+                       <a href=\"/Season%201\">Season 1</a><a href=\"/index\">index</a><a href=\"/README\">README</a>";
+    let url = serve(|_, path| match path {
+        "/" => ("200 OK", "Content-Type: text/html\r\n", TOP),
+        "/Season%201" => ("301 Moved", "Location: /Season%201/\r\n", ""),
+        "/Season%201/" => {
+            ("200 OK", "Content-Type: text/html\r\n", "<title>Index of /</title><a href=\"e1.mkv\">e1.mkv</a>")
+        }
+        // An index without a redirect, and a page that is none.
+        "/index" => ("200 OK", "Content-Type: text/html\r\n", "<title>Index of /index</title>"),
+        "/README" => ("200 OK", "Content-Type: text/html\r\n", "<p>hello</p>"),
+        _ => ("404 Not Found", "", ""),
+    });
+    assert_eq!(listed(&url, "").unwrap(), ["README", "Season 1/", "film.mkv", "index/", "shown/"]);
+    assert_eq!(listed(&url, "Season 1").unwrap(), ["e1.mkv"]);
+}
+
+#[test]
+fn folders_that_are_there_without_a_slash_alone_are_listed() {
+    let url = serve(|_, path| match path {
+        "/share" => (
+            "200 OK",
+            "Content-Type: text/html\r\n",
+            "<title>Index of /share</title><a href=\"/share/a.mkv\">a.mkv</a><a href=\"/share/sub\">sub</a>",
+        ),
+        "/share/sub" => (
+            "200 OK",
+            "Content-Type: text/html\r\n",
+            "<title>Index of /share/sub</title><a href=\"/share/sub/b.mkv\">b</a>",
+        ),
+        _ => ("404 Not Found", "", ""),
+    });
+    for top in ["/share", "/share/"] {
+        let top = url.join(top).unwrap();
+        assert_eq!(listed(&top, "").unwrap(), ["a.mkv", "sub/"]);
+        assert_eq!(listed(&top, "sub").unwrap(), ["b.mkv"]);
+        assert_eq!(listed(&top, "none").unwrap_err().kind(), Kind::Missing);
+    }
+}
+
+#[test]
+fn names_are_not_asked_about_where_folders_are_marked() {
+    let url = serve(|method, path| match (method, path) {
+        ("GET", "/") => {
+            ("200 OK", "Content-Type: text/html\r\n", "<a href=\"README\">README</a><a href=\"sub/\">sub/</a>")
+        }
+        _ => ("301 Moved", "Location: /README/\r\n", ""),
+    });
+    assert_eq!(listed(&url, "").unwrap(), ["README", "sub/"]);
 }

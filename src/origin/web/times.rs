@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn versions_rest_on_the_listed_time_where_answers_tell_none() {
         let minute = Arc::new(Mutex::new(26));
-        let web = Web::new(&serve(&minute)).unwrap();
+        let web = Web::new(&serve(&minute), 0).unwrap();
         let patience = Patience { stall: Duration::from_secs(5), cancel: Cancel::new() };
         let range = ByteRange::new(0, 5);
         let old = web.stat("a.mkv", &patience).unwrap();

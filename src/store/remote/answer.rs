@@ -69,8 +69,9 @@ pub(super) enum Proof {
     Missing,
 }
 
-/// Whether a successful answer holds exactly the bytes asked for, and not of another version than the one asked for.
-pub(super) fn check_range(status: StatusCode, headers: &HeaderMap, asked: &Asked) -> Result<Proof> {
+/// Which bytes a successful answer holds: all that were asked for, or fewer from the first of them on; and what it says of
+/// their version, which is not another than the one asked for.
+pub(super) fn check_range(status: StatusCode, headers: &HeaderMap, asked: &Asked) -> Result<(ByteRange, Proof)> {
     let Asked { url, range, expected } = asked;
     check_encoding(headers, url)?;
     let length = number(headers, &CONTENT_LENGTH);
@@ -80,7 +81,7 @@ pub(super) fn check_range(status: StatusCode, headers: &HeaderMap, asked: &Asked
         // The whole file was asked for and the whole file comes: fine, although no range was heeded.
         let whole = ByteRange::new(0, expected.size_bytes);
         if *range == whole && length == Some(whole.len()) {
-            return check_version(headers, asked);
+            return check_version(headers, asked).map(|proof| (whole, proof));
         }
         return Err(refused(url, "the server ignores Range requests (200 where 206 was asked)"));
     }
@@ -95,13 +96,13 @@ pub(super) fn check_range(status: StatusCode, headers: &HeaderMap, asked: &Asked
         return Err(refused(url, "the server tells neither the file's size nor anything else it could be known by"));
     }
     let proof = check_version(headers, asked)?;
-    if sent != *range {
+    if sent.start != range.start || sent.end > range.end {
         return Err(refused(url, &format!("the server sends bytes {sent} where {range} was asked")));
     }
-    if let Some(length) = length.filter(|length| *length != range.len()) {
-        return Err(refused(url, &format!("the server announces {length} bytes for the range {range}")));
+    if let Some(length) = length.filter(|length| *length != sent.len()) {
+        return Err(refused(url, &format!("the server announces {length} bytes for the range {sent}")));
     }
-    Ok(proof)
+    Ok((sent, proof))
 }
 
 /// Compares what the version rests on. A different validator is a change; a missing one is none, and proves nothing.
@@ -302,6 +303,16 @@ mod tests {
         assert_eq!(check(partial, &tagged, &[good.clone(), e2]), Some(Kind::Changed));
         assert_eq!(check(partial, &tagged, &[(CONTENT_RANGE, "bytes 10-19/99"), e1.clone()]), Some(Kind::Changed));
         assert_eq!(check(partial, &tagged, &[(CONTENT_RANGE, "bytes 0-9/100"), e1.clone()]), Some(Kind::Unsupported));
+        let fewer = headers(&[(CONTENT_RANGE, "bytes 10-14/100"), e1.clone(), (CONTENT_LENGTH, "5")]);
+        let sent = check_range(partial, &fewer, &tagged).map(|(sent, _)| sent);
+        assert_eq!(sent.ok(), Some(ByteRange::new(10, 15)));
+        for other in ["bytes 11-14/100", "bytes 10-20/100", "bytes 9-14/100"] {
+            assert_eq!(
+                check(partial, &tagged, &[(CONTENT_RANGE, other), e1.clone()]),
+                Some(Kind::Unsupported),
+                "{other}"
+            );
+        }
         assert_eq!(
             check(partial, &tagged, &[good.clone(), e1.clone(), (CONTENT_LENGTH, "11")]),
             Some(Kind::Unsupported)
@@ -336,7 +347,7 @@ mod tests {
         let good = (CONTENT_RANGE, "bytes 10-19/100");
         let proof = |asked: &Asked, more: &[(HeaderName, &str)]| {
             let pairs = [std::slice::from_ref(&good), more].concat();
-            check_range(partial, &headers(&pairs), asked).map_err(|error| error.kind())
+            check_range(partial, &headers(&pairs), asked).map(|(_, proof)| proof).map_err(|error| error.kind())
         };
         let (tagged, bare, timed) = (asked(Some("\"1\"")), asked(Some("1-a")), asked(None));
         let sized = Version::size_and_time(100, None);

@@ -30,14 +30,14 @@ impl HttpTransport for Guard {
         }
         let mut response = self.transport.fetch(request).await?;
         let (status, headers) = (response.status(), response.headers());
-        let proof = answer::check_status(status, headers, &self.asked.url, SystemTime::now())
+        let (sent, proof) = answer::check_status(status, headers, &self.asked.url, SystemTime::now())
             .and_then(|()| answer::check_range(status, headers, &self.asked))
             .map_err(fault::into_opendal)?;
         self.is_unproved.store(proof == Proof::Missing, Ordering::Release);
         // All is checked. OpenDAL parses more headers than a read needs and fails on a garbled one: leave it the length.
         let headers = response.headers_mut();
         headers.clear();
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(self.asked.range.len()));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(sent.len()));
         Ok(response)
     }
 }

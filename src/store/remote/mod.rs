@@ -10,21 +10,21 @@ mod clouds;
 mod connections;
 mod fault;
 mod guard;
+mod headers;
 mod page;
 pub mod place;
+mod rest;
 pub mod service;
 mod service_answer;
 pub mod webdav;
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderMap, HeaderValue, IF_MATCH, RANGE,
-};
-use http::status::StatusCode;
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, IF_MATCH, RANGE};
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use url::Url;
@@ -35,7 +35,8 @@ use self::body::AnswerBody;
 use self::connections::Connections;
 pub(super) use self::connections::Transport;
 pub(super) use self::fault::from_service;
-pub use self::page::{Page, PageBody};
+pub use self::page::{Form, Page, PageBody};
+use self::rest::InParts;
 pub(super) use self::service_answer::Counted;
 use super::driver::Driver;
 use super::{Begun, Body, End, Patience, Read, Stat};
@@ -72,6 +73,8 @@ pub struct Remote {
     headers: HeaderMap,
     /// When connections were made ready last.
     warmed: Arc<Mutex<Option<Instant>>>,
+    /// HEAD has failed where GET did not: it is not tried any more.
+    head_fails: Arc<AtomicBool>,
 }
 
 /// What a place answers before any byte of it is read.
@@ -82,6 +85,15 @@ pub struct Head {
     pub content_type: String,
     /// What the server would have the file called: its `Content-Disposition`, if it sends one.
     pub disposition: Option<String>,
+}
+
+/// An answer to a ranged request, before any byte of it is read.
+struct Answer {
+    asked: Asked,
+    /// The bytes that come: all that were asked for, or the first of them.
+    sent: ByteRange,
+    proof: Proof,
+    body: AnswerBody,
 }
 
 impl Remote {
@@ -98,7 +110,8 @@ impl Remote {
             headers.insert(AUTHORIZATION, authorization);
         }
         let base = without_credentials(url);
-        Ok(Self { driver: Arc::new(Driver::new()?), connections, base, headers, warmed: Arc::default() })
+        let (warmed, head_fails) = (Arc::default(), Arc::default());
+        Ok(Self { driver: Arc::new(Driver::new()?), connections, base, headers, warmed, head_fails })
     }
 
     /// The same server's place at `url`, over the same connections. Another server does not get the password.
@@ -117,22 +130,16 @@ impl Remote {
         &self.base
     }
 
-    /// Asks with HEAD what is at `key`.
+    /// Asks what is at `key`, and for none of it.
     pub fn head(&self, key: &str, patience: &Patience) -> Result<Head> {
-        let url = self.url(key)?;
-        let response = self.send(Method::HEAD, &url, HeaderMap::new(), patience)?;
-        answer::check_status(response.status(), response.headers(), &shown(&url), SystemTime::now())?;
-        let disposition = response.headers().get(CONTENT_DISPOSITION).map(HeaderValue::as_bytes);
-        let disposition = disposition.map(|value| String::from_utf8_lossy(value).into_owned());
-        Ok(Head { url: response.url().clone(), content_type: content_type(&response), disposition })
+        self.head_of(&self.url(key)?, patience)
     }
 
-    /// Gets the page at `key`, JSON rather than HTML where the server has both.
-    pub fn page(&self, key: &str, patience: &Patience) -> Result<Page> {
-        let url = self.url(key)?;
+    /// Gets the page at `key`.
+    pub fn page(&self, key: &str, form: Form, patience: &Patience) -> Result<Page> {
+        let url = form.of(self.url(key)?);
         let shown = shown(&url);
-        let accept = HeaderValue::from_static("application/json, text/html;q=0.9, */*;q=0.5");
-        let response = self.send(Method::GET, &url, HeaderMap::from_iter([(ACCEPT, accept)]), patience)?;
+        let response = self.send(Method::GET, &url, HeaderMap::from_iter([(ACCEPT, form.accept())]), patience)?;
         answer::check_status(response.status(), response.headers(), &shown, SystemTime::now())?;
         answer::check_encoding(response.headers(), &shown)?;
         let announced_bytes = answer::whole_size(response.headers()).unwrap_or(0);
@@ -150,27 +157,6 @@ impl Remote {
         self.driver.wait(patience, &shown, work).inspect(|_| self.connections.heard())
     }
 
-    /// For servers that refuse HEAD or don't give the length with it: the headers of a GET of one byte.
-    fn stat_by_get(&self, url: &Url, patience: &Patience) -> Result<Stat> {
-        let shown = shown(url);
-        let first_byte = HeaderMap::from_iter([(RANGE, HeaderValue::from_static("bytes=0-0"))]);
-        let response = self.send(Method::GET, url, first_byte, patience)?;
-        let (status, headers) = (response.status(), response.headers());
-        let size_bytes = match status {
-            StatusCode::RANGE_NOT_SATISFIABLE => answer::total_size(headers).filter(|size| *size == 0),
-            StatusCode::OK => answer::whole_size(headers),
-            _ => answer::total_size(headers),
-        };
-        if status != StatusCode::RANGE_NOT_SATISFIABLE || size_bytes.is_none() {
-            answer::check_status(status, headers, &shown, SystemTime::now())?;
-        }
-        answer::check_encoding(headers, &shown)?;
-        check_place(url, &response)?;
-        let size_bytes = size_bytes
-            .ok_or_else(|| Error::new(Kind::Unsupported, format!("{shown}: the server does not tell its size")))?;
-        Ok(answer::stat(headers, size_bytes))
-    }
-
     /// `read`, for places that know more of a file's version than its own URL tells: where an answer tells none,
     /// `stat_again` is asked. It is asked after the answer has begun: its bytes are those of the file as it was then.
     pub(crate) fn read_checked(
@@ -181,6 +167,18 @@ impl Remote {
         patience: &Patience,
         stat_again: impl FnOnce() -> Result<Stat>,
     ) -> Result<Box<dyn Body>> {
+        let Answer { asked, sent, proof, body } = self.ask(key, expected, range, patience)?;
+        if proof == Proof::Missing {
+            check_again(&asked, stat_again)?;
+        }
+        if sent == range {
+            return Ok(Box::new(body));
+        }
+        Ok(Box::new(InParts::new(self, key, expected, patience, body, (sent.len(), range))))
+    }
+
+    /// Asks for bytes of `range`; the answer may bring fewer. Whether they are of the version expected is told by `proof`.
+    fn ask(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Answer> {
         let url = self.url(key)?;
         let asked = Asked { url: shown(&url), range, expected: expected.clone() };
         let mut headers = HeaderMap::new();
@@ -194,10 +192,14 @@ impl Remote {
         let response = self.send(Method::GET, &url, headers, patience)?;
         let (status, headers) = (response.status(), response.headers());
         answer::check_status(status, headers, &asked.url, SystemTime::now())?;
-        if answer::check_range(status, headers, &asked)? == Proof::Missing {
-            check_again(&asked, stat_again)?;
-        }
-        Ok(Box::new(AnswerBody::new(self, patience, asked.url, response, range.len())))
+        let (sent, proof) = answer::check_range(status, headers, &asked)?;
+        let body = AnswerBody::new(self, patience, asked.url.clone(), response, sent.len());
+        Ok(Answer { asked, sent, proof, body })
+    }
+
+    /// For messages.
+    fn shown_key(&self, key: &str) -> String {
+        self.url(key).map_or_else(|_| shown(&self.base), |url| shown(&url))
     }
 
     /// Where `key` is: each component encoded and put behind the base.
@@ -217,32 +219,7 @@ impl Remote {
 
 impl Read for Remote {
     fn stat(&self, key: &str, patience: &Patience) -> Result<Stat> {
-        let url = self.url(key)?;
-        let shown = shown(&url);
-        let response = self.send(Method::HEAD, &url, HeaderMap::new(), patience)?;
-        let (status, headers) = (response.status(), response.headers());
-        // 403: a signed URL may allow GET alone.
-        let refuses_head =
-            matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED | StatusCode::FORBIDDEN);
-        let size_bytes = answer::whole_size(headers);
-        if refuses_head || (status == StatusCode::OK && size_bytes.is_none()) {
-            return self.stat_by_get(&url, patience);
-        }
-        answer::check_status(status, headers, &shown, SystemTime::now())?;
-        answer::check_encoding(headers, &shown)?;
-        check_place(&url, &response)?;
-        if response.url().path().ends_with('/') && !url.path().ends_with('/') {
-            return Err(Error::new(Kind::Missing, format!("{shown} is a folder, not a file")));
-        }
-        let stat = answer::stat(headers, size_bytes.unwrap_or(0));
-        // Some tell a version with GET alone. An empty file has no first byte to ask for.
-        if stat.version.is_size_alone() && stat.size_bytes > 0 {
-            match self.stat_by_get(&url, patience) {
-                Err(error) if error.may_pass() => return Err(error),
-                told => return Ok(told.unwrap_or(stat)),
-            }
-        }
-        Ok(stat)
+        self.stat_of(&self.url(key)?, patience)
     }
 
     fn begin(&self, key: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
+use http::header::HeaderValue;
 use url::Url;
 
 use super::fault;
@@ -18,6 +19,39 @@ const PAGE_BYTES_MAX: u64 = 256 << 20;
 
 /// And a million of them over 1 Mbit/s. A server that trickles must not keep a thread for names for ever.
 const PAGE_TIME_MAX: Duration = Duration::from_mins(10);
+
+/// How a folder's page is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// JSON rather than HTML, where the server has both.
+    Json,
+    /// HTML: the JSON of some servers is for programs of their own.
+    Html,
+    /// JSON by `?json`: the HTML of some servers is filled by a script.
+    JsonQuery,
+}
+
+impl Form {
+    /// In the order they are tried.
+    pub const ALL: [Self; 3] = [Self::Json, Self::Html, Self::JsonQuery];
+
+    /// The `Accept` header.
+    pub(super) fn accept(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Json | Self::JsonQuery => "application/json, text/html;q=0.9, */*;q=0.5",
+            Self::Html => "text/html, */*;q=0.5",
+        })
+    }
+
+    /// The place as it is asked for in this form.
+    pub(super) fn of(self, mut url: Url) -> Url {
+        if self == Self::JsonQuery {
+            let query = url.query().map_or_else(|| "json".to_owned(), |query| format!("{query}&json"));
+            url.set_query(Some(&query));
+        }
+        url
+    }
+}
 
 /// A page whose head has come.
 pub struct Page {

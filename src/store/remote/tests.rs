@@ -330,7 +330,7 @@ fn credentials_are_never_shown() {
     let remote = Remote::new(&url).unwrap();
     let errors = [
         remote.stat("", &patience()).unwrap_err(),
-        remote.page("", &patience()).err().unwrap(),
+        remote.page("", Form::Json, &patience()).err().unwrap(),
         read_with(&remote, ByteRange::new(0, 5), &patience()).unwrap_err(),
     ];
     for error in errors {
@@ -348,13 +348,27 @@ fn stat_asks_with_head_or_else_for_one_byte() {
     assert_eq!((stat.size_bytes, stat.version), (20, Version::etag(ETAG)));
     assert_eq!(stat.modified, Some(SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777)));
 
-    for refusal in ["405 Method Not Allowed", "501 Not Implemented", "403 Forbidden", "200 OK"] {
+    for refusal in [
+        "405 Method Not Allowed",
+        "501 Not Implemented",
+        "403 Forbidden",
+        "400 Bad Request",
+        "404 Not Found",
+        "500 Internal Server Error",
+        "503 Service Unavailable",
+        "200 OK",
+    ] {
         let get_alone = Server::start(move |head, socket| {
             let get = answer("206 Partial Content", "Content-Range: bytes 0-0/20\r\nContent-Length: 1\r\n", b"0");
             let reply = if head.starts_with("HEAD") { answer(refusal, "", b"") } else { get };
             socket.write_all(&reply).unwrap();
         });
-        assert_eq!(get_alone.remote().stat("", &patience()).unwrap().size_bytes, 20, "{refusal}");
+        let remote = get_alone.remote();
+        for _ in 0..2 {
+            assert_eq!(remote.stat("", &patience()).unwrap().size_bytes, 20, "{refusal}");
+        }
+        let asked = get_alone.heads().iter().filter(|head| head.starts_with("HEAD")).count();
+        assert_eq!(asked, if refusal == "200 OK" { 2 } else { 1 }, "{refusal}: HEAD fails, so it is not tried again");
     }
 
     let empty = Server::start(|head, socket| {
@@ -362,6 +376,94 @@ fn stat_asks_with_head_or_else_for_one_byte() {
         socket.write_all(&answer(reply, "Content-Range: bytes */0\r\nContent-Length: 0\r\n", b"")).unwrap();
     });
     assert_eq!(empty.remote().stat("", &patience()).unwrap().size_bytes, 0);
+}
+
+#[test]
+fn stat_asks_again_where_head_is_never_answered_or_reset() {
+    for is_silent in [true, false] {
+        let server = Server::start(move |head, socket| {
+            if head.starts_with("HEAD") {
+                thread::sleep(Duration::from_secs(if is_silent { 60 } else { 0 }));
+                return;
+            }
+            let headers = "Content-Range: bytes 0-0/20\r\nContent-Length: 1\r\n";
+            socket.write_all(&answer("206 Partial Content", headers, b"0")).unwrap();
+        });
+        let patience = Patience { stall: Duration::from_secs(if is_silent { 2 } else { 20 }), cancel: Cancel::new() };
+        assert_eq!(server.remote().stat("", &patience).unwrap().size_bytes, 20, "silent: {is_silent}");
+    }
+}
+
+#[test]
+fn stat_asks_once_where_get_would_be_refused_too() {
+    for (status, headers, kind, requests) in [
+        ("401 Unauthorized", "", Kind::Denied, 1),
+        ("429 Too Many Requests", "", Kind::Busy, 1),
+        ("503 Service Unavailable", "Retry-After: 1\r\n", Kind::Busy, 1),
+        ("404 Not Found", "", Kind::Missing, 2),
+        ("403 Forbidden", "", Kind::Denied, 2),
+    ] {
+        let server = Server::always(answer(status, &format!("{headers}Content-Length: 0\r\n"), b""));
+        assert_eq!(server.remote().stat("", &patience()).unwrap_err().kind(), kind, "{status}");
+        assert_eq!(server.heads().len(), requests, "{status}");
+    }
+}
+
+#[test]
+fn stat_takes_a_file_that_no_byte_can_be_had_of_for_empty() {
+    let empty = Server::start(|head, socket| {
+        let reply = if head.starts_with("HEAD") { "200 OK" } else { "416 Range Not Satisfiable" };
+        socket.write_all(&answer(reply, "", b"")).unwrap();
+    });
+    assert_eq!(empty.remote().stat("", &patience()).unwrap().size_bytes, 0);
+    let whole_only = Server::start(|head, socket| {
+        let reply = if head.starts_with("HEAD") {
+            answer("200 OK", "", b"")
+        } else if head.contains("range:") {
+            answer("416 Range Not Satisfiable", "", b"")
+        } else {
+            answer("200 OK", "Content-Length: 20\r\n", FILE)
+        };
+        socket.write_all(&reply).unwrap();
+    });
+    assert_eq!(
+        whole_only.remote().stat("", &patience()).unwrap().size_bytes,
+        20,
+        "it refuses ranges, and is not empty"
+    );
+}
+
+/// A server that sends at most `bytes_max` bytes of `FILE` at once.
+fn capped(bytes_max: usize) -> Server {
+    Server::start(move |head, socket| {
+        let range = head.split_once("range: bytes=").and_then(|(_, rest)| rest.lines().next()?.split_once('-'));
+        let (start, last): (usize, usize) = range.map(|(a, b)| (a.parse().unwrap(), b.parse().unwrap())).unwrap();
+        let end = (last + 1).min(start + bytes_max);
+        let headers = format!(
+            "Content-Range: bytes {start}-{}/20\r\nContent-Length: {}\r\nETag: \"v1\"\r\n",
+            end - 1,
+            end - start
+        );
+        socket.write_all(&answer("206 Partial Content", &headers, &FILE[start..end])).unwrap();
+    })
+}
+
+#[test]
+fn a_short_answer_is_taken_and_the_rest_asked_for() {
+    let (server, range) = (capped(7), ByteRange::new(1, 19));
+    assert_eq!(read_with(&server.remote(), range, &patience()).unwrap(), &FILE[1..19]);
+    let ranges: Vec<_> = server
+        .heads()
+        .iter()
+        .filter_map(|head| Some(head.split_once("range: ")?.1.lines().next()?.to_owned()))
+        .collect();
+    assert_eq!(ranges, ["bytes=1-18", "bytes=8-18", "bytes=15-18"]);
+    let server =
+        Server::always(answer("206 Partial Content", &GOOD.replace("5-9/", "5-7/").replace(": 5", ": 3"), &FILE[5..7]));
+    assert_eq!(read(&server).unwrap_err().kind(), Kind::Unreachable, "short of what it announced");
+    let server =
+        Server::always(answer("206 Partial Content", &GOOD.replace("5-9/", "5-7/").replace(": 5", ": 3"), &FILE[5..8]));
+    assert_eq!(read(&server).unwrap_err().kind(), Kind::Unsupported, "the same part again");
 }
 
 #[test]
