@@ -173,10 +173,10 @@ struct Server {
 /// A server of web folders.
 const WEB: Server =
     Server { open: open_web, exact_sizes: true, ranges: true, has_spaced_names: true, has_empty_folders: true };
-const WEBDAV: Server = Server { open: open_webdav, has_spaced_names: false, ..WEB };
+const WEBDAV: Server = Server { open: open_webdav, ..WEB };
 const SFTP: Server = Server { open: open_sftp, ..WEB };
 const FTP: Server = Server { open: open_ftp, ..WEB };
-const BUCKET: Server = Server { open: open_bucket, has_empty_folders: false, ..WEBDAV };
+const BUCKET: Server = Server { open: open_bucket, has_spaced_names: false, has_empty_folders: false, ..WEB };
 
 impl Server {
     /// Of the films, those that can be had.
