@@ -161,7 +161,9 @@ pub fn mend(path: &Path, ours: &[&str]) {
 pub fn mend_within(folder: &Path, ours: &[&str]) {
     let mut mending = Mending::of(folder);
     if mending.is_ours_alone {
-        ours.iter().for_each(|name| mending.below(&folder.join(name), DEPTH_MAX));
+        for name in ours {
+            mending.below(&folder.join(name), DEPTH_MAX);
+        }
     }
     mending.tell(folder);
 }

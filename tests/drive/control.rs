@@ -252,7 +252,7 @@ fn a_mounted_library_is_told() {
     let mount = Mount::on(&place, &library, &["--metrics-listen", ":0", "-v"]);
     fs::write(mount.file("a.mkv"), vec![7; 1 << 20]).unwrap();
     let mut open = File::create(mount.file("b.mkv")).unwrap();
-    open.write_all(&[8; 100_000]).unwrap();
+    open.write_all(&vec![8; 100_000]).unwrap();
     let shown = told(&mount);
     assert_eq!((&shown["source"], &shown["pid"]), (&library.clone().into(), &mount.pid().into()));
     assert_eq!(shown["files_open"], 1, "{shown}");
