@@ -98,17 +98,14 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     // However the source was written, what was kept of it is found again.
     let kept_as = source.canonical(&|name| std::env::var_os(name)).located(&config.places.s3);
     let cache = Arc::new(Cache::open(&config.cache, &kept_as, Arc::clone(&metrics))?);
+    let made = MadeCache((!cache_was_there).then(|| Arc::clone(&cache)));
     open_to_group(&config.cache.dir, config.is_group_read, cache::set_group_read)?;
     let library = library.filter(|_| !config.fuse.is_read_only);
     let writable = library.map(|library| Writable::new(library, &config.cache.dir)).transpose()?;
     let drive = Arc::new(drive(config, &origin, &cache, Arc::clone(&metrics), writable)?);
     // A source nobody knows that can't be listed is a mistake in the command more often than a passing fault: say so
-    // before mounting, and leave nothing behind.
-    let absence = drive.begin().inspect_err(|_| {
-        if !cache_was_there {
-            cache.abandon();
-        }
-    })?;
+    // before mounting.
+    let absence = drive.begin()?;
     if let Some(absence) = &absence {
         breaker.found_away(absence);
     }
@@ -124,7 +121,27 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
         since: Instant::now(),
     };
     let told = Told::start(mount, metrics_listener)?;
+    made.keep();
     Ok(Mounted { told, session, cache, drive, absence, source: origin.describe().to_owned() })
+}
+
+/// The cache that a mount makes: a mount that fails leaves none behind. Declared before the drive, so that the drive, which
+/// writes in it, is dropped first.
+struct MadeCache(Option<Arc<Cache>>);
+
+impl MadeCache {
+    /// The mount is there.
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for MadeCache {
+    fn drop(&mut self) {
+        if let Some(cache) = &self.0 {
+            cache.abandon();
+        }
+    }
 }
 
 /// How a mount tells what it does.

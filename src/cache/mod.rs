@@ -76,7 +76,8 @@ const FILESYSTEM_SHARE: u64 = 64;
 /// The cache of one source, owned by this process.
 pub struct Cache {
     shared: Arc<Shared>,
-    writer: Option<JoinHandle<()>>,
+    // Taken by whoever ends the thread: once. Held while it is waited for.
+    writer: Mutex<Option<JoinHandle<()>>>,
     tree: Tree,
 }
 
@@ -251,11 +252,15 @@ impl Cache {
         })?;
         let writer = keeper::start(Arc::clone(&shared))?;
         let tree = Tree::start(&shared).inspect_err(|_| shared.queue.close())?;
-        Ok(Self { shared, writer: Some(writer), tree })
+        Ok(Self { shared, writer: Mutex::new(Some(writer)), tree })
     }
 
-    /// Removes the directory of a cache that was made a moment ago, and has nothing to keep.
+    /// Removes the directory of a cache that was made a moment ago, and has nothing to keep. Its threads end before: to them,
+    /// files that are gone were removed by another program, and they would begin anew.
     pub fn abandon(&self) {
+        self.end_writer();
+        self.tree.end();
+        self.shared.index.stop_watching();
         if let Err(error) = std::fs::remove_dir_all(&self.shared.config.dir) {
             log::debug!("cache: {} stays: {error}", self.shared.config.dir.display());
         }
@@ -433,14 +438,19 @@ impl Cache {
         }
         self.tree.flush();
     }
+
+    /// What the writer was asked before is done; it is asked nothing more.
+    fn end_writer(&self) {
+        self.shared.queue.close();
+        if let Some(writer) = self.writer.lock().take() {
+            let _ = writer.join();
+        }
+    }
 }
 
 impl Drop for Cache {
     fn drop(&mut self) {
-        self.shared.queue.close();
-        if let Some(writer) = self.writer.take() {
-            let _ = writer.join();
-        }
+        self.end_writer();
     }
 }
 

@@ -38,7 +38,8 @@ const FLUSH_MAX: Duration = Duration::from_secs(2);
 /// Writes the tree down.
 pub(super) struct Tree {
     jobs: Sender<Job>,
-    thread: Option<JoinHandle<()>>,
+    // Taken by whoever ends the thread: once. Held while it is waited for.
+    thread: Mutex<Option<JoinHandle<()>>>,
     is_ending: Arc<AtomicBool>,
     // Names of the listings that wait.
     queued_names: Arc<AtomicUsize>,
@@ -114,7 +115,7 @@ impl Tree {
                 writer.write_all(&inbox);
             })
             .map_err(|error| Error::io("starting a cache thread", &error))?;
-        Ok(Self { jobs, thread: Some(thread), is_ending, queued_names, read })
+        Ok(Self { jobs, thread: Mutex::new(Some(thread)), is_ending, queued_names, read })
     }
 
     /// Returns when everything noted before is written, or that takes too long.
@@ -125,17 +126,22 @@ impl Tree {
             let _ = wait.recv_timeout(FLUSH_MAX);
         }
     }
+
+    /// Nothing is written down any longer.
+    pub(super) fn end(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+        // Whoever still reads a listing holds the queue, too: its end has to be told.
+        if self.jobs.send(Job::End).is_ok()
+            && let Some(thread) = self.thread.lock().take()
+        {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Drop for Tree {
     fn drop(&mut self) {
-        self.is_ending.store(true, Ordering::Relaxed);
-        // Whoever still reads a listing holds the queue, too: its end has to be told.
-        if self.jobs.send(Job::End).is_ok()
-            && let Some(thread) = self.thread.take()
-        {
-            let _ = thread.join();
-        }
+        self.end();
     }
 }
 

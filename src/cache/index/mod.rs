@@ -216,6 +216,11 @@ impl Index {
         self.is_damaged.load(Ordering::Acquire)
     }
 
+    /// From now on its files may go: this process removes them.
+    pub fn stop_watching(&self) {
+        *self.watch.lock() = None;
+    }
+
     /// Changes when a new database is begun: what was read of the one before is of no use then.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)

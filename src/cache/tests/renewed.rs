@@ -181,3 +181,23 @@ fn index_set_aside_is_kept_once() {
     let names = fs::read_dir(dir.path()).unwrap().map(|name| name.unwrap().file_name().into_string().unwrap());
     assert_eq!(names.filter(|name| name.contains("damaged") && !name.ends_with("-shm")).count(), 1);
 }
+
+#[test]
+fn abandoned_cache_leaves_no_folder_and_begins_no_new_index() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("cache");
+    let cache = open_with(&config(&dir));
+    cache.keep_listing("", &Arc::default());
+    let film = film(&cache);
+    assert_eq!(keep(&cache, &film, 1, slot(0)), Kept::Written);
+    cache.abandon();
+    assert!(!dir.exists());
+    // The mount that failed is still about to end: nothing of what it asks makes the folder again.
+    cache.keep_listing("folder", &Arc::default());
+    assert_eq!(keep(&cache, &film, 1, slot(1)), Kept::Late);
+    cache.shared.renew_if_damaged();
+    cache.flush();
+    assert_eq!(cache.shared.index.generation(), 0);
+    drop((film, cache));
+    assert!(!dir.exists());
+}
