@@ -174,6 +174,41 @@ fn as_mount_calls_it() {
 }
 
 #[test]
+fn options_without_use_are_refused_where_they_are_typed_and_warned_of_elsewhere() {
+    let place = Place::new();
+    let library = format!("library:{}", place.path("none"));
+    fs::write(place.path("films.toml"), format!("source = '{library}'\numask = 0o027\n")).unwrap();
+    let helper = place.path("mount.fuse.reelfs");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_reelfs"), &helper).unwrap();
+    let settings = format!("--config={}", place.path("films.toml"));
+    let (reelfs, mnt) = (env!("CARGO_BIN_EXE_reelfs"), place.path("mnt"));
+    let run = |program: &str, typed: &[&str], variables: &[(&str, &str)]| {
+        let mut command = Command::new(program);
+        let output =
+            command.args(typed).env("HOME", place.path("home")).envs(variables.iter().copied()).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = run(reelfs, &["mount", &library, &mnt, "--cache-size=1G"], &[]);
+    assert!(code == 2 && said.contains("--cache-size means nothing here"), "{said}");
+    // There is no such library: that is what each of these fails of.
+    for (program, typed, variables, code, warning) in [
+        (reelfs, vec!["mount", &settings, &mnt], vec![], 1, "umask in the file of settings does nothing here"),
+        (
+            reelfs,
+            vec!["mount", &library, &mnt],
+            vec![("REELFS_CACHE_SIZE", "1G")],
+            1,
+            "REELFS_CACHE_SIZE in the environment does nothing here",
+        ),
+        (&helper, vec![&library, &mnt, "-o", "cache_size=1G"], vec![], 32, "--cache-size does nothing here"),
+    ] {
+        let (ended, said) = run(program, &typed, &variables);
+        assert!(ended == code && said.contains(warning) && said.contains("WARN"), "{typed:?}: {ended}: {said}");
+        assert!(said.lines().count() == 2 && said.contains("none"), "{typed:?}: {said}");
+    }
+}
+
+#[test]
 fn pages_and_completions_tell_every_command() {
     let place = Place::new();
     assert!(place.run(&["man", "@pages"]).status.success());

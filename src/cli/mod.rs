@@ -38,7 +38,7 @@ use crate::fuse::{probe, reaper};
 use crate::service::background::{self, Word};
 use crate::service::log::{self as service_log, LogTo, printable};
 use exit::Outcome;
-use mount::Told;
+use mount::{Told, Typist};
 use options::Env;
 use settings::Settings;
 
@@ -168,7 +168,8 @@ fn run_for_mount(asked: &[OsString]) -> ExitCode {
 
 /// `for_mount`: mount(8) asks, which says nothing where all is well; with these variables for the mount in the background.
 fn run_typed(typed: &[OsString], for_mount: Option<Vec<(&str, OsString)>>) -> ExitCode {
-    let parsed = match Parsed::parse(typed) {
+    let typist = if for_mount.is_some() { Typist::Program } else { Typist::Person };
+    let parsed = match Parsed::parse(typed, typist) {
         Ok(parsed) => parsed,
         Err(error) => return refuse(&error),
     };
@@ -229,7 +230,7 @@ fn dispatch(command: Command, talk: &Talk) -> Result<ExitCode> {
 fn serve_in_background() -> ExitCode {
     let mut word = Word::new(io::stdout());
     let served = background::typed(io::stdin().lock()).and_then(|typed| {
-        let parsed = Parsed::parse(&typed).map_err(|error| misuse(clap_line(&error)))?;
+        let parsed = Parsed::parse(&typed, Typist::Program).map_err(|error| misuse(clap_line(&error)))?;
         let log = parsed.start_log(true)?;
         match parsed.cli.command {
             Command::Mount(args) => mount::run(args, Told::Starter { word: &mut word, log: &log }),
@@ -248,11 +249,11 @@ fn serve_in_background() -> ExitCode {
 /// What was typed, with the settings of a file below it.
 struct Parsed {
     cli: Cli,
-    warning: Option<String>,
+    warnings: Vec<String>,
 }
 
 impl Parsed {
-    fn parse(typed: &[OsString]) -> std::result::Result<Self, clap::Error> {
+    fn parse(typed: &[OsString], typist: Typist) -> std::result::Result<Self, clap::Error> {
         let env: Env = &|name| std::env::var_os(name);
         let matches = Cli::command().try_get_matches_from(typed)?;
         let named = matches.subcommand_matches(MOUNT).and_then(mount::settings_named);
@@ -265,13 +266,16 @@ impl Parsed {
             None => matches,
         };
         let mut cli = Cli::from_arg_matches(&matches)?;
+        let mut warnings = Vec::from_iter(settings.as_ref().and_then(Settings::warning));
         if let (Command::Mount(args), Some(matches)) = (&mut cli.command, matches.subcommand_matches(MOUNT)) {
             args.settle(mount::Typed::of(matches), mount::source_elsewhere(env, settings.as_ref()))
                 .map_err(|missing| clap::Error::raw(ErrorKind::MissingRequiredArgument, missing))?;
-            args.check_options(matches, settings.as_ref())
+            let useless = args
+                .check_options(matches, settings.as_ref(), typist)
                 .map_err(|told| clap::Error::raw(ErrorKind::ArgumentConflict, told))?;
+            warnings.extend(useless);
         }
-        Ok(Self { cli, warning: settings.as_ref().and_then(Settings::warning) })
+        Ok(Self { cli, warnings })
     }
 
     /// Says where it goes to.
@@ -287,7 +291,8 @@ impl Parsed {
             None => LogTo::Stderr,
         };
         service_log::start(log_builder(&self.cli.talk), &to)?;
-        if let Some(warning) = self.warning.as_ref().filter(|_| !is_background) {
+        // What goes to the background was warned of before.
+        for warning in self.warnings.iter().filter(|_| !is_background) {
             log::warn!("{warning}");
         }
         Ok(to)
@@ -412,7 +417,7 @@ mod tests {
             ),
         ] {
             let typed: Vec<OsString> = typed.into_iter().map(OsString::from).collect();
-            let error = Parsed::parse(&typed).map(|_| ()).unwrap_err();
+            let error = Parsed::parse(&typed, Typist::Person).map(|_| ()).unwrap_err();
             assert_eq!(clap_lines(&error).join("\n"), lines);
             assert!(!clap_line(&error).contains('\n'));
         }

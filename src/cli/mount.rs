@@ -100,6 +100,32 @@ impl Typed {
     }
 }
 
+/// Who wrote the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Typist {
+    /// A person, who learns at once what is of no use.
+    Person,
+    /// mount(8), from a line of /etc/fstab that has to go on working; or this program, which has checked it before.
+    Program,
+}
+
+/// Where an option was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Given {
+    Typed,
+    Environment,
+    Settings,
+}
+
+/// Where the option with this id was given, if it was: the place whose value counts.
+fn given_in(id: &str, matches: &ArgMatches, settings: Option<&Settings>) -> Option<Given> {
+    match matches.value_source(id) {
+        Some(ValueSource::CommandLine) => Some(Given::Typed),
+        Some(ValueSource::EnvVariable) => Some(Given::Environment),
+        _ => settings?.get(id).map(|_| Given::Settings),
+    }
+}
+
 impl MountArgs {
     /// Whether it is to go to the background.
     pub fn is_background(&self) -> bool {
@@ -116,23 +142,37 @@ impl MountArgs {
         self.mountpoint.as_deref().unwrap_or(Path::new(""))
     }
 
-    /// Refuses options that mean nothing to the source, typed or in the file of settings. What the environment says may be meant for
-    /// other mounts, and is passed over.
-    pub fn check_options(&self, matches: &ArgMatches, settings: Option<&Settings>) -> std::result::Result<(), String> {
+    /// Refuses options that mean nothing to the source where a person typed them. The others were written for other mounts, too,
+    /// or before the source was this one: they are returned, each with a line for the log.
+    pub fn check_options(
+        &self,
+        matches: &ArgMatches,
+        settings: Option<&Settings>,
+        typist: Typist,
+    ) -> std::result::Result<Vec<String>, String> {
         let source = self.source.as_deref().unwrap_or_default();
-        let is_given = |id: &str| {
-            matches.value_source(id) == Some(ValueSource::CommandLine)
-                || settings.is_some_and(|it| it.get(id).is_some())
-        };
+        let mut warnings = Vec::new();
         for (ids, why) in meaningless(source) {
-            let given: Vec<_> =
-                ids.iter().filter(|id| is_given(id)).map(|id| format!("--{}", id.replace('_', "-"))).collect();
-            if !given.is_empty() {
-                let mean = if given.len() == 1 { "means" } else { "mean" };
-                return Err(format!("{} {mean} nothing here: {why}: leave it out", given.join(", ")));
+            let given = |place| ids.iter().filter(move |id| given_in(id, matches, settings) == Some(place));
+            let named = |place, name: &dyn Fn(&str) -> String| given(place).map(|id| name(id)).collect::<Vec<_>>();
+            let option = |id: &str| format!("--{}", id.replace('_', "-"));
+            let typed = named(Given::Typed, &option);
+            if !typed.is_empty() && typist == Typist::Person {
+                let mean = if typed.len() == 1 { "means" } else { "mean" };
+                return Err(format!("{} {mean} nothing here: {why}: leave it out", typed.join(", ")));
+            }
+            for (options, place) in [
+                (typed, ""),
+                (named(Given::Environment, &|id| format!("REELFS_{}", id.to_uppercase())), " in the environment"),
+                (named(Given::Settings, &|id| id.replace('_', "-")), " in the file of settings"),
+            ] {
+                if !options.is_empty() {
+                    let does = if options.len() == 1 { "does" } else { "do" };
+                    warnings.push(format!("{}{place} {does} nothing here: {why}", options.join(", ")));
+                }
             }
         }
-        Ok(())
+        Ok(warnings)
     }
 
     /// Sees to it that both places are known, or says which is not. The only one typed is the mount point, if `elsewhere`
@@ -421,7 +461,7 @@ mod tests {
         let check = |typed: &[&str]| {
             let matches = Line::command().try_get_matches_from([&["mount"], typed].concat()).unwrap();
             let args = Line::try_parse_from([&["mount"], typed].concat()).unwrap().args;
-            args.check_options(&matches, None)
+            args.check_options(&matches, None, Typist::Person).map(|warnings| assert!(warnings.is_empty()))
         };
         for (typed, told) in [
             (
@@ -449,9 +489,33 @@ mod tests {
         // Each is an option there is.
         let command = Line::command();
         for id in FAR_ONLY.iter().chain(&BUCKETS_ONLY).chain(&SFTP_ONLY) {
-            let arg = command.get_arguments().find(|arg| arg.get_id() == *id);
-            assert_eq!(arg.unwrap().get_long(), Some(&*id.replace('_', "-")), "{id}");
+            let arg = command.get_arguments().find(|arg| arg.get_id() == *id).unwrap();
+            assert_eq!(arg.get_long(), Some(&*id.replace('_', "-")), "{id}");
+            assert_eq!(arg.get_env().unwrap().to_str(), Some(&*format!("REELFS_{}", id.to_uppercase())), "{id}");
         }
+    }
+
+    #[test]
+    fn options_that_mean_nothing_are_only_warned_of_where_mount_calls_or_a_file_has_them() {
+        use clap::CommandFactory as _;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("films.toml");
+        fs::write(&file, "cache-size = '1GiB'\nuid = 7\nthreads = 2\n").unwrap();
+        let settings = Settings::read(file.as_os_str(), &super::super::Cli::command(), &|_| None).unwrap();
+        let check = |typed: &[&str], settings, typist| {
+            let matches = Line::command().try_get_matches_from([&["mount"], typed].concat()).unwrap();
+            let args = Line::try_parse_from([&["mount"], typed].concat()).unwrap().args;
+            args.check_options(&matches, settings, typist)
+        };
+        let far = "a library on this machine is not cached, and its files have owners and modes of their own";
+        let by_mount = check(&["library:/l", "m", "--cache-size=1G", "--s3-region=x"], None, Typist::Program);
+        let bucket = "--s3-region does nothing here: the source is no bucket (s3://, kv+s3://)";
+        assert_eq!(by_mount.unwrap(), [format!("--cache-size does nothing here: {far}"), bucket.to_owned()]);
+        let told = format!("cache-size, uid in the file of settings do nothing here: {far}");
+        assert_eq!(check(&["library:/l", "m"], Some(&settings), Typist::Person).unwrap(), [told]);
+        // What is typed comes before the file.
+        assert!(check(&["library:/l", "m", "--uid=8"], Some(&settings), Typist::Person).is_err());
+        assert!(check(&["http://host/", "m"], Some(&settings), Typist::Person).unwrap().is_empty());
     }
 
     #[test]
