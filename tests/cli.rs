@@ -229,6 +229,29 @@ fn pages_and_completions_tell_every_command() {
 }
 
 #[test]
+fn mount_exits_with_2_for_wrong_settings_and_1_for_what_may_be_otherwise_later() {
+    let place = Place::new();
+    let file = place.path("films.toml");
+    for (line, code, told) in [
+        ("source = '@films'\nmountpoint = '@films/film.mp4'", 1, "not a folder"),
+        ("source = '@films'\nmountpoint = '@home/..'", 1, "not empty"),
+        ("source = '@films'\nmountpoint = '@no/such'", 1, "mkdir -p"),
+        ("source = '/dev/null'\nmountpoint = '@mnt'", 1, "neither a folder nor a file"),
+        ("source = 'nonsense://host/'\nmountpoint = '@mnt'", 2, "nonsense"),
+        ("source = '@films'\nmountpoint = '@mnt'\ncache-size = '1'", 2, "at least"),
+        ("source = '@films'\nmountpoint = '@mnt'\ncash-size = '1'", 2, "cache-size"),
+        ("source = '@films'\nmountpoint = '@mnt'\ncache-dir = '@mnt/cache'", 2, "inside the mount point"),
+    ] {
+        fs::write(&file, line.replace('@', &place.path(""))).unwrap();
+        for how in [&["mount", "--config", "@films.toml"][..], &["mount", "--background", "--config", "@films.toml"]] {
+            let output = place.run(how);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.code() == Some(code) && said.contains(told), "{line}: {:?}: {said}", output.status);
+        }
+    }
+}
+
+#[test]
 fn mount_points_that_cannot_be_used() {
     let place = Place::new();
     place.refuses(&["mount", "@films", "@no/such"], &["mkdir -p", "no/such"]);

@@ -31,7 +31,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Of a command, or a part of it, that ended with `error`.
+    /// Of a command, or a part of it, that ended with `error`. `Invalid` is misuse: a mount gives what it finds out about the
+    /// machine and the source another kind, as the units of systemd do not start again after misuse.
     pub fn of(error: &Error) -> Self {
         match error.kind() {
             Kind::Invalid => Self::Misused,

@@ -249,15 +249,21 @@ pub enum Told<'a> {
     },
 }
 
-/// Runs the mount until its end.
-pub fn run(args: MountArgs, mut told: Told) -> Result<()> {
+/// Runs the mount until its end. `Invalid`: what was typed or set is wrong, and stays so. Everything found out by looking at
+/// the machine and the source has another kind.
+pub fn run(args: MountArgs, told: Told) -> Result<()> {
     let (Some(source), Some(mountpoint)) = (args.source, args.mountpoint) else {
         return Err(misuse("a mount needs a SOURCE and a MOUNTPOINT"));
     };
     let typed = mountpoint.display().to_string();
     let mut config = args.options.into_config(source, mountpoint, &|name| std::env::var_os(name))?;
-    config.mountpoint = mount_point::prepare(&config.mountpoint, config.fuse.allow_other)?;
+    config.mountpoint = mount_point::prepare(&config.mountpoint, config.fuse.allow_other).map_err(found_out)?;
     check_apart(&config)?;
+    mount(config, &typed, told).map_err(found_out)
+}
+
+/// Mounts on the place that was `typed`, and waits for the end.
+fn mount(mut config: Config, typed: &str, mut told: Told) -> Result<()> {
     // The program may change its working directory.
     config.cache.dir = real(&config.cache.dir);
 
@@ -276,8 +282,8 @@ pub fn run(args: MountArgs, mut told: Told) -> Result<()> {
         signals::listen(ends, log::reopen)?;
         tell_metrics(mounted.metrics_address());
         let shown = if mounted.is_read_only() { " (read-only)" } else { "" };
-        let watchdog = told.tell(&format!("{}{shown}", config.source), &typed, &config.mountpoint)?;
-        wait(&ended, &typed)?;
+        let watchdog = told.tell(&format!("{}{shown}", config.source), typed, &config.mountpoint)?;
+        wait(&ended, typed)?;
         drop(watchdog);
         mounted.unmount()?;
         drop(reaper);
@@ -301,12 +307,18 @@ pub fn run(args: MountArgs, mut told: Told) -> Result<()> {
     if let Some(absence) = mounted.absence() {
         ::log::warn!("{absence}; the drive shows what it knew, and goes on when the source is back");
     }
-    let watchdog = told.tell(mounted.source(), &typed, &config.mountpoint)?;
-    wait(&ended, &typed)?;
+    let watchdog = told.tell(mounted.source(), typed, &config.mountpoint)?;
+    wait(&ended, typed)?;
     drop(watchdog);
     mounted.unmount()?;
     drop(reaper);
     Ok(())
+}
+
+/// The error of something that may be otherwise at the next try: a disk that is not there yet leaves its mount point, and what
+/// lies below. A service is started again, as exit code 2 (see `exit`) would prevent for good.
+fn found_out(error: Error) -> Error {
+    if error.kind() == Kind::Invalid { Error::new(Kind::Local, error.to_string()) } else { error }
 }
 
 fn tell_metrics(address: Option<SocketAddr>) {
