@@ -21,9 +21,9 @@ use url::Url;
 use self::file_name::file_name;
 use self::folder::{Folders, is_index};
 pub use self::index::{Told, parse};
-use self::times::Times;
+use self::times::{FolderTimes, Times};
 use self::whole::WholeFiles;
-use super::{Begun, Body, End, Listed, Origin, Pages, Patience, Stat, Version};
+use super::{Begun, Body, End, Listed, ListedKind, Origin, Pages, Patience, Stat, Version};
 use crate::config::WHOLE_FILE_MAX_BYTES;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
@@ -85,10 +85,21 @@ impl Web {
 
     /// The names on the index page of one folder below `remote`.
     fn list_folder(&self, remote: &Remote, folder: &str, patience: &Patience, pages: &mut Pages<'_>) -> Result<()> {
-        self.folders.list(remote, folder, patience, &mut |names| {
-            self.times.learn(folder, &names);
+        if !self.times.is_needed() {
+            return self.folders.list(remote, folder, patience, pages);
+        }
+        let mut times = FolderTimes::new();
+        let listed = self.folders.list(remote, folder, patience, &mut |names| {
+            times::collect(&mut times, &names);
             pages(names)
-        })
+        });
+        match &listed {
+            Ok(()) => self.times.learn(folder, times),
+            // Who reads may have called it off: that says nothing of the page.
+            Err(error) if error.may_pass() || error.kind() == Kind::Cancelled => {}
+            Err(_) => self.times.forget(folder),
+        }
+        listed
     }
 
     /// A file below `remote`: where the server's answers about it tell no version, with the time on its folder's page.
@@ -104,15 +115,26 @@ impl Web {
         Ok(listed_at(stat.size_bytes, time))
     }
 
-    /// The time on a folder's page as it is now; `None` where there is no page, or none with times.
+    /// The time on a folder's page as it is now; `None` where there is no page, or none with a time of this file: a time
+    /// that an earlier page told proves nothing then.
     fn listed_time(&self, remote: &Remote, path: &str, patience: &Patience) -> Result<Option<SystemTime>> {
-        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-        match self.list_folder(remote, folder, patience, &mut |_| Ok(())) {
-            Err(error) if error.may_pass() => return Err(error),
-            Err(error) => log::debug!("{error}"),
-            Ok(()) => {}
+        let (folder, name) = times::split(path);
+        // Of this very page: others that began earlier may end later.
+        let mut found: Option<Listed> = None;
+        let listed = self.list_folder(remote, folder, patience, &mut |names| {
+            if found.is_none() {
+                found = names.into_iter().find(|listed| *listed.name == *name);
+            }
+            Ok(())
+        });
+        match listed {
+            Ok(()) => Ok(found.filter(|listed| listed.kind != ListedKind::Folder).and_then(|listed| listed.modified)),
+            Err(error) if error.may_pass() || error.kind() == Kind::Cancelled => Err(error),
+            Err(error) => {
+                log::debug!("{error}");
+                Ok(None)
+            }
         }
-        Ok(self.times.of(path))
     }
 
     /// Refuses a single file that could be opened but never read: too large to be read whole, and its server sends no parts.
@@ -196,9 +218,17 @@ impl Origin for Web {
     fn begin(&self, path: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
         match self.root(patience)? {
             Root::Folder(remote) => {
+                let before = self.times.of(path);
                 let Some(begun) = remote.begin(path, end, patience)? else { return Ok(None) };
-                let stat = self.with_listed(remote, path, begun.stat.clone(), patience)?;
-                Ok(Some(Begun { stat, ..begun }))
+                if !begun.stat.version.is_size_alone() {
+                    return Ok(Some(begun));
+                }
+                self.times.need();
+                // A page that was read before the bytes began, or after, tells of another file if the file was replaced in
+                // between: both must tell the same. Where none was read yet, `stat` and `read` do that.
+                let after = self.listed_time(remote, path, patience)?;
+                let stat = listed_at(begun.stat.size_bytes, after);
+                Ok((before == after).then_some(Begun { stat, ..begun }))
             }
             Root::File(remote, name) if path == &**name => remote.begin("", end, patience),
             Root::File(..) => Err(missing(&self.described, path)),
