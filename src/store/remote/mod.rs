@@ -228,8 +228,16 @@ impl Read for Remote {
             return Ok(Some(begun));
         }
         // Some tell a version with HEAD alone.
+        let before = self.stat(key, patience)?;
+        if before.version.is_size_alone() {
+            return Ok((before.size_bytes == begun.stat.size_bytes).then_some(Begun { stat: before, ..begun }));
+        }
+        // It was told after those bytes had begun, and may be that of a file that took the place of theirs: only bytes that
+        // begin between two questions are of the version that both tell.
+        drop(begun);
+        let Some(begun) = self.ask_for_end(&self.url(key)?, end, patience)? else { return Ok(None) };
         let stat = self.stat(key, patience)?;
-        Ok((stat.size_bytes == begun.stat.size_bytes).then_some(Begun { stat, ..begun }))
+        Ok((stat == before && stat.size_bytes == begun.stat.size_bytes).then_some(Begun { stat, ..begun }))
     }
 
     fn warm(&self, every: Duration) {

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read as _, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
@@ -180,6 +181,38 @@ fn versions_that_head_or_get_alone_tells_are_found_by_stat_and_begin() {
         assert_eq!(server.remote().stat("", &patience()).unwrap().version, Version::etag(ETAG), "{teller}");
         let begun = server.remote().begin("", End::First(5), &patience()).unwrap().unwrap();
         assert_eq!((begun.stat.version, begun.range), (Version::etag(ETAG), ByteRange::new(0, 5)), "{teller}");
+    }
+}
+
+/// Bytes of a file that was replaced before its version was asked for are not the new version's.
+#[test]
+fn first_bytes_and_a_version_told_by_head_are_of_one_file() {
+    for changes in [1, usize::MAX] {
+        let (gets, heads) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let server = Server::start(move |head, socket| {
+            // The file is another one after its first bytes were sent; or after each question.
+            let version = if head.starts_with("HEAD") {
+                heads.fetch_add(1, Ordering::Relaxed) + 1
+            } else {
+                gets.fetch_add(1, Ordering::Relaxed)
+            }
+            .min(changes);
+            let reply = if head.starts_with("HEAD") {
+                answer("200 OK", &format!("Content-Length: 20\r\nETag: \"v{version}\"\r\n"), b"")
+            } else {
+                let headers = "Content-Range: bytes 0-4/20\r\nContent-Length: 5\r\n";
+                answer("206 Partial Content", headers, format!("text{version}").as_bytes())
+            };
+            socket.write_all(&reply).unwrap();
+        });
+        let begun = server.remote().begin("", End::First(5), &patience()).unwrap();
+        if changes > 1 {
+            assert!(begun.is_none(), "it changes all the time");
+            continue;
+        }
+        let mut begun = begun.unwrap();
+        assert_eq!(begun.stat.version, Version::etag("\"v1\""));
+        assert_eq!(begun.body.next().unwrap().unwrap(), "text1");
     }
 }
 
