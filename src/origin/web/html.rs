@@ -22,6 +22,8 @@ const ROW_TEXT_BYTES_MAX: usize = 256;
 const SIZE_TEXT_BYTES_MAX: usize = 64;
 /// How every server's own index is titled, in lower case; it tells an empty folder from any other page.
 const TITLES: [&str; 5] = ["index of", "directory listing", "directory:", "listing directory", "files within"];
+/// How servers' own indexes call the folder above, in lower case, unless they show `..`.
+const PARENTS: [&str; 2] = ["parent directory", "parent folder"];
 /// Bytes kept of a link's text: the longest name, and a bit.
 const LINK_TEXT_BYTES_MAX: usize = 2 * NAME_BYTES_MAX;
 
@@ -63,6 +65,8 @@ enum Tag {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Inside {
     Link,
+    /// A link to the folder above.
+    Parent,
     Size,
     Title,
     Plain,
@@ -232,7 +236,8 @@ impl<'a, 'b, 'c> Page<'a, 'b, 'c> {
                 self.end_row()?;
                 self.names.skip();
             }
-            Link::Around => self.is_index = true,
+            Link::Sorted => self.is_index = true,
+            Link::Parent => self.inside = Inside::Parent,
             Link::Outside => {}
         }
         Ok(())
@@ -243,6 +248,11 @@ impl<'a, 'b, 'c> Page<'a, 'b, 'c> {
             (Inside::Title, _) => {
                 let title = String::from_utf8_lossy(value).trim().to_ascii_lowercase();
                 self.is_index |= TITLES.iter().any(|start| title.starts_with(start));
+            }
+            (Inside::Parent, _) => {
+                let text = String::from_utf8_lossy(value).to_ascii_lowercase();
+                let is_dots = text.trim_matches(|around: char| around != '.' && !around.is_alphanumeric()) == "..";
+                self.is_index |= is_dots || PARENTS.iter().any(|parent| text.contains(parent));
             }
             (Inside::Size, Some(row)) => {
                 let room = SIZE_TEXT_BYTES_MAX.saturating_sub(row.size_text.len());

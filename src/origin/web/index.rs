@@ -14,6 +14,9 @@ use crate::store::{Listed, ListedKind, Pages, Paging, is_safe_name};
 /// So much of a page tells JSON, XML and HTML apart where its server does not.
 const LOOK_BYTES: u64 = 512;
 
+/// What servers call the order of their pages in a query, in any case.
+const SORT_KEYS: [&str; 6] = ["c", "o", "sort", "order", "sortby", "orderby"];
+
 /// How many names a page told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told {
@@ -107,10 +110,18 @@ pub(super) enum Link {
     },
     /// To something in the folder whose name can't be shown.
     Unsafe,
-    /// To the folder itself sorted otherwise, or `../`: what index pages have and few others do.
-    Around,
+    /// To the folder itself, sorted otherwise: index pages have such links, and few others do.
+    Sorted,
+    /// To the folder that holds this one.
+    Parent,
     /// Anywhere else.
     Outside,
+}
+
+/// Whether a query asks for a page in another order, as in `?C=N;O=D` and `?sort=name&order=asc`.
+fn sorts(query: &str) -> bool {
+    let keys = query.split(['&', ';']).map(|pair| pair.split_once('=').map_or(pair, |(key, _)| key));
+    keys.into_iter().any(|key| SORT_KEYS.iter().any(|sort| key.eq_ignore_ascii_case(sort)))
 }
 
 impl<'a, 'b> Names<'a, 'b> {
@@ -141,10 +152,17 @@ impl<'a, 'b> Names<'a, 'b> {
         }
         let folder = self.folder.path();
         let Some(inside) = target.path().strip_prefix(folder) else {
-            return if matches!(href, "../" | "..") { Link::Around } else { Link::Outside };
+            let parent = folder.trim_end_matches('/').rsplit_once('/').map_or("", |(parent, _)| parent);
+            let is_parent = target.query().is_none() && target.path().trim_end_matches('/') == parent;
+            return if is_parent { Link::Parent } else { Link::Outside };
         };
         if inside.is_empty() {
-            return if target.query().is_some() { Link::Around } else { Link::Outside };
+            // At a server's top, `..` leads nowhere else.
+            return match target.query() {
+                Some(query) if sorts(query) => Link::Sorted,
+                None if matches!(href, "../" | "..") => Link::Parent,
+                _ => Link::Outside,
+            };
         }
         // A plain name is asked for; a query or a fragment means a page about it, not itself.
         let encoded = inside.strip_suffix('/').unwrap_or(inside);

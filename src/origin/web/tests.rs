@@ -164,6 +164,74 @@ fn what_lists_nothing_is_no_folder() {
     }
 }
 
+/// Pages that stand in for a folder for a while must not show it as empty.
+#[test]
+fn page_that_is_no_index_is_no_empty_folder() {
+    for page in [
+        "<title>Maintenance</title><a href=\"?lang=de\">Deutsch</a> <a href=\"?lang=en\">English</a>",
+        "<title>Cookies</title><a href=\"?consent=yes\">Accept</a><a href=\"/rec/?c2=1\">Settings</a>",
+        "<title>Sign in</title><form><input type=\"password\"></form><a href=\"?forgot\">Forgotten?</a>",
+        "<h1>Back soon</h1><a href=\"../\">Back</a> <a href=\"..\">Home</a> <a href=\"/\">Start</a>",
+        "<h1>Back soon</h1><a href=\".\">Again</a> <a href=\"\">Again</a> <a href=\"?\">Again</a> <a href=\"?t=1&sorted=1\">Again</a>",
+        "<title>Files</title><div id=\"app\"></div><script>draw()</script><a href=\"?page=2\">2</a>",
+        "<a href=\"http://elsewhere/rec/?sort=name\">Name</a><a href=\"/shop/?sort=price\">Price</a>",
+        "<p>Parent directory of schools</p><p>..</p>",
+    ] {
+        let error = parse_html(page).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported, "{page}");
+    }
+    let down = serve(|_, _| {
+        ("200 OK", "Content-Type: text/html\r\n", "<a href=\"?lang=de\">Deutsch</a> <a href=\"../\">x</a>")
+    });
+    assert_eq!(listed(&down, "films").unwrap_err().kind(), Kind::Unsupported);
+}
+
+/// What an empty folder's page has, whichever server wrote it.
+#[test]
+fn page_of_an_empty_folder_is_told_by_its_title_order_or_parent() {
+    for page in [
+        "<title>Index of /rec</title><pre><a href=\"?C=N;O=D\">Name</a><hr><a href=\"/\">Parent Directory</a></pre>",
+        "<a href=\"?C=N;O=D\">Name</a>",
+        "<a href=\"?C=N&amp;O=D\">Name</a>",
+        "<a href=\"/rec/?SORT=name\">Name</a>",
+        "<a href=\"./?sort=namedirfirst&order=desc&layout=list\">Name</a>",
+        "<title>rec</title><a href=\"?layout=grid&order=desc\">Name</a>",
+        "<title>/rec/</title><a href=\"../\">..</a>",
+        "<a href=\"../\">../</a>",
+        "<a href=\"..\"><img src=\"up.png\"> <b>Parent directory/</b></a>",
+        "<A HREF=\"/\">[To Parent Directory]</A>",
+        "<a href=\"http://host:8080/\">&uarr; Parent Directory</a>",
+        "<h1>Index of /rec/</h1><script>sort()</script>",
+        "<h2>Directory listing for /rec/</h2><ul></ul>",
+    ] {
+        let index = parse_html(page);
+        assert_eq!(index.ok(), Some(Index { names: Vec::new(), skipped: 0 }), "{page}");
+    }
+    // At the top of a server there is nothing above.
+    let top = Url::parse("http://host/").unwrap();
+    assert!(parse(b"<a href=\"../\">../</a>", HTML, &top).is_ok());
+    // The recorded pages without their names.
+    for (name, page) in [
+        ("nginx", include_str!("pages/nginx.html")),
+        ("apache", include_str!("pages/apache-fancy.html")),
+        ("apache", include_str!("pages/apache-table.html")),
+        ("apache", include_str!("pages/apache-plain.html")),
+        ("lighttpd", include_str!("pages/lighttpd.html")),
+        ("caddy", include_str!("pages/caddy.html")),
+        ("rclone", include_str!("pages/rclone.html")),
+        ("python", include_str!("pages/python.html")),
+    ] {
+        let mut links = page.split("<a href=\"");
+        let mut empty = links.next().unwrap().to_owned();
+        for link in links.filter(|link| ["..", "?", "./?", "/\"", "\""].iter().any(|start| link.starts_with(start))) {
+            empty.push_str("<a href=\"");
+            empty.push_str(link);
+        }
+        let index = parse_html(&empty).unwrap_or_else(|error| panic!("{name}: {error}\n{empty}"));
+        assert_eq!(summary(&index), [], "{name}");
+    }
+}
+
 #[test]
 fn only_links_into_the_folder_count() {
     let html = "<title>Index of</title>
