@@ -57,7 +57,8 @@ impl WholeFiles {
         Self { max_bytes, files: Mutex::default() }
     }
 
-    /// The bytes of `range`, as soon as all before them have come. `read` asks for the file.
+    /// The bytes of `range`, as soon as all before them have come. `read` asks for the file, unless another reader has
+    /// asked for it already, also one whose question has no answer yet.
     pub fn read(
         &self,
         (key, shown): (&str, &str),
@@ -67,16 +68,17 @@ impl WholeFiles {
         read: impl FnOnce(ByteRange, &Patience) -> Result<Box<dyn Body>>,
     ) -> Result<Box<dyn Body>> {
         self.check(shown, expected.size_bytes)?;
-        if let Some(body) = self.read_held(key, expected, range, patience) {
-            return Ok(body);
+        let (file, is_new) = self.hold(key, expected)?;
+        // Counted as a reader from here on: a file that is read makes no room for another.
+        let part = PartOfWhole { file: Arc::clone(&file), range, patience: patience.clone() };
+        if is_new {
+            let whole = ByteRange::new(0, expected.size_bytes);
+            let patience_of_whole = Patience { stall: patience.stall.max(STALL_MIN), cancel: file.cancel.clone() };
+            // Before there is a body: what is wrong with the answer is this reader's to know, and those who wait with it.
+            let begun = read(whole, &patience_of_whole).and_then(|body| WholeFile::start(&file, body));
+            begun.inspect_err(|error| file.end(Err(error.clone())))?;
         }
-        // Before there is a body: what is wrong with the answer is this reader's to know.
-        let cancel = Cancel::new();
-        let whole = ByteRange::new(0, expected.size_bytes);
-        let patience_of_whole = Patience { stall: patience.stall.max(STALL_MIN), cancel: cancel.clone() };
-        let body = read(whole, &patience_of_whole)?;
-        let file = self.hold(key, expected, cancel, body)?;
-        Ok(Box::new(PartOfWhole { file, range, patience: patience.clone() }))
+        Ok(Box::new(part))
     }
 
     /// The same of a file that is held already.
@@ -107,15 +109,15 @@ impl WholeFiles {
         ))
     }
 
-    /// Takes in a file that begins to come; if another reader was faster, that one's.
-    fn hold(&self, key: &str, expected: &Stat, cancel: Cancel, body: Box<dyn Body>) -> Result<Arc<WholeFile>> {
+    /// The file, and whether it is new here: then it is to be asked for.
+    fn hold(&self, key: &str, expected: &Stat) -> Result<(Arc<WholeFile>, bool)> {
         let mut files = self.files.lock();
         files.retain(|file| !file.is_done_with());
         if let Some(file) = files.iter().find(|file| file.is(key, expected)) {
-            return Ok(Arc::clone(file));
+            return Ok((Arc::clone(file), false));
         }
         if files.len() >= FILES_MAX {
-            // One that nobody reads any longer makes room.
+            // One that has no reader any longer makes room: it is held here, and by its transfer.
             let Some(at) = files.iter().position(|file| Arc::strong_count(file) <= 2) else {
                 return Err(Error::new(Kind::Busy, format!("{key}: {FILES_MAX} other files are being read whole")));
             };
@@ -124,18 +126,10 @@ impl WholeFiles {
             }
         }
         let (arrived, changed) = (Mutex::default(), Condvar::new());
+        let cancel = Cancel::new();
         let file = Arc::new(WholeFile { key: key.to_owned(), expected: expected.clone(), cancel, arrived, changed });
-        let fetched = Arc::clone(&file);
-        thread::Builder::new()
-            .name("whole-file".into())
-            .spawn(move || {
-                let end = fetched.fetch(body);
-                fetched.arrived.lock().end = Some(end);
-                fetched.changed.notify_all();
-            })
-            .map_err(|error| Error::io("starting a thread for a whole file", &error))?;
         files.push_back(Arc::clone(&file));
-        Ok(file)
+        Ok((file, true))
     }
 }
 
@@ -146,6 +140,22 @@ impl Drop for WholeFiles {
 }
 
 impl WholeFile {
+    /// Takes in what comes, on a thread of its own.
+    fn start(file: &Arc<Self>, body: Box<dyn Body>) -> Result<()> {
+        let file = Arc::clone(file);
+        thread::Builder::new()
+            .name("whole-file".into())
+            .spawn(move || file.end(file.fetch(body)))
+            .map(drop)
+            .map_err(|error| Error::io("starting a thread for a whole file", &error))
+    }
+
+    /// No more of it will come.
+    fn end(&self, end: Result<()>) {
+        self.arrived.lock().end = Some(end);
+        self.changed.notify_all();
+    }
+
     fn fetch(&self, mut body: Box<dyn Body>) -> Result<()> {
         while let Some(piece) = body.next()? {
             let mut arrived = self.arrived.lock();
@@ -219,5 +229,81 @@ impl Body for PartOfWhole {
         drop(arrived);
         self.range.start = given.end;
         Ok(Some(part))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::store::Version;
+
+    /// Bytes of a file that come at once.
+    struct AtOnce(Option<Bytes>);
+
+    impl Body for AtOnce {
+        fn next(&mut self) -> Result<Option<Bytes>> {
+            Ok(self.0.take())
+        }
+    }
+
+    fn stat() -> Stat {
+        Stat { size_bytes: 10, modified: None, version: Version::size_and_time(10, None) }
+    }
+
+    fn patience() -> Patience {
+        Patience { stall: Duration::from_mins(1), cancel: Cancel::new() }
+    }
+
+    fn bytes_of(body: Result<Box<dyn Body>>) -> Result<Vec<u8>> {
+        let mut body = body?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = body.next()? {
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes)
+    }
+
+    /// A film's start and its end are wanted at the same time, before the server has answered either.
+    #[test]
+    fn whole_file_is_asked_for_once_by_readers_at_the_same_time() {
+        for fails in [false, true] {
+            let files = WholeFiles::new(100);
+            let asked = AtomicUsize::new(0);
+            let (answer, answered) = bounded::<()>(1);
+            let (ask, is_asked) = bounded(1);
+            thread::scope(|scope| {
+                let first = scope.spawn(|| {
+                    let body = files.read(("a", "a"), &stat(), ByteRange::new(0, 5), &patience(), |range, _| {
+                        asked.fetch_add(1, Ordering::Relaxed);
+                        assert_eq!(range, ByteRange::new(0, 10));
+                        ask.send(()).unwrap();
+                        answered.recv().unwrap();
+                        if fails {
+                            return Err(Error::new(Kind::Denied, "not for you"));
+                        }
+                        Ok(Box::new(AtOnce(Some(Bytes::from_static(b"0123456789")))))
+                    });
+                    bytes_of(body)
+                });
+                is_asked.recv().unwrap();
+                let second = files.read(("a", "a"), &stat(), ByteRange::new(7, 10), &patience(), |_, _| {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    Ok(Box::new(AtOnce(Some(Bytes::from_static(b"0123456789")))))
+                });
+                answer.send(()).unwrap();
+                let (first, second) = (first.join().unwrap(), bytes_of(second));
+                if fails {
+                    assert_eq!(first.unwrap_err().kind(), Kind::Denied);
+                    assert_eq!(second.unwrap_err().kind(), Kind::Denied);
+                } else {
+                    assert_eq!((first.unwrap(), second.unwrap()), (b"01234".to_vec(), b"789".to_vec()));
+                }
+            });
+            assert_eq!(asked.load(Ordering::Relaxed), 1);
+        }
     }
 }
