@@ -284,7 +284,11 @@ fn find_root(remote: &Remote, patience: &Patience) -> Result<Root> {
     let url = remote.base();
     if url.path().ends_with('/') {
         // A film behind a query (`/?file=film.mkv`) says that it is to be saved under a name.
-        let head = if url.query().is_some() { remote.head("", patience).ok() } else { None };
+        let head = match url.query().map(|_| remote.head("", patience)) {
+            // What is found out now stays: an answer that is not there yet must not make a folder of a film.
+            Some(Err(error)) if error.may_pass() || error.kind() == Kind::Cancelled => return Err(error),
+            head => head.and_then(Result::ok),
+        };
         return match head.and_then(|head| head.disposition).filter(|text| text.contains("filename")) {
             Some(disposition) => file_root(remote, url, Some(&disposition)),
             None => Ok(Root::Folder(remote.clone())),
@@ -294,8 +298,11 @@ fn find_root(remote: &Remote, patience: &Patience) -> Result<Root> {
     let head = match remote.head("", patience) {
         Err(error) if error.kind() == Kind::Missing => {
             let folder = remote.at(&as_folder);
-            let is_folder = is_index(&folder, patience).unwrap_or(false);
-            return if is_folder { Ok(Root::Folder(folder)) } else { Err(error) };
+            return match is_index(&folder, patience) {
+                Ok(true) => Ok(Root::Folder(folder)),
+                Err(unknown) if unknown.may_pass() => Err(unknown),
+                Ok(false) | Err(_) => Err(error),
+            };
         }
         // A server that refuses HEAD: what it says to GET counts, and that is asked for with the file's stat.
         Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Denied) => return file_root(remote, url, None),

@@ -3,6 +3,7 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -504,6 +505,45 @@ fn single_film_behind_a_link_has_the_name_its_server_tells() {
     }
     let web = Web::connect(&named.join("/s/Tok3n/download").unwrap(), &patience()).unwrap();
     assert_eq!(web.stat("b c.mkv", &patience()).unwrap().size_bytes, 4);
+}
+
+/// What a URL is stays for the mount's life: a server that is away, or busy, for a moment must not settle it.
+#[test]
+fn single_film_behind_a_link_is_found_once_its_server_answers() {
+    const NAMED: &str = "Content-Type: video/mp4\r\nContent-Disposition: attachment; filename=\"b c.mkv\"\r\n";
+    for status in ["503 Service Unavailable", "429 Too Many Requests", "500 Internal Server Error"] {
+        let is_up = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&is_up);
+        let server =
+            serve(move |_, _| if seen.load(Ordering::Relaxed) { ("200 OK", NAMED, "film") } else { (status, "", "") });
+        for path in ["/?file=film.mkv", "/films"] {
+            is_up.store(false, Ordering::Relaxed);
+            let web = Web::new(&server.join(path).unwrap(), WHOLE_FILE_MAX_BYTES).unwrap();
+            let error = web.list_whole("", &patience()).unwrap_err();
+            assert!(error.may_pass(), "{status}: {path}: {error}");
+            assert!(web.stat("b c.mkv", &patience()).unwrap_err().may_pass(), "{status}: {path}");
+            is_up.store(true, Ordering::Relaxed);
+            assert_eq!(&*web.list_whole("", &patience()).unwrap()[0].name, "b c.mkv", "{status}: {path}");
+        }
+    }
+    // Nobody listens yet.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = Url::parse(&format!("http://{}/?file=film.mkv", listener.local_addr().unwrap())).unwrap();
+    drop(listener);
+    let web = Web::new(&url, 0).unwrap();
+    assert_eq!(web.list_whole("", &patience()).unwrap_err().kind(), Kind::Unreachable);
+    assert!(web.root.get().is_none(), "not settled");
+}
+
+/// A folder that is known only with a slash, and busy, is not missing.
+#[test]
+fn folder_that_is_busy_is_not_missing() {
+    let busy = serve(|_, path| match path {
+        "/films" => ("404 Not Found", "", ""),
+        _ => ("503 Service Unavailable", "", ""),
+    });
+    let error = connect(&busy, "/films").unwrap_err();
+    assert!(error.may_pass(), "{error}");
 }
 
 #[test]
