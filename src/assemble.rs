@@ -1,7 +1,6 @@
 //! From a checked configuration to running parts: the one file that names concrete types.
 //! Never here: flags, printing, and any work of the parts themselves.
 
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -92,14 +91,13 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     let cache_was_there = config.cache.dir.exists();
     if config.is_group_read && !cache_was_there {
         // The folders above it, too, are made for the group to pass through.
-        let made = Modes::GROUP_READ.make_folders(&config.cache.dir);
-        made.map_err(|error| Error::io(config.cache.dir.display(), &error))?;
+        cache::make_folder(&config.cache.dir, Modes::GROUP_READ)?;
     }
     // However the source was written, what was kept of it is found again.
     let kept_as = source.canonical(&|name| std::env::var_os(name)).located(&config.places.s3);
     let cache = Arc::new(Cache::open(&config.cache, &kept_as, Arc::clone(&metrics))?);
     let made = MadeCache((!cache_was_there).then(|| Arc::clone(&cache)));
-    open_to_group(&config.cache.dir, config.is_group_read, cache::set_group_read)?;
+    open_to_group(&config.cache.dir, config.is_group_read)?;
     let library = library.filter(|_| !config.fuse.is_read_only);
     let writable = library.map(|library| Writable::new(library, &config.cache.dir)).transpose()?;
     let drive = Arc::new(drive(config, &origin, &cache, Arc::clone(&metrics), writable)?);
@@ -207,7 +205,7 @@ pub fn mount_volume(config: &Config, dir: &Path, ends: Sender<End>) -> Result<Mo
     sys::keep_allocator_lean();
     // What `reelfs init --group-read` gave stays.
     if config.is_group_read {
-        open_to_group(dir, true, catalog::set_group_read)?;
+        catalog::set_group_read(dir)?;
     }
     // One that is taken is told before anything is mounted.
     let metrics_listener = config.metrics_listen.map(Exporter::listen).transpose()?;
@@ -227,8 +225,8 @@ pub fn mount_volume(config: &Config, dir: &Path, ends: Sender<End>) -> Result<Mo
 }
 
 /// A folder of a filesystem without modes stays as it is.
-fn open_to_group(dir: &Path, is_read: bool, set: fn(&Path, bool) -> io::Result<()>) -> Result<()> {
-    match set(dir, is_read) {
+fn open_to_group(dir: &Path, is_read: bool) -> Result<()> {
+    match cache::set_group_read(dir, is_read) {
         Err(error) if is_read => Err(Error::io(format!("opening {} to its group", dir.display()), &error)),
         Err(error) => {
             log::debug!("{}: {error}", dir.display());

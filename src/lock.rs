@@ -5,7 +5,7 @@
 
 use std::fs::{File, Metadata, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,7 +23,11 @@ const NOT_THROUGH: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 const PID_BYTES_MAX: u64 = 32;
 
 /// Held as long as this lives.
-pub struct Lock(File);
+pub struct Lock {
+    file: File,
+    // Whether the file is a lock that reelfs made, and has no other name: only then is it written to.
+    is_own: bool,
+}
 
 impl Lock {
     /// Takes the lock of `dir`, and waits a moment for it. `None`: another process holds it.
@@ -41,15 +45,20 @@ impl Lock {
             .open(&path)
             .map_err(failed)?;
         let meta = file.metadata().map_err(failed)?;
-        if !meta.is_file() || meta.nlink() > 1 {
-            let message = format!("{} is no plain file of its own: remove it", path.display());
+        if !meta.is_file() {
+            let message = format!("{} is no plain file: remove it", path.display());
             return Err(Error::new(Kind::Denied, message));
         }
-        modes.mend_file(&file);
+        // A snapshot of hard links (`cp -al`) shares the file; and a file that holds more than a pid is another program's.
+        // Either can be locked, and stays as it is.
+        let is_own = meta.nlink() == 1 && is_signature(&file, meta.len());
+        if is_own {
+            modes.mend_file(&file);
+        }
         let give_up_at = Instant::now() + WAIT;
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Some(Self(file))),
+                Ok(()) => return Ok(Some(Self { file, is_own })),
                 Err(TryLockError::WouldBlock) if Instant::now() < give_up_at => thread::sleep(LOOK_EVERY),
                 Err(TryLockError::WouldBlock) => return Ok(None),
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
@@ -57,12 +66,16 @@ impl Lock {
         }
     }
 
-    /// Writes down that it is this process.
+    /// Writes down that it is this process, unless the file has another name, too, or another program's bytes.
     pub fn sign(&mut self, dir: &Path) -> Result<()> {
+        if !self.is_own {
+            log::debug!("{}: not signed: it has other names, or another program wrote it", path(dir).display());
+            return Ok(());
+        }
         let mut write = || {
-            self.0.set_len(0)?;
-            self.0.rewind()?;
-            writeln!(self.0, "{}", std::process::id())
+            self.file.set_len(0)?;
+            self.file.rewind()?;
+            writeln!(self.file, "{}", std::process::id())
         };
         write().map_err(|error| Error::io(path(dir).display(), &error))
     }
@@ -71,12 +84,12 @@ impl Lock {
     pub fn is_at(&self, dir: &Path) -> bool {
         let id = |meta: Metadata| (meta.dev(), meta.ino());
         let there = path(dir).symlink_metadata().map(id);
-        self.0.metadata().map(id).is_ok_and(|held| there.is_ok_and(|there| held == there))
+        self.file.metadata().map(id).is_ok_and(|held| there.is_ok_and(|there| held == there))
     }
 
     /// A file of the folder's own filesystem.
     pub fn file(&self) -> &File {
-        &self.0
+        &self.file
     }
 }
 
@@ -92,6 +105,15 @@ pub fn holder(dir: &Path) -> String {
     pid.map_or("another process".to_owned(), |pid| format!("process {pid}"))
 }
 
+/// Whether a file of so many bytes is empty, or holds a pid and no more.
+fn is_signature(file: &File, size_bytes: u64) -> bool {
+    let mut bytes = [0; PID_BYTES_MAX as usize];
+    size_bytes <= PID_BYTES_MAX
+        && file
+            .read_at(&mut bytes, 0)
+            .is_ok_and(|count| bytes[..count].iter().all(|byte| matches!(byte, b'0'..=b'9' | b'\n')))
+}
+
 fn pid_in(file: &File) -> Option<u32> {
     let mut text = String::new();
     file.take(PID_BYTES_MAX).read_to_string(&mut text).ok()?;
@@ -100,4 +122,38 @@ fn pid_in(file: &File) -> Option<u32> {
 
 fn path(dir: &Path) -> PathBuf {
     dir.join("lock")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn lock_that_another_name_or_program_shares_is_held_and_left_as_it_is() {
+        for is_snapshot in [true, false] {
+            let temp = tempfile::tempdir().unwrap();
+            let there = path(temp.path());
+            let bytes = if is_snapshot { "12\n" } else { "the key of the shed" };
+            fs::write(&there, bytes).unwrap();
+            fs::set_permissions(&there, Permissions::from_mode(0o644)).unwrap();
+            if is_snapshot {
+                fs::hard_link(&there, temp.path().join("snapshot")).unwrap();
+            }
+            let mut held = Lock::take(temp.path()).unwrap().unwrap();
+            held.sign(temp.path()).unwrap();
+            assert!(Lock::take(temp.path()).unwrap().is_none(), "it is held");
+            assert_eq!(fs::read_to_string(&there).unwrap(), bytes);
+            assert_eq!(fs::metadata(&there).unwrap().mode() & 0o777, 0o644);
+        }
+        // One of our own is signed, and closed.
+        let temp = tempfile::tempdir().unwrap();
+        fs::write(path(temp.path()), "12\n").unwrap();
+        fs::set_permissions(path(temp.path()), Permissions::from_mode(0o644)).unwrap();
+        Lock::take(temp.path()).unwrap().unwrap().sign(temp.path()).unwrap();
+        assert_eq!(fs::read_to_string(path(temp.path())).unwrap(), format!("{}\n", std::process::id()));
+        assert_eq!(fs::metadata(path(temp.path())).unwrap().mode() & 0o777, 0o600);
+    }
 }

@@ -2,7 +2,9 @@
 //! Never here: what is kept, and the modes of files on a drive.
 //!
 //! The folder's own permission bits are the one record of it: what its owner gave to the group, files in it are given,
-//! too. A folder that others may enter was made by an earlier version, or by hand: it is closed to group and others.
+//! too. A folder that others may enter gives nothing to files in it.
+//!
+//! Always true: reelfs changes the mode of a file or a folder only if reelfs made it. The callers know which those are.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -18,6 +20,9 @@ const OTHERS: u32 = 0o007;
 const SPECIAL: u32 = 0o7000;
 const SETGID: u32 = 0o2000;
 const STICKY: u32 = 0o1000;
+/// What databases are called at their ends, and the files that `SQLite` makes beside them.
+const DATABASE_ENDING: &str = ".sqlite";
+const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// Folders within each other that are mended: deeper than any that a cache or a library has by itself.
 const DEPTH_MAX: u32 = 64;
 
@@ -58,6 +63,12 @@ impl Modes {
     /// Of a file that nobody writes any more.
     pub fn sealed(self) -> u32 {
         0o400 | (self.group & 0o040)
+    }
+
+    /// Whether the group may do with the file at `path` what this says.
+    pub fn is_of_file(self, path: &Path) -> bool {
+        fs::symlink_metadata(path)
+            .is_ok_and(|metadata| self.mended(metadata.mode() & 0o7777, false) == metadata.mode() & 0o7777)
     }
 
     /// What a file or folder with this mode should have instead.
@@ -140,9 +151,8 @@ pub fn set_group_read(path: &Path, ours: &[&str], is_read: bool) -> io::Result<(
 }
 
 /// Closes the folder (or file) `path` to others, and gives what is in it the modes that follow from its own: those of an
-/// earlier version, which went by the umask, too. Only of a folder that is known to be a cache or a library, and in it only
-/// names that begin with one of `ours` (see [`is_ours`]): whatever else stands there is somebody's own. A folder below it that is as it should
-/// be is not looked into. Links are left alone, and so is what another user owns. What can't be mended is told once in the
+/// earlier version, which went by the umask, too. Only for a folder that reelfs made, or that holds nothing but one cache or
+/// library; in it only names of `ours` (see [`is_ours`]) are changed. A folder below it that is as it should be is not looked into. Links are left alone, and so is what another user owns. What can't be mended is told once in the
 /// log, and is no error: there are filesystems without modes.
 pub fn mend(path: &Path, ours: &[&str]) {
     let mut mending = Mending::of(path);
@@ -157,7 +167,7 @@ pub fn mend(path: &Path, ours: &[&str]) {
     mending.tell(path);
 }
 
-/// The same of these very names in a folder that holds other things, too: the folder itself stays as it is.
+/// The same for these very names in a folder that reelfs did not make: the folder itself stays as it is.
 pub fn mend_within(folder: &Path, ours: &[&str]) {
     let mut mending = Mending::of(folder);
     if mending.is_ours_alone {
@@ -168,21 +178,35 @@ pub fn mend_within(folder: &Path, ours: &[&str]) {
     mending.tell(folder);
 }
 
-/// Whether a name is one of `ours`, or belongs to it: a journal (`-wal`), a new or a damaged one (`.new`).
-pub fn is_ours(name: &OsStr, ours: &[&str]) -> bool {
-    let name = name.as_encoded_bytes();
-    let belongs = |rest: &[u8]| rest.first().is_none_or(|first| matches!(first, b'-' | b'.'));
-    ours.iter().any(|ours| ours.is_empty() || name.strip_prefix(ours.as_bytes()).is_some_and(belongs))
+/// Whether others than the owner and the group may do anything with what is at `path`. Versions that went by the umask made
+/// such files, and later ones never do.
+pub fn is_open_to_others(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.mode() & OTHERS != 0)
 }
 
-/// The same of a folder with very many names, of which one is ours for certain.
-pub fn mend_named(folder: &Path, ours: &str) {
-    let mut mending = Mending::of(folder);
-    if mending.is_ours_alone {
-        mending.one(folder);
-        mending.below(&folder.join(ours), DEPTH_MAX);
-    }
-    mending.tell(folder);
+/// Whether the group of a folder may write in it by its owner's hand (setgid): several users share it.
+pub fn is_shared(folder: &Path) -> bool {
+    fs::metadata(folder).is_ok_and(|metadata| metadata.mode() & SETGID != 0)
+}
+
+/// Whether a name is one of `ours`, or, of a database, one that belongs to it: a journal, a new or a damaged one. An empty
+/// one in `ours` stands for every name.
+pub fn is_ours(name: &OsStr, ours: &[&str]) -> bool {
+    let name = name.to_str().unwrap_or_default();
+    ours.iter().any(|ours| {
+        ours.is_empty()
+            || name
+                .strip_prefix(ours)
+                .is_some_and(|rest| rest.is_empty() || (ours.ends_with(DATABASE_ENDING) && belongs_to_database(rest)))
+    })
+}
+
+/// Whether a name that begins with a database's belongs to it, by what follows: `-wal`, `.new`, `.damaged.2-wal`.
+fn belongs_to_database(rest: &str) -> bool {
+    let rest = COMPANIONS.iter().find_map(|companion| rest.strip_suffix(companion)).unwrap_or(rest);
+    let number = rest.strip_prefix(".damaged").map(|number| number.strip_prefix(['.', '-']).unwrap_or(number));
+    let is_number = |number: &str| number.bytes().all(|byte| byte.is_ascii_digit());
+    rest.is_empty() || rest == ".new" || number.is_some_and(is_number)
 }
 
 struct Mending {
@@ -293,10 +317,10 @@ mod tests {
     fn modes_of_what_is_not_ours_are_left_alone() {
         let temp = tempfile::tempdir().unwrap();
         let top = old(temp.path(), 0o755);
-        mend(&top, &["sealed", "fil"]);
+        mend(&top, &["sealed", "fil", "belo"]);
         let modes = || ["", "below", "file", "sealed", "below/deep"].map(|name| mode(&top.join(name)));
         assert_eq!(modes(), [0o700, 0o755, 0o644, 0o400, 0o664]);
-        mend_named(&top, "below");
+        mend_within(&top, &["below"]);
         assert_eq!(modes(), [0o700, 0o700, 0o644, 0o400, 0o600]);
         // A folder that is only used, too, stays open.
         fs::set_permissions(&top, Permissions::from_mode(0o755)).unwrap();
@@ -305,11 +329,32 @@ mod tests {
         // Where everybody puts files, nothing is closed.
         let shared = old(&temp.path().join("shared"), 0o1777);
         mend(&shared, &OURS);
-        mend_named(&shared, "below");
         mend_within(&shared, &OURS);
         set_group_read(&shared, &OURS, true).unwrap();
         let modes = ["", "below", "file", "sealed", "below/deep"].map(|name| mode(&shared.join(name)));
         assert_eq!(modes, [0o1777, 0o755, 0o644, 0o444, 0o664]);
+    }
+
+    #[test]
+    fn names_that_only_begin_like_ours_are_not_ours() {
+        let ours = ["lock", "budget", "entries", "index.sqlite"];
+        for name in
+            ["lock", "budget", "index.sqlite", "index.sqlite-wal", "index.sqlite.new", "index.sqlite.damaged-17-shm"]
+        {
+            assert!(is_ours(OsStr::new(name), &ours), "{name}");
+        }
+        for name in [
+            "lock.txt",
+            "budget.xlsx",
+            "budget-2026",
+            "entries.zip",
+            "index.sqlite.gz",
+            "index.sqlite-old",
+            "index",
+            "Lock",
+        ] {
+            assert!(!is_ours(OsStr::new(name), &ours), "{name}");
+        }
     }
 
     #[test]

@@ -204,25 +204,22 @@ impl Entry {
     }
 }
 
-/// What names in a cache's folder begin with.
-const OURS: [&str; 5] = ["entries", "index.sqlite", "index.damaged", "lock", "budget"];
+/// What is called so in a cache's folder is the cache's.
+const OURS: [&str; 7] = ["entries", "index.sqlite", "index.damaged", "lock", "budget", "budget.new", MADE];
+/// And the journals that `SQLite` keeps beside the index.
+const JOURNALS: [&str; 2] = ["index.sqlite-wal", "index.sqlite-shm"];
+/// Empty, in a folder that reelfs made: only such a folder's mode is changed. Another one keeps the mode it was given.
+const MADE: &str = "folder-made-by-reelfs";
 
 impl Cache {
     /// Takes the directory for this process, opens or makes the index, removes what a crash left over.
     /// `origin` names the source, without credentials.
     pub fn open(config: &CacheConfig, origin: &str, metrics: Arc<Metrics>) -> Result<Self> {
         config.check()?;
-        let is_ours = is_ours(&config.dir);
-        Modes::OWNER
-            .make_folders(&config.dir)
-            .map_err(|error| Error::io(format!("the cache directory {}", config.dir.display()), &error))?;
+        make_folder(&config.dir, Modes::OWNER)?;
         owner::check(&config.dir)?;
-        if is_ours {
-            modes::mend(&config.dir, &OURS);
-        } else {
-            modes::mend_within(&config.dir, &OURS);
-        }
         let lock = take_lock(&config.dir)?;
+        mend_modes(&config.dir);
         let shared = Arc::new(Shared {
             index: Index::open(&index_path(&config.dir))?,
             data: DataDir::open(&config.dir)?,
@@ -503,17 +500,54 @@ fn index_path(dir: &Path) -> PathBuf {
     dir.join("index.sqlite")
 }
 
-/// Whether a folder is a cache's own: one that is not there yet, or that holds nothing but what a cache keeps.
-fn is_ours(dir: &Path) -> bool {
-    let is_ours =
-        |entry: std::io::Result<std::fs::DirEntry>| entry.is_ok_and(|entry| modes::is_ours(&entry.file_name(), &OURS));
-    std::fs::read_dir(dir).map_or(true, |mut entries| entries.all(is_ours))
+/// Makes the folder of a cache, unless it is there, and notes that reelfs made it.
+pub fn make_folder(dir: &Path, modes: Modes) -> Result<()> {
+    let failed = |error| Error::io(format!("the cache directory {}", dir.display()), &error);
+    if dir.is_dir() {
+        return Ok(());
+    }
+    modes.make_folders(dir).map_err(failed)?;
+    // On a full disk the folder only keeps its mode for good.
+    let _ = modes.make_file(&dir.join(MADE)).inspect_err(|error| log::debug!("{}: {error}", dir.display()));
+    Ok(())
 }
 
-/// Opens a cache to the group of its folder, to be read, or closes it to everybody but its owner. A folder that holds other
-/// things, too, is left as it is.
+/// Closes to others what an earlier version left open. What stands in a folder is ours only where an index of ours does; and
+/// the folder itself if reelfs made it, or if it holds an earlier version's cache and nothing else.
+fn mend_modes(dir: &Path) {
+    let is_made = dir.join(MADE).exists();
+    let has_index = index::is_at(&index_path(dir));
+    let is_earlier = has_index && modes::is_open_to_others(&index_path(dir));
+    if holds_cache_alone(dir) && (is_made || is_earlier) {
+        modes::mend(dir, &OURS);
+        let _ =
+            Modes::of(dir).make_file(&dir.join(MADE)).inspect_err(|error| log::debug!("{}: {error}", dir.display()));
+    } else if is_earlier || (has_index && !Modes::of(dir).is_of_file(&index_path(dir))) {
+        // The index last of what is private: with it all of it is as the folder says.
+        modes::mend_within(dir, &JOURNALS);
+        modes::mend_within(dir, &OURS);
+    }
+}
+
+fn holds_cache_alone(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| {
+        entries.all(|entry| entry.is_ok_and(|entry| modes::is_ours(&entry.file_name(), &OURS)))
+    })
+}
+
+/// Opens a cache to the group of its folder, to be read, or closes it to everybody but its owner. A folder that reelfs did
+/// not make, or that holds other things, too, stays as it is.
 pub fn set_group_read(dir: &Path, is_read: bool) -> std::io::Result<()> {
-    if is_ours(dir) { modes::set_group_read(dir, &OURS, is_read) } else { Ok(()) }
+    if dir.join(MADE).exists() && holds_cache_alone(dir) {
+        return modes::set_group_read(dir, &OURS, is_read);
+    }
+    if is_read && Modes::of(dir) == Modes::OWNER {
+        let dir = dir.display();
+        log::warn!(
+            "the cache directory {dir} was not made by reelfs, or holds other things: its mode stays, and the cache is not opened to the group; `chmod 750 {dir}` does that from the next start on"
+        );
+    }
+    Ok(())
 }
 
 /// One process at a time.

@@ -10,8 +10,8 @@ use crossbeam_channel::{Sender, bounded};
 
 use super::index::{EntryKey, micros};
 use super::keeper::{Job, Written};
-use super::{Entry, Shared, owner, status, take_lock};
-use crate::error::{Error, Result};
+use super::{Entry, Shared, make_folder, owner, status, take_lock};
+use crate::error::Result;
 use crate::modes::Modes;
 
 /// A new index that can't be begun is tried again after so long: a disk that is full or read-only stays so for a while.
@@ -67,7 +67,7 @@ impl Shared {
         let open = self.open.lock();
         if !self.lock.lock().is_at(dir) {
             // The folder was removed as a whole. Another process may have it for itself by now.
-            Modes::OWNER.make_folders(dir).map_err(|error| Error::io(dir.display(), &error))?;
+            make_folder(dir, Modes::OWNER)?;
             owner::check(dir)?;
             *self.lock.lock() = take_lock(dir)?;
             status::note_budget(dir, self.config.size_bytes);

@@ -4,6 +4,7 @@
 
 mod changed;
 mod keeping;
+mod private;
 mod renewed;
 mod room;
 mod tree;

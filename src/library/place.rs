@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use url::Url;
 
 use super::catalog::{self, Salvaged};
-use super::keyed::{KeyedLibrary, Settings};
+use super::keyed::{KeyedLibrary, Settings, is_value};
 use super::local::Local;
 use super::{Cut, INLINE_BYTES_MAX, Library, check_path};
 use crate::config::{CHUNK_SIZE_BYTES, PlacesConfig};
 use crate::error::{Error, Kind, Result};
 use crate::modes;
 use crate::store::keyed::address::Address;
+use crate::store::keyed::folder;
 use crate::store::remote;
 
 /// How a library on this machine is written.
@@ -86,10 +87,14 @@ pub fn open_to_group(text: &str) -> Result<()> {
     check_on_disk(text)?;
     let keyed = keyed(text)?.map(|address| address.on_disk()).transpose()?.flatten();
     let (path, opened) = if let Some(path) = keyed {
-        (path.clone(), modes::set_group_read(&path, &[""], true))
+        let set = if path.is_dir() {
+            folder::set_group_read(&path, &is_value)
+        } else {
+            modes::set_group_read(&path, &[], true)
+        };
+        (path, set)
     } else {
-        let dir = absolute(local(text)?)?;
-        (dir.clone(), catalog::set_group_read(&dir, true))
+        return catalog::set_group_read(&absolute(local(text)?)?);
     };
     opened.map_err(|error| Error::io(path.display(), &error))
 }
@@ -220,6 +225,42 @@ mod tests {
         // One that is damaged, and nothing above it.
         std::fs::write(folder.path().join("films/.reelfs/library.json"), "?").unwrap();
         assert_eq!(open(&format!("{home}/x"), &config, Access::Look).err().unwrap().kind(), Kind::Corrupt);
+    }
+
+    #[test]
+    fn libraries_in_folders_of_others_change_no_mode_of_theirs() {
+        use std::fs::{self, Permissions};
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+        let temp = tempfile::tempdir().unwrap();
+        let config = PlacesConfig { ssh_command: Vec::new(), connections: 1, ..PlacesConfig::default() };
+        let films = temp.path().join("films");
+        let mode = |path: &str| fs::metadata(films.join(path)).unwrap().mode() & 0o7777;
+        let chmod =
+            |path: &str, mode: u32| fs::set_permissions(films.join(path), Permissions::from_mode(mode)).unwrap();
+        let home = format!("kv+file://{}", films.display());
+        fs::create_dir_all(films.join("old")).unwrap();
+        fs::write(films.join("old/film.mkv"), "of another user").unwrap();
+        for (path, mode) in [("old/film.mkv", 0o644), ("old", 0o755), ("", 0o755)] {
+            chmod(path, mode);
+        }
+        create(&home, &config, (None, None)).unwrap();
+        open_to_group(&home).unwrap();
+        for access in [Access::Look, Access::Write] {
+            let library = open(&home, &config, access).unwrap().library;
+            let content = crate::library::Content::Inline("a film".into());
+            library.draft("new.mkv", None).unwrap().commit(content, crate::library::Meta::now()).unwrap();
+        }
+        assert_eq!(["", "old", "old/film.mkv"].map(mode), [0o755, 0o755, 0o644]);
+        assert_eq!([".reelfs", ".reelfs/library.json", "new.mkv"].map(mode), [0o700, 0o600, 0o600]);
+        // A library alone, as an earlier version left it: closed, and opened to the group if asked.
+        fs::remove_dir_all(films.join("old")).unwrap();
+        for (path, mode) in [("new.mkv", 0o644), (".reelfs/library.json", 0o644), (".reelfs", 0o755)] {
+            chmod(path, mode);
+        }
+        open(&home, &config, Access::Look).unwrap();
+        assert_eq!(["", ".reelfs", ".reelfs/library.json"].map(mode), [0o700, 0o700, 0o600]);
+        open_to_group(&home).unwrap();
+        assert_eq!(["", ".reelfs", ".reelfs/library.json", "new.mkv"].map(mode), [0o750, 0o750, 0o640, 0o640]);
     }
 
     #[test]

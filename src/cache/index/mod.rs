@@ -330,6 +330,18 @@ fn connect(path: &Path) -> Result<Connection> {
     Ok(writer)
 }
 
+/// Whether there is an index of a cache at `path`, whatever its state.
+pub fn is_at(path: &Path) -> bool {
+    // No link is followed.
+    if !path.exists() || sound::not_plain(path).is_some() {
+        return false;
+    }
+    sys::survive_cut_shared_memory();
+    let count = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('cache_entries', 'cache_chunks')";
+    let tables = sqlite::open_reader(path, READING).and_then(|reader| reader.query_row(count, [], |row| row.get(0)));
+    tables.is_ok_and(|tables: i64| tables == 2)
+}
+
 fn migrate(connection: &Connection, from: i64) -> rusqlite::Result<()> {
     for (schema, migration) in (0..).zip(MIGRATIONS) {
         if schema >= from {

@@ -57,8 +57,10 @@ const TRANSACTION_BYTES_MAX: u64 = 4 << 20;
 const JOURNAL_RESERVE_BYTES: u64 = 16 << 20;
 /// Of what is free on a small disk, no more than this part is kept for it.
 const JOURNAL_RESERVE_PART: u64 = 8;
-/// What names in a library's folder begin with.
+/// What is called so in a library's folder is the library's.
 const OURS: [&str; 5] = ["lock", "catalog.sqlite", "blobs", "scratch", "quarantine"];
+/// And the journals that `SQLite` keeps beside the catalog.
+const JOURNALS: [&str; 2] = ["catalog.sqlite-wal", "catalog.sqlite-shm"];
 /// A statement waits this long for others (a checkpoint, a reader of another process) before it gives up.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// So much of a catalog is read ahead: a million small files and what is known of them is about half of it.
@@ -102,7 +104,6 @@ impl Catalog {
     pub fn open(dir: &Path) -> Result<Self> {
         schema::check_is_there(dir)?;
         let lock = take_lock(dir)?;
-        modes::mend(dir, &OURS);
         let path = schema::path(dir);
         let size = std::fs::metadata(&path).map_or(0, |meta| meta.len());
         let connection =
@@ -111,6 +112,7 @@ impl Catalog {
         connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| failed(&path, &error))?;
         // Nothing is written to a database of another program, or of a newer one.
         schema::check(&connection, &path)?;
+        mend_modes(dir);
         let tune = || -> rusqlite::Result<()> {
             connection.pragma_update(None, "journal_mode", "wal")?;
             connection.pragma_update(None, "synchronous", "full")?;
@@ -138,10 +140,10 @@ impl Catalog {
     /// Opens it for looking only, beside whoever writes to it.
     pub fn open_to_look(dir: &Path) -> Result<Self> {
         schema::check_is_there(dir)?;
-        modes::mend(dir, &OURS);
         let path = schema::path(dir);
         let reader = sqlite::open_reader(&path, READING).map_err(|error| failed(&path, &error))?;
         schema::check(&reader, &path)?;
+        mend_modes(dir);
         let cut = schema::cut(&reader, &path)?;
         Ok(Self::with(dir, None, cut, None))
     }
@@ -376,9 +378,39 @@ fn give_up(writer: &mut Writer, why: &Error) -> Error {
     error
 }
 
-/// Opens the library in `dir` to its group, to be read, or closes it to everybody but its owner.
-pub fn set_group_read(dir: &Path, is_read: bool) -> std::io::Result<()> {
-    modes::set_group_read(dir, &OURS, is_read)
+/// Opens the library in `dir` to its group, to be read. A folder that holds other things, too, stays as it is.
+pub fn set_group_read(dir: &Path) -> Result<()> {
+    schema::check_is_there(dir)?;
+    let path = schema::path(dir);
+    let reader = sqlite::open_reader(&path, READING).map_err(|error| failed(&path, &error))?;
+    schema::check(&reader, &path)?;
+    drop(reader);
+    if holds_library_alone(dir) {
+        let set = modes::set_group_read(dir, &OURS, true);
+        return set.map_err(|error| Error::io(format!("opening {} to its group", dir.display()), &error));
+    }
+    log::warn!(
+        "{}: the folder holds files that are not the library's, so its mode stays: nothing is opened to the group",
+        dir.display()
+    );
+    Ok(())
+}
+
+/// Closes to others what an earlier version left open, in a folder that is known to be a library. Where other things are,
+/// too, only what is the library's by its very name.
+fn mend_modes(dir: &Path) {
+    if holds_library_alone(dir) {
+        modes::mend(dir, &OURS);
+    } else {
+        modes::mend_within(dir, &OURS);
+        modes::mend_within(dir, &JOURNALS);
+    }
+}
+
+fn holds_library_alone(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| {
+        entries.all(|entry| entry.is_ok_and(|entry| modes::is_ours(&entry.file_name(), &OURS)))
+    })
 }
 
 /// One process writes to a library.

@@ -110,7 +110,10 @@ pub fn create(dir: &Path, cut: Cut, before: &dyn Fn() -> Result<()>) -> Result<(
             format!("{} has blobs of a library that has lost its catalog: a new one would know none", dir.display());
         return Err(Error::new(Kind::Invalid, message));
     }
-    modes::mend(dir, &super::OURS);
+    // What a broken-off `init` left has its modes from it.
+    if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none()) {
+        modes::mend(dir, &[]);
+    }
     let _lock = take_lock(dir)?;
     // Another one may have made it just now.
     check_is_new()?;

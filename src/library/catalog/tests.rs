@@ -295,3 +295,44 @@ fn times_before_1970_and_far_from_it_come_back() {
         assert_eq!(nanos(time(nanos_since)), nanos_since);
     }
 }
+
+#[test]
+fn modes_are_changed_of_a_library_only_and_not_of_what_stands_beside_it() {
+    use std::fs::{Permissions, metadata, set_permissions, write};
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("srv");
+    let names = ["", "catalog.sqlite", "mine", "blobs"];
+    let modes = || names.map(|name| metadata(dir.join(name)).unwrap().mode() & 0o7777);
+    let open_up = || {
+        for (name, mode) in names.iter().zip([0o755, 0o644, 0o644, 0o755]) {
+            set_permissions(dir.join(name), Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    // Another program's files, which are called as a library's are.
+    std::fs::create_dir_all(dir.join("blobs")).unwrap();
+    Connection::open(dir.join("catalog.sqlite")).unwrap().execute_batch("CREATE TABLE theirs (a)").unwrap();
+    write(dir.join("mine"), "mine").unwrap();
+    open_up();
+    let tries: [&dyn Fn() -> Option<Error>; 3] =
+        [&|| Catalog::open(&dir).err(), &|| Catalog::open_to_look(&dir).err(), &|| set_group_read(&dir).err()];
+    for (n, attempt) in tries.iter().enumerate() {
+        assert_eq!(attempt().unwrap().kind(), Kind::Corrupt);
+        assert_eq!(modes(), [0o755, 0o644, 0o644, 0o755], "{n}");
+    }
+    // A library with a file of its owner's beside it.
+    std::fs::remove_dir_all(&dir).unwrap();
+    create(&dir, CUT, &|| Ok(())).unwrap();
+    std::fs::create_dir_all(dir.join("blobs")).unwrap();
+    write(dir.join("mine"), "mine").unwrap();
+    for is_look in [true, false] {
+        open_up();
+        drop(if is_look { Catalog::open_to_look(&dir) } else { Catalog::open(&dir) }.unwrap());
+        assert_eq!(modes(), [0o755, 0o600, 0o644, 0o700]);
+        set_group_read(&dir).unwrap();
+        assert_eq!(modes(), [0o755, 0o600, 0o644, 0o700]);
+    }
+    std::fs::remove_file(dir.join("mine")).unwrap();
+    drop(Catalog::open(&dir).unwrap());
+    assert_eq!(metadata(&dir).unwrap().mode() & 0o7777, 0o700);
+}

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::value;
 use crate::error::Result;
 use crate::range::ByteRange;
 use crate::retry::Retry;
@@ -39,7 +40,7 @@ impl Asking {
     }
 
     pub fn mend_modes(&self) {
-        self.home.mend_modes();
+        self.home.mend_modes(&value::is_ours);
     }
 
     pub fn describe(&self) -> &str {

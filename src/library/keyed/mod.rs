@@ -22,6 +22,8 @@ mod passing;
 mod purge;
 mod value;
 
+pub use value::is_ours as is_value;
+
 use std::num::NonZeroUsize;
 use std::ops::Bound;
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 //! A frame is `REELFS1\n`, the header's length (u32, little endian), the header, the bytes. A header and a manifest are the
 //! same JSON; a manifest begins with its `{`, which no frame does. Without our own part (`reelfs`) another program wrote it.
 
+use std::io::Read;
 use std::time::SystemTime;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -32,6 +33,8 @@ const FRAME_BYTES: usize = MAGIC.len() + 4;
 const SIGN_BYTES: usize = 6;
 /// What stands near the beginning of a manifest, and of a frame's header.
 const SIGNS: [&[u8]; 3] = [b"\"totalSize\"", b"\"chunkCount\"", b"\"actualChunkSizes\""];
+/// How our part of a manifest begins.
+const OURS: &[u8] = b"\"reelfs\":{";
 /// What our part of a manifest is written as.
 const VERSION: u32 = 1;
 
@@ -63,6 +66,16 @@ struct Ours {
     tags: Vec<String>,
     modified: String,
     created: String,
+}
+
+/// Whether the bytes of a file are a value that reelfs wrote: a frame, or a manifest with our own part.
+pub fn is_ours(bytes: &mut dyn Read) -> bool {
+    let mut head = Vec::new();
+    if bytes.take(MAGIC.len() as u64).read_to_end(&mut head).is_err() || head.first() != Some(&b'{') {
+        return head == MAGIC;
+    }
+    let is_read = bytes.take(MANIFEST_BYTES_MAX).read_to_end(&mut head).is_ok();
+    is_read && head.windows(OURS.len()).any(|part| part == OURS)
 }
 
 /// What a value begins with.

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::{Key, Keyed, Limits, is_from, missing};
+use super::{IsValue, Key, Keyed, Limits, is_from, missing};
 use crate::error::{Error, Kind, Result};
 use crate::modes::{self, Modes};
 use crate::range::ByteRange;
@@ -27,6 +27,10 @@ use crate::store::{NAME_BYTES_MAX, is_safe_name};
 
 /// What is surely ours: all but the values of files.
 const OURS: &str = ".reelfs";
+/// The first file of a library.
+const SETTINGS: &str = ".reelfs/library.json";
+/// Files and folders that are looked at before the folder of an earlier version is closed: no start takes long by it.
+const LOOKED_AT_MAX: u64 = 1_000;
 /// Where values are written before they have their name. Not listed.
 const SCRATCH: &str = ".reelfs/scratch";
 /// What a killed writer left there is removed after so long; no value takes a day to write.
@@ -233,9 +237,21 @@ impl Keyed for Folder {
         &LIMITS
     }
 
-    fn mend_modes(&self) {
-        // Values stand behind the folder itself, and beside files that may be somebody's own.
-        modes::mend_named(&self.root, OURS);
+    fn mend_modes(&self, is_value: &IsValue<'_>) {
+        // A library that was made since has no file that is open to others; whether its folder is ours was decided then.
+        let settings = self.root.join(SETTINGS);
+        if (modes::is_open_to_others(&settings) || !settings.exists()) && modes::is_open_to_others(&self.root) {
+            if holds_values_alone(&self.root, Some(LOOKED_AT_MAX), is_value) {
+                modes::mend(&self.root, &[OURS]);
+                return;
+            }
+            let root = self.root.display();
+            log::warn!(
+                "{root}: others may read the library: the folder holds other files, too, so its mode stays; `chmod 700 {root}` closes it"
+            );
+        }
+        // The settings last: with them all of it was closed.
+        modes::mend_within(&self.root, &[OURS, SETTINGS]);
     }
 
     fn get(&self, key: &str, range: ByteRange) -> Result<Bytes> {
@@ -287,6 +303,51 @@ impl Keyed for Folder {
         self.walk(folder, prefix, from, limit, &mut keys)?;
         Ok(keys)
     }
+}
+
+/// Opens the folder `root` and the library in it to its group, to be read. A folder that holds other files, too, stays as it
+/// is, and so does one whose owner shares it with a group already (setgid).
+pub fn set_group_read(root: &Path, is_value: &IsValue<'_>) -> io::Result<()> {
+    if modes::is_shared(root) {
+        return Ok(());
+    }
+    if !holds_values_alone(root, None, is_value) {
+        log::warn!(
+            "{}: the folder holds files that are not the library's, so its mode stays: nothing is opened to the group",
+            root.display()
+        );
+        return Ok(());
+    }
+    modes::set_group_read(root, &[""], true)
+}
+
+/// Whether a folder holds nothing but one library; of a folder with more than `most` files nobody knows.
+fn holds_values_alone(root: &Path, most: Option<u64>, is_value: &IsValue<'_>) -> bool {
+    let mut left = most.unwrap_or(u64::MAX);
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { return false };
+        for entry in entries {
+            let Ok(entry) = entry else { return false };
+            if folder == root && entry.file_name() == OURS {
+                continue;
+            }
+            let Some(next) = left.checked_sub(1) else { return false };
+            left = next;
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                Ok(kind) if kind.is_file() => {
+                    let opened =
+                        File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(entry.path());
+                    if !opened.is_ok_and(|mut file| is_value(&mut file)) {
+                        return false;
+                    }
+                }
+                _ => return false,
+            }
+        }
+    }
+    true
 }
 
 /// Whether keys that are asked for are `key`, or below it where it ends in `/`.
@@ -390,6 +451,53 @@ mod tests {
         assert_eq!(home.get("films/one", WHOLE).unwrap(), b"one".as_slice());
     }
 
+    /// Stands for what tells values from other files.
+    fn is_x(bytes: &mut dyn io::Read) -> bool {
+        let mut read = Vec::new();
+        bytes.read_to_end(&mut read).is_ok_and(|_| read == b"x")
+    }
+
+    #[test]
+    fn folder_with_other_files_keeps_its_mode_and_theirs() {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+        for foreign in ["holiday.mkv", "films/holiday.mkv", "link"] {
+            for made_open in [true, false] {
+                let temp = tempfile::tempdir().unwrap();
+                let root = temp.path().join("shared");
+                fs::create_dir_all(root.join("films")).unwrap();
+                if foreign == "link" {
+                    symlink("films", root.join(foreign)).unwrap();
+                } else {
+                    fs::write(root.join(foreign), "of another user").unwrap();
+                    fs::set_permissions(root.join(foreign), fs::Permissions::from_mode(0o644)).unwrap();
+                }
+                for folder in ["films", ""] {
+                    fs::set_permissions(root.join(folder), fs::Permissions::from_mode(0o755)).unwrap();
+                }
+                let mode = |path: &str| fs::metadata(root.join(path)).unwrap().mode() & 0o7777;
+                let home = Folder::open(&root, true, "home".into()).unwrap();
+                home.put(&[
+                    (SETTINGS.to_owned(), Bytes::from_static(b"x")),
+                    ("one".to_owned(), Bytes::from_static(b"x")),
+                ])
+                .unwrap();
+                if made_open {
+                    fs::set_permissions(root.join(SETTINGS), fs::Permissions::from_mode(0o644)).unwrap();
+                }
+                let before = ["", "films", foreign].map(mode);
+                home.mend_modes(&is_x);
+                set_group_read(&root, &is_x).unwrap();
+                assert_eq!(["", "films", foreign].map(mode), before, "{foreign}");
+                assert_eq!([".reelfs", SETTINGS, "one"].map(mode), [0o700, 0o600, 0o600]);
+            }
+        }
+        // Whose owner shares it with a group.
+        let temp = tempfile::tempdir().unwrap();
+        fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o2775)).unwrap();
+        set_group_read(temp.path(), &is_x).unwrap();
+        assert_eq!(fs::metadata(temp.path()).unwrap().mode() & 0o7777, 0o2775);
+    }
+
     #[test]
     fn values_and_their_folders_are_their_owners_alone() {
         use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -399,23 +507,24 @@ mod tests {
         let put = |home: &Folder, key: &str| home.put(&[(key.to_owned(), Bytes::from_static(b"x"))]).unwrap();
         let home = Folder::open(&root, true, "home".into()).unwrap();
         put(&home, "films/one");
+        put(&home, ".reelfs/library.json");
         assert_eq!(["", "films", ".reelfs/scratch", "films/one"].map(mode), [0o700, 0o700, 0o700, 0o600]);
         // As an earlier version left it.
         for (path, mode) in [("films/one", 0o644), ("films", 0o755), ("", 0o755)] {
             fs::set_permissions(root.join(path), fs::Permissions::from_mode(mode)).unwrap();
         }
-        for (path, mode) in [(".reelfs/scratch", 0o755), (".reelfs", 0o755)] {
+        for (path, mode) in [(".reelfs/scratch", 0o755), (".reelfs", 0o755), (".reelfs/library.json", 0o644)] {
             fs::set_permissions(root.join(path), fs::Permissions::from_mode(mode)).unwrap();
         }
         // Not before it is known that a library is there: it may be anybody's folder.
         let home = Folder::open(&root, false, "home".into()).unwrap();
         assert_eq!(["", ".reelfs"].map(mode), [0o755, 0o755]);
-        home.mend_modes();
+        home.mend_modes(&is_x);
         assert_eq!(
             ["", ".reelfs", ".reelfs/scratch", "films", "films/one"].map(mode),
             [0o700, 0o700, 0o700, 0o755, 0o644]
         );
-        modes::set_group_read(&root, &[""], true).unwrap();
+        set_group_read(&root, &is_x).unwrap();
         let home = Folder::open(&root, false, "home".into()).unwrap();
         put(&home, "films/two");
         put(&home, "new/three");

@@ -2,7 +2,7 @@
 //! Never here: what keys and values mean, retries, pacing.
 
 pub mod address;
-mod folder;
+pub mod folder;
 #[cfg(test)]
 pub(crate) mod memory;
 mod redb_file;
@@ -10,6 +10,7 @@ mod redis_line;
 mod redis_server;
 mod service;
 
+use std::io::Read;
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -116,6 +117,9 @@ impl Swap {
     }
 }
 
+/// Tells a value that reelfs wrote from another program's file.
+pub type IsValue<'a> = dyn Fn(&mut dyn Read) -> bool + 'a;
+
 /// A home of values. Keys are UTF-8: safe names with a `/` between two. Every call may block, each for a bounded time;
 /// what fails once has failed, and who asks again is decided above.
 pub trait Keyed: Send + Sync {
@@ -155,8 +159,9 @@ pub trait Keyed: Send + Sync {
     }
 
     /// Closes what is kept on this machine to others, where an earlier version left it open to them. Only once it is known
-    /// that a library is there: a home that is merely looked into may be anybody's folder.
-    fn mend_modes(&self) {}
+    /// that a library is there: a home that is merely looked into may be anybody's folder. `is_value` tells the values of
+    /// reelfs from other files, by their bytes.
+    fn mend_modes(&self, _is_value: &IsValue<'_>) {}
 
     /// Keys that begin with `prefix`, in the order of their bytes, from `from` on: at most `limit`, and fewer only where no
     /// more follow.

@@ -12,7 +12,7 @@ use redb::{
     TableDefinition, TableError, TransactionError, WriteTransaction,
 };
 
-use super::{ANSWER_TIMEOUT, Key, Keyed, LIMITS, Limits, Step, Swap, at_least, missing, within};
+use super::{ANSWER_TIMEOUT, IsValue, Key, Keyed, LIMITS, Limits, Step, Swap, at_least, missing, within};
 use crate::error::{Error, Kind, Result};
 use crate::modes::{self, Modes};
 use crate::range::ByteRange;
@@ -115,7 +115,7 @@ impl Keyed for RedbFile {
         &LIMITS
     }
 
-    fn mend_modes(&self) {
+    fn mend_modes(&self, _is_value: &IsValue<'_>) {
         modes::mend(&self.path, &[]);
     }
 
