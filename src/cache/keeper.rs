@@ -38,8 +38,8 @@ const TICK: Duration = Duration::from_secs(2);
 pub(super) enum Job {
     /// Write and record.
     Keep(Keep),
-    /// The row is gone: give the bytes back.
-    Punch { entry_id: i64, slot_size: u64, range: ByteRange },
+    /// A recorded chunk failed its hash: drop it, if that is so still. Answered when its row is gone.
+    DropChunk { entry: Arc<Entry>, chunk: ChunkRow, done: Sender<Result<()>> },
     /// Players open the film with it: what is recorded of it is marked.
     Opening { entry: Arc<Entry>, range: ByteRange },
     /// An old version: delete it unless it is open.
@@ -158,7 +158,15 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
             shared.queue.goes_on();
             done(kept);
         }
-        Job::Punch { entry_id, slot_size, range } => punch(shared, entry_id, slot_size, range),
+        Job::DropChunk { entry, chunk, done } => {
+            let dropped = shared.drop_row(&entry, &chunk, written);
+            let is_to_punch = dropped.as_ref().is_ok_and(|is_to_punch| *is_to_punch);
+            // The check that asked may have given up. It does not wait for readers in that slot, as the hole does.
+            let _ = done.send(dropped.map(|_| ()));
+            if is_to_punch {
+                punch(shared, entry.id, entry.chunk_size_bytes, chunk.range);
+            }
+        }
         Job::Opening { entry, range } => {
             let _ = written.send(Written::Opening(entry, range));
         }
@@ -193,7 +201,7 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
 }
 
 /// Waits until everything written is recorded.
-fn flush(written: &Sender<Written>) {
+pub(super) fn flush(written: &Sender<Written>) {
     let (done, wait) = bounded(1);
     if written.send(Written::Flush(done)).is_ok() {
         let _ = wait.recv();

@@ -14,7 +14,7 @@
 //! The way of a chunk: hashed by its fetcher → `keep` → *writer* thread (room, then bytes; from here on it is read
 //! from disk) → *recorder* thread (sync, then row; from here on it survives a crash).
 //!
-//! Locks, in the order they are taken: `pinning` → `open`, `drops` or the tree's → the index's writer → an entry's data file →
+//! Locks, in the order they are taken: `pinning` → `open` or the tree's → the index's writer → an entry's data file →
 //! `hot`, the queue's.
 //! None is held while an origin is asked.
 
@@ -92,9 +92,6 @@ struct Shared {
     queue: Queue,
     // Guards which entries are open: making, retiring and deleting an entry exclude each other through it.
     open: Mutex<HashMap<i64, Weak<Entry>>>,
-    // Guards the dropping of chunks that failed their hash: two checks of one chunk must not drop it twice, as the
-    // second hole would be punched into what was fetched after the first. Outside the index's writer and `hot`.
-    drops: Mutex<()>,
     // Bytes on disk, with those about to be written. Only the writer thread adds.
     used_bytes: AtomicU64,
     // Sizes of the pinned files, as the index has them.
@@ -226,7 +223,6 @@ impl Cache {
             hot: Hot::new(),
             queue: Queue::default(),
             open: Mutex::default(),
-            drops: Mutex::default(),
             used_bytes: AtomicU64::new(0),
             pinned_bytes: AtomicU64::new(0),
             pinning: Mutex::default(),

@@ -2,6 +2,11 @@
 //! hashed.
 //! Never here: writing, and what becomes of a file that another program changed (see `refit`).
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, bounded};
+
 use super::data::DataFile;
 use super::index::ChunkRow;
 use super::keeper::Job;
@@ -9,6 +14,9 @@ use super::{Cache, Coverage, Entry, Shared, refit};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::range::{ByteRange, RangeSet};
+
+/// A check waits so long for the writer to drop a bad chunk: reads wait for the check, and ask the origin only after it.
+const DROP_MAX: Duration = Duration::from_secs(2);
 
 impl Cache {
     /// What is held of `range`.
@@ -73,7 +81,7 @@ impl Cache {
     }
 
     /// Hashes a recorded chunk: trusted from now on if it is what was recorded (`true`), else dropped (`false`).
-    pub fn check(&self, entry: &Entry, chunk: &ChunkRow) -> Result<bool> {
+    pub fn check(&self, entry: &Arc<Entry>, chunk: &ChunkRow) -> Result<bool> {
         let shared = &self.shared;
         let is_recorded = || Ok::<_, Error>(shared.index.covering(entry.id, chunk.range)?.contains(chunk));
         shared.look_at(entry);
@@ -88,27 +96,19 @@ impl Cache {
             return Ok(refit::agrees(&claim, &data).unwrap_or(false) && shared.hot.trust(&claim));
         }
         drop(claim);
-        let _one = shared.drops.lock();
-        if is_recorded()? {
-            // Parts of it may have been trusted before the disk failed.
-            if !shared.hot.distrust(entry.id, entry.chunk_size_bytes, chunk.range) {
-                // Its new bytes would be a hole for a while, and whoever has the file would read zeros.
-                return Err(Error::new(
-                    Kind::Corrupt,
-                    format!(
-                        "{} of {} failed its hash, but the kernel reads it: close it first",
-                        chunk.range, entry.path
-                    ),
-                ));
-            }
-            log::warn!("cache: {} of {} failed its hash and is fetched again", chunk.range, entry.path);
-            shared.metrics.cache_corrupt_chunks.add(1);
-            // In the writer's queue before the row goes: no new bytes for this range can be ahead of the hole.
-            let slot_size = entry.chunk_size_bytes;
-            let _ = shared.queue.push(Job::Punch { entry_id: entry.id, slot_size, range: chunk.range });
-            shared.index.remove(std::slice::from_ref(chunk))?;
+        let (done, wait) = bounded(1);
+        let gone = || Error::new(Kind::Cancelled, "the cache is being closed");
+        let job = Job::DropChunk { entry: Arc::clone(entry), chunk: chunk.clone(), done };
+        shared.queue.push(job).map_err(|_| gone())?;
+        match wait.recv_timeout(DROP_MAX) {
+            Ok(dropped) => dropped.map(|()| false),
+            Err(RecvTimeoutError::Disconnected) => Err(gone()),
+            // The writer comes to it later.
+            Err(RecvTimeoutError::Timeout) => Err(Error::new(
+                Kind::TimedOut,
+                format!("{} of {} failed its hash, and the disk is too slow to drop it", chunk.range, entry.path),
+            )),
         }
-        Ok(false)
     }
 }
 

@@ -4,16 +4,18 @@
 //!
 //! Only the writer thread replaces a data file, so that no bytes are on their way into the old one. A file that was changed
 //! where it lies keeps its rows: the hash tells which chunks are still right. Of a file that is gone, the rows go, too.
+//! A file that the kernel was lent is never mended where it lies, as its readers would see holes: it gives way to a new one.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::Sender;
 
 use super::data::{DISK_BLOCK_BYTES, DataFile};
 use super::hot::{Change, Claim};
-use super::keeper::{Job, Written};
+use super::index::ChunkRow;
+use super::keeper::{Job, Written, flush};
 use super::{Entry, Shared};
 use crate::error::{Error, Result};
 
@@ -138,7 +140,15 @@ impl Shared {
         let stamp = data.stamp().map_err(failed)?;
         let in_place = self.data.open_existing(entry.id)?.map(|data| data.stamp()).transpose().map_err(failed)?;
         if in_place.is_some_and(|in_place| stamp.is_same_file(&in_place)) {
-            if stamp.size_bytes() != entry.size_bytes() {
+            let has_other_size = stamp.size_bytes() != entry.size_bytes();
+            if has_other_size && self.hot.is_pinned(entry.id) {
+                log::warn!(
+                    "cache: another program cut or grew the data file of {}, which the kernel reads: it gets a new one",
+                    entry.path
+                );
+                return self.begin_file_anew(entry, written);
+            }
+            if has_other_size {
                 // What is new of it is a hole, and the rows there fail their hash.
                 data.set_len(entry.size_bytes()).map_err(failed)?;
                 self.hot.found_changed(entry.id, data.stamp().map_err(failed)?);
@@ -146,6 +156,35 @@ impl Shared {
             return Ok(());
         }
         log::warn!("cache: the data file of {} is gone: what it held is fetched again", entry.path);
+        self.begin_file_anew(entry, written)
+    }
+
+    /// Drops a recorded chunk whose bytes are wrong, but for its hole; `true`: that is to be punched. Called by the writer thread
+    /// only: no row goes, and no bytes come, before the hole is there.
+    pub(super) fn drop_row(&self, entry: &Entry, chunk: &ChunkRow, written: &Sender<Written>) -> Result<bool> {
+        // Its right bytes may have been written since the check, and wait for their row.
+        flush(written);
+        let data = entry.data();
+        if !self.index.covering(entry.id, chunk.range)?.contains(chunk) || Self::is_whole(&data, chunk) {
+            return Ok(false);
+        }
+        log::warn!("cache: {} of {} failed its hash and is fetched again", chunk.range, entry.path);
+        self.metrics.cache_corrupt_chunks.add(1);
+        // Parts of it may have been trusted before the disk failed.
+        if !self.hot.distrust(entry.id, entry.chunk_size_bytes, chunk.range) {
+            // A hole in this file would be zeros for the program that the kernel reads it for.
+            return self.begin_file_anew(entry, written).map(|()| false);
+        }
+        self.index.remove(std::slice::from_ref(chunk))?;
+        Ok(true)
+    }
+
+    /// Forgets what the data file of an open entry held, and gives the entry a new file. Called by the writer thread only.
+    fn begin_file_anew(&self, entry: &Entry, written: &Sender<Written>) -> Result<()> {
+        if self.hot.is_pinned(entry.id) {
+            // The kernel goes on with the file that it was lent, as that is now, until its readers close it.
+            self.data.remove(entry.id)?;
+        }
         self.forget_rows(entry.id, written)?;
         self.replace_data(entry);
         Ok(())
@@ -168,10 +207,7 @@ impl Shared {
     /// The rows of an entry go, whose data file is gone. Called by the writer thread only.
     pub(super) fn forget_rows(&self, entry_id: i64, written: &Sender<Written>) -> Result<()> {
         // What is on its way into the index first, so that it goes, too.
-        let (done, wait) = bounded(1);
-        if written.send(Written::Flush(done)).is_ok() {
-            let _ = wait.recv();
-        }
+        flush(written);
         let removed_bytes = self.index.remove_chunks(entry_id, DISK_BLOCK_BYTES)?;
         self.forget_bytes(removed_bytes);
         Ok(())

@@ -71,14 +71,14 @@ fn held(cache: &Cache, entry: &Entry) -> Vec<u64> {
 }
 
 /// All that is held can be read, once what an eviction gave up in vain was hashed again.
-fn assert_held_is_right(cache: &Cache, entry: &Entry) {
+fn assert_held_is_right(cache: &Cache, entry: &Arc<Entry>) {
     assert!(check_all(cache, entry).into_iter().all(|is_right| is_right));
     for number in held(cache, entry) {
         assert!(read(cache, entry, slot(number)) == Some(bytes(1, slot(number))), "slot {number}");
     }
 }
 
-fn check_all(cache: &Cache, entry: &Entry) -> Vec<bool> {
+fn check_all(cache: &Cache, entry: &Arc<Entry>) -> Vec<bool> {
     let all = ByteRange::new(0, entry.size_bytes());
     let unchecked = cache.coverage(entry, all).unwrap().unchecked;
     unchecked.iter().map(|chunk| cache.check(entry, chunk).unwrap()).collect()

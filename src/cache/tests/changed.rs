@@ -2,6 +2,7 @@
 //! is right still is not fetched again, and the cache goes on keeping.
 //! Never here: the kernel that reads lent files (see `tests/drive`).
 
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use super::*;
@@ -38,11 +39,11 @@ impl Bench {
     }
 
     /// Which slots are shown without their origin; none is shown wrong.
-    fn shown(&self, film: &Entry) -> Vec<bool> {
+    fn shown(&self, film: &Arc<Entry>) -> Vec<bool> {
         (0..SLOTS).map(|number| self.is_shown(film, slot(number))).collect()
     }
 
-    fn is_shown(&self, film: &Entry, range: ByteRange) -> bool {
+    fn is_shown(&self, film: &Arc<Entry>, range: ByteRange) -> bool {
         // As readers do: what a look finds changed is hashed, and looked at again.
         for _ in 0..3 {
             if let Some(seen) = read(&self.cache, film, range) {
@@ -188,6 +189,43 @@ fn changed_data_file_is_not_lent_until_it_is_hashed_again() {
         drop(film);
         let film = bench.film();
         assert!(bench.cache.backing(&film).unwrap().is_none(), "{what}: opened again");
+    }
+}
+
+/// Whether the kernel's file has a hole where it shows bytes: no byte of the film is zero.
+fn shows_zeros(lent: &fs::File) -> bool {
+    let mut seen = vec![0; (SLOTS * CHUNK) as usize];
+    let len = lent.read_at(&mut seen, 0).unwrap();
+    seen[..len].contains(&0)
+}
+
+#[test]
+fn changed_data_file_that_the_kernel_reads_is_left_alone_and_others_get_a_new_one() {
+    for (what, harm, _) in HARM {
+        println!("{what}");
+        let bench = Bench::new();
+        let film = bench.whole();
+        let lent = bench.cache.backing(&film).unwrap().unwrap();
+        let in_kernel = fs::File::from(lent.as_fd().try_clone_to_owned().unwrap());
+        harm(&bench.data_file());
+        // These harms make holes themselves.
+        let has_holes = shows_zeros(&in_kernel);
+        // The second player opens the film.
+        let again = bench.film();
+        drop(bench.cache.backing(&again).unwrap());
+        bench.cache.flush();
+        // A chunk that is found wrong takes all others along, as the kernel reads their file.
+        bench.shown(&again);
+        for (number, is_shown) in (0..).zip(bench.shown(&again)) {
+            if !is_shown {
+                assert_eq!(keep(&bench.cache, &again, 1, slot(number)), Kept::Written, "{what}: slot {number}");
+            }
+        }
+        bench.cache.flush();
+        assert_eq!(bench.shown(&again), [true; SLOTS as usize], "{what}");
+        assert_eq!(shows_zeros(&in_kernel), has_holes, "{what}: zeros for the first player");
+        drop((lent, again));
+        bench.assert_keeps_on(film);
     }
 }
 
