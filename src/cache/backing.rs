@@ -69,7 +69,7 @@ impl Backing {
     /// Whether no other program changed the file since it was lent: nothing of ours does. One that was removed counts as
     /// changed: it is right still, but nobody else should be given it.
     pub fn is_unchanged(&self) -> bool {
-        self.data.stamp().is_ok_and(|stamp| self.stamp.is_unchanged(&stamp))
+        self.data.stamp().is_ok_and(|stamp| self.stamp.is_unchanged(&stamp, 0))
     }
 
     /// Somebody reads it from now on: with its end all of it counts as just used.

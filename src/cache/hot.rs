@@ -69,6 +69,8 @@ struct FileState {
     // Our own changes under way, and what they give back to the disk: until they end, the stamp moves with them.
     changes: u32,
     freed_bytes: u64,
+    // Of this epoch, all holes of ours: a filesystem may count them after they were made.
+    freed_so_far_bytes: u64,
 }
 
 impl FileState {
@@ -76,7 +78,7 @@ impl FileState {
         if self.changes > 0 {
             self.stamp.may_be_our_change(stamp, self.freed_bytes)
         } else {
-            self.stamp.is_unchanged(stamp)
+            self.stamp.is_unchanged(stamp, self.freed_so_far_bytes)
         }
     }
 }
@@ -112,7 +114,7 @@ impl State {
     fn begin_epoch(&mut self, entry_id: i64, stamp: Stamp) -> Epoch {
         self.next_epoch += 1;
         let epoch = self.next_epoch;
-        self.files.put(entry_id, FileState { epoch, stamp, changes: 0, freed_bytes: 0 });
+        self.files.put(entry_id, FileState { epoch, stamp, changes: 0, freed_bytes: 0, freed_so_far_bytes: 0 });
         epoch
     }
 }
@@ -249,6 +251,7 @@ impl Hot {
         let file = state.files.get_mut(&entry_id).filter(|file| file.agrees(&stamp))?;
         file.changes += 1;
         file.freed_bytes = file.freed_bytes.saturating_add(freed_bytes);
+        file.freed_so_far_bytes = file.freed_so_far_bytes.saturating_add(freed_bytes);
         Some(Change { hot: self, entry_id, epoch: file.epoch })
     }
 

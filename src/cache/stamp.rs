@@ -4,8 +4,11 @@
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 
-/// A file may lose so many bytes of blocks by itself, as a filesystem packs its own records of where blocks are.
+/// A file may lose so many bytes of blocks by itself, as a filesystem packs its own records of where blocks are; a small file
+/// loses half of them at most.
 const SLACK_BYTES: u64 = 64 << 10;
+/// Blocks that may be nothing but such records.
+const RECORDS_BYTES: u64 = 8 << 10;
 
 /// A data file as one `fstat` saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,19 +52,20 @@ impl Stamp {
         (self.device, self.inode) == (later.device, later.inode)
     }
 
-    /// Whether nothing happened to the file in between.
-    pub fn is_unchanged(&self, later: &Self) -> bool {
-        self.is_same_file(later)
-            && (self.links, self.size_bytes, self.changed_at) == (later.links, later.size_bytes, later.changed_at)
+    /// Whether nothing happened to the file in between. Older kernels move the change time in steps of some milliseconds: what
+    /// was cut and grown within one shows by its blocks. Of holes made before, `freed_bytes` may be counted late.
+    pub fn is_unchanged(&self, later: &Self, freed_bytes: u64) -> bool {
+        self.changed_at == later.changed_at && self.may_be_our_change(later, freed_bytes)
     }
 
     /// Whether nothing but our own writes, and holes of `freed_bytes` together, may have happened to the file in between.
     /// Another program that writes into the file in the same moment is not told apart; one that cuts or removes it is.
     pub fn may_be_our_change(&self, later: &Self, freed_bytes: u64) -> bool {
-        let least = self.held_bytes.saturating_sub(freed_bytes).saturating_sub(SLACK_BYTES);
+        let rest = self.held_bytes.saturating_sub(freed_bytes);
+        let slack = if rest <= RECORDS_BYTES { rest } else { SLACK_BYTES.min(rest / 2) };
         self.is_same_file(later)
             && (self.links, self.size_bytes) == (later.links, later.size_bytes)
-            && later.held_bytes >= least
+            && later.held_bytes >= rest - slack
     }
 }
 
@@ -84,9 +88,10 @@ mod tests {
     #[test]
     fn stamp_changes_with_every_change_of_the_file() {
         let was = Stamp::made_up(7, 100);
-        assert!(was.is_unchanged(&was));
+        assert!(was.is_unchanged(&was, 0));
         // Blocks are counted late.
-        assert!(was.is_unchanged(&Stamp { held_bytes: 4096, ..was }));
+        assert!(was.is_unchanged(&Stamp { held_bytes: 2 << 20, ..was }, 0));
+        assert!(was.is_unchanged(&Stamp { held_bytes: 512 << 10, ..was }, 512 << 10));
         for (what, now) in [
             ("another device", Stamp { device: 2, ..was }),
             ("another file of that name", Stamp { inode: 8, ..was }),
@@ -95,8 +100,9 @@ mod tests {
             ("cut", Stamp { size_bytes: 0, ..was }),
             ("written", Stamp { changed_at: (100, 1), ..was }),
             ("a clock that was set back", Stamp { changed_at: (99, 0), ..was }),
+            ("cut and grown within one tick of the clock", Stamp { held_bytes: 0, ..was }),
         ] {
-            assert!(!was.is_unchanged(&now), "{what}");
+            assert!(!was.is_unchanged(&now, 0), "{what}");
         }
     }
 
@@ -113,6 +119,15 @@ mod tests {
             ("cut and grown", Stamp { held_bytes: 0, ..later }),
         ] {
             assert!(!was.may_be_our_change(&now, 0), "{what}");
+        }
+        for small in [64 << 10, 68 << 10] {
+            let was = Stamp { held_bytes: small, ..was };
+            assert!(
+                !was.may_be_our_change(&Stamp { held_bytes: 0, ..later }, 0),
+                "a small file that was cut and grown"
+            );
+            assert!(was.may_be_our_change(&Stamp { held_bytes: small - 8192, ..later }, 0));
+            assert!(was.may_be_our_change(&Stamp { held_bytes: 0, ..later }, 64 << 10), "only records are left");
         }
         let punched = Stamp { held_bytes: 512 << 10, ..later };
         assert!(was.may_be_our_change(&punched, 512 << 10) && !was.may_be_our_change(&punched, 64 << 10));
