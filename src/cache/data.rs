@@ -131,7 +131,8 @@ impl DataDir {
         open().map_err(|error| Error::io(self.shown(entry_id), &error))
     }
 
-    /// Opens an entry's data file if it is there.
+    /// Opens an entry's data file if it is there. Changes nothing of it, not its mode: that would count as another program's
+    /// change. Modes are mended when the cache is opened.
     pub fn open_existing(&self, entry_id: i64) -> Result<Option<DataFile>> {
         let open = || -> rustix::io::Result<Option<DataFile>> {
             let shard = match self.shard(entry_id, false) {
@@ -139,10 +140,7 @@ impl DataDir {
                 shard => shard?,
             };
             match open_plain(&shard, &names(entry_id).1)? {
-                Found::Plain(file) => {
-                    self.modes().mend_file(&file);
-                    Ok(Some(DataFile::of(file)))
-                }
+                Found::Plain(file) => Ok(Some(DataFile::of(file))),
                 Found::Nothing | Found::Other => Ok(None),
             }
         };

@@ -230,6 +230,16 @@ fn changed_data_file_that_the_kernel_reads_is_left_alone_and_others_get_a_new_on
 }
 
 #[test]
+fn looking_for_a_data_file_changes_nothing_of_it() {
+    let bench = Bench::new();
+    let film = bench.whole();
+    fs::set_permissions(bench.data_file(), fs::Permissions::from_mode(0o644)).unwrap();
+    let was = film.data().stamp().unwrap();
+    assert!(bench.cache.shared.is_in_place(&film));
+    assert_eq!(film.data().stamp().unwrap(), was);
+}
+
+#[test]
 fn our_own_writes_and_holes_are_no_change_by_another_program() {
     let bench = Bench::new();
     let film = bench.cache.entry("film", &stat(40 * CHUNK, "1")).unwrap();
