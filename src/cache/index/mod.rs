@@ -155,7 +155,7 @@ pub struct Index {
     // Guards the one writing connection. Taken alone or inside nothing else; file syncs and hashing of merged
     // chunks may happen under it, requests to an origin never.
     writer: Mutex<Connection>,
-    // Of the database that is in use. Held for a moment; replaced under `writer`.
+    // Of the database that is in use. Held for a moment, inside `watch` where both are; replaced under `writer`.
     readers: RwLock<Arc<Readers>>,
     // Of the owner. Dropped after the connections. Held for a few system calls.
     watch: Mutex<Option<Watch>>,
@@ -199,17 +199,21 @@ impl Index {
             "INSERT INTO sqlite_sequence (name, seq) VALUES ('cache_entries', {floor}), ('tree_listings', {floor})"
         ))
         .map_err(|error| failed(&self.path, &error))?;
-        *self.readers.write() = Arc::new(Readers::new(&self.path, READING));
         *writer = new;
-        *self.watch.lock() = Some(Watch::new(&self.path));
+        // Both held, so that no damage of the old database counts as one of the new.
+        let (mut watch, mut readers) = (self.watch.lock(), self.readers.write());
+        *watch = Some(Watch::new(&self.path));
+        *readers = Arc::new(Readers::new(&self.path, READING));
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.is_damaged.store(false, Ordering::Release);
+        let _ = std::fs::remove_file(damage_mark(&self.path));
         Ok(())
     }
 
     /// Whether it must be renewed: it was found damaged, or another program removed or replaced one of its files.
     pub fn is_damaged(&self) -> bool {
-        let is_right = || self.watch.lock().as_mut().is_none_or(|watch| watch.is_right(&self.path));
+        let mut watch = self.watch.lock();
+        let mut is_right = || watch.as_mut().is_none_or(|watch| watch.is_right(&self.path));
         if !self.is_damaged.load(Ordering::Acquire) && !is_right() && !self.is_damaged.swap(true, Ordering::AcqRel) {
             log::warn!("another program removed or changed the files of the index {}", self.path.display());
         }
@@ -256,9 +260,12 @@ impl Index {
 
     /// Runs `query` on a reading connection.
     fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        let readers = Arc::clone(&self.readers.read());
+        let (readers, generation) = {
+            let readers = self.readers.read();
+            (Arc::clone(&readers), self.generation())
+        };
         let connection = readers.take().map_err(|error| failed(&self.path, &error))?;
-        let answer = query(&connection).map_err(|error| self.failed(&error));
+        let answer = query(&connection).map_err(|error| self.failed_in(generation, &error));
         readers.put_back(connection);
         answer
     }
@@ -270,7 +277,18 @@ impl Index {
     /// The error, and, when the database itself is damaged, a mark that makes the next start set it aside, if this run does
     /// not come to it.
     fn failed(&self, error: &rusqlite::Error) -> Error {
+        self.failed_in(self.generation(), error)
+    }
+
+    /// The same for a query that began with the database of that generation: what was wrong with one is not wrong with the next,
+    /// and half of a new one may have been seen.
+    fn failed_in(&self, generation: u64, error: &rusqlite::Error) -> Error {
         let error = failed(&self.path, error);
+        // Held: no new database is put in place meanwhile.
+        let _readers = self.readers.read();
+        if generation != self.generation() {
+            return error;
+        }
         if error.kind() == Kind::Corrupt && !self.is_damaged.swap(true, Ordering::AcqRel) && self.is_owner {
             let mark = damage_mark(&self.path);
             // Whatever stands there is not written through.

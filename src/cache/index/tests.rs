@@ -393,3 +393,17 @@ fn looking_changes_nothing_and_works_beside_the_owner() {
     let key = EntryKey { origin: "o", path: "x", version: "v" };
     assert!(looking.add_entry(&key, 1, SLOT, 1).is_err());
 }
+
+#[test]
+fn damage_of_an_index_that_gave_way_is_none_of_the_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = Index::open(&dir.path().join("index.sqlite")).unwrap();
+    let damaged = || rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), None);
+    let read = index.read::<()>(|_| {
+        index.renew().unwrap();
+        Err(damaged())
+    });
+    assert_eq!(read.unwrap_err().kind(), Kind::Corrupt);
+    assert!(!index.is_damaged());
+    assert!(index.read::<()>(|_| Err(damaged())).is_err() && index.is_damaged());
+}
