@@ -13,6 +13,7 @@ use super::keeper::{Job, Written};
 use super::{Entry, Shared, make_folder, owner, status, take_lock};
 use crate::error::Result;
 use crate::modes::Modes;
+use crate::problems::Part;
 
 /// A new index that can't be begun is tried again after so long: a disk that is full or read-only stays so for a while.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
@@ -49,11 +50,18 @@ impl Shared {
         }
         match self.begin_anew() {
             Ok(entries) => {
+                // Over with the first row of the new one.
+                self.metrics.problems.begins(
+                    Part::CacheIndex,
+                    "another program damaged or removed its index, which was set aside: what was cached is fetched again",
+                );
                 self.forget_data(&entries);
                 *self.renewal_tried_at.lock() = None;
                 self.cannot_record.store(false, Ordering::Relaxed);
             }
             Err(error) => {
+                let problem = format!("nothing more is kept: no new index can be begun: {error}");
+                self.metrics.problems.begins(Part::CacheIndex, problem);
                 log::error!("cache: no new index can be begun: {error}; nothing more is kept until this mends");
                 self.cannot_record.store(true, Ordering::Relaxed);
             }

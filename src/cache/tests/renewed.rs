@@ -5,6 +5,7 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
+use crate::problems::Part;
 
 const SIZE: u64 = 3 * CHUNK;
 
@@ -92,6 +93,23 @@ fn index_damaged_in_a_run_gives_way_to_a_new_one_and_nothing_is_shown_wrong() {
             assert_eq!(held(&cache, &film), [0, 1, 2], "{what}: {path} was kept anew");
         }
     }
+}
+
+#[test]
+fn index_set_aside_in_a_run_is_told_as_a_problem_until_the_cache_keeps_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(&dir);
+    let film = film(&cache);
+    keep_whole(&cache, &film);
+    let told = || cache.shared.metrics.problems.of(Part::CacheIndex).map(|noticed| noticed.message);
+    assert_eq!(told(), None);
+    cut(&index_path(dir.path()));
+    cache.flush();
+    assert!(told().is_some_and(|message| message.contains("set aside")));
+    keep_whole(&cache, &film);
+    assert_eq!(told(), None);
+    let last = cache.shared.metrics.problems.last_error().unwrap();
+    assert!(last.message.contains("set aside"), "it is remembered: {}", last.message);
 }
 
 #[test]
