@@ -7,10 +7,9 @@
 //! the second process also looks at the first one, and ends the connection of a drive whose program can only die: to be slow,
 //! or stopped, is no such evidence.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::FileExt as _;
-use std::os::unix::process::parent_id;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
@@ -47,8 +46,9 @@ const DEAD_FOR: Duration = Duration::from_secs(1);
 /// Tells the second process that the drive is mounted; what is said means nothing else.
 const MOUNTED: &[u8] = b"mounted\n";
 
-/// Of a `/proc/PID/stat`, counted behind the name: the state, the flags, the pending signals (proc(5)).
+/// Of a `/proc/PID/stat`, counted behind the name: the state, the parent, the flags, the pending signals (proc(5)).
 const STATE_FIELD: usize = 0;
+const PARENT_FIELD: usize = 1;
 const FLAGS_FIELD: usize = 6;
 const PENDING_FIELD: usize = 28;
 /// `PF_EXITING` (linux/sched.h): the thread is on its way out.
@@ -125,10 +125,12 @@ struct Connection {
 
 impl Parent {
     fn of_this_process() -> Self {
-        let parent = parent_id();
+        // The number as /proc counts it: in a PID namespace, getppid(2) may count otherwise.
+        let number = || parent_in(&fs::read_to_string("/proc/self/stat").ok()?);
+        let Some(parent) = number() else { return Self { stat: None } };
         let stat = File::open(format!("/proc/{parent}/stat")).ok();
         // It may have died, and another process got its number, before the file was opened.
-        Self { stat: stat.filter(|_| parent_id() == parent) }
+        Self { stat: stat.filter(|_| number() == Some(parent)) }
     }
 
     fn is_dying(&self) -> bool {
@@ -137,10 +139,16 @@ impl Parent {
         let mut text = [0; 1024];
         match stat.read_at(&mut text, 0) {
             Ok(len) => is_dying(&String::from_utf8_lossy(&text[..len])),
-            // It is gone; the end of the pipe says so, too.
-            Err(_) => true,
+            // It is gone; the end of the pipe says so, too. Any other error tells nothing of it.
+            Err(error) => error.raw_os_error() == Some(libc::ESRCH) || error.kind() == io::ErrorKind::NotFound,
         }
     }
+}
+
+/// The number of a process's parent; `None` where /proc knows none. `stat` is the process's `/proc/PID/stat`.
+fn parent_in(stat: &str) -> Option<u32> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(PARENT_FIELD)?.parse().ok().filter(|parent| *parent != 0)
 }
 
 /// Whether a process can only die: its first thread is dead, or dies, or was killed. `stat` is its `/proc/PID/stat`.
@@ -257,6 +265,20 @@ mod tests {
         // As `ps` counts: state is the third field of all, flags the ninth, pending signals the 31st.
         assert!(!is_dying(&own) && fields.len() > PENDING_FIELD && "RSD".contains(fields[STATE_FIELD]));
         assert!(!Parent::of_this_process().is_dying());
+    }
+
+    #[test]
+    fn parent_is_the_one_that_proc_counts() {
+        assert_eq!(parent_in(&stat("S", 0, 0)), Some(1));
+        assert_eq!(parent_in("1 (init) S 0 1"), None);
+        assert_eq!(parent_in("1 (init) S"), None);
+        assert!(Parent::of_this_process().stat.is_some());
+    }
+
+    #[test]
+    fn a_process_whose_stat_cannot_be_read_is_not_dying() {
+        // To read a folder is an error, too.
+        assert!(!Parent { stat: Some(File::open("/proc").unwrap()) }.is_dying());
     }
 
     #[test]
