@@ -242,17 +242,24 @@ extern "C" fn on_bus_error(signal: libc::c_int, info: *mut libc::siginfo_t, _con
     // SAFETY: the kernel gives a valid siginfo. All calls are async-signal-safe. The page that is replaced can't be read or
     // written as it is, and nothing but `SQLite` uses it.
     unsafe {
+        // The thread that was interrupted may be about to look at its own.
+        let (errno, interrupted) = (libc::__errno_location(), *libc::__errno_location());
         let address = (*info).si_addr() as usize;
         if (*info).si_code == BEYOND_THE_FILE && is_in_shared_memory(address) {
             let page = usize::try_from(libc::sysconf(libc::_SC_PAGESIZE)).unwrap_or(1).max(1);
             let start = (address - address % page) as *mut libc::c_void;
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
             if libc::mmap(start, page, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) == start {
+                *errno = interrupted;
                 return;
             }
         }
-        // The instruction runs again, and ends the process.
+        // The instruction runs again, and ends the process; where another program sent the signal, there is none.
         libc::signal(signal, libc::SIG_DFL);
+        if (*info).si_code <= libc::SI_USER {
+            libc::raise(signal);
+        }
+        *errno = interrupted;
     }
 }
 
@@ -282,13 +289,16 @@ struct MapFinder {
     // The line's first address and the one behind its last; how many of the two are whole.
     bounds: [usize; 2],
     whole: usize,
-    last: [u8; 4],
-    is_shared_memory: bool,
+    last: [u8; SHARED_MEMORY_REMOVED.len()],
 }
+
+/// How the names of `SQLite`'s shared memory end, as it is, and once it is removed.
+const SHARED_MEMORY: &[u8] = b"-shm";
+const SHARED_MEMORY_REMOVED: &[u8] = b"-shm (deleted)";
 
 impl MapFinder {
     fn new(address: usize) -> Self {
-        Self { address, bounds: [0; 2], whole: 0, last: [0; 4], is_shared_memory: false }
+        Self { address, bounds: [0; 2], whole: 0, last: [0; SHARED_MEMORY_REMOVED.len()] }
     }
 
     /// Takes the next byte; at the end of the line with the address, whether its file is `SQLite`'s shared memory.
@@ -296,7 +306,8 @@ impl MapFinder {
         let is_here = (self.bounds[0]..self.bounds[1]).contains(&self.address);
         match (byte, self.bounds.get_mut(self.whole)) {
             (b'\n', _) => {
-                let answer = is_here.then_some(self.is_shared_memory);
+                let is_shared_memory = self.last.ends_with(SHARED_MEMORY) || self.last == SHARED_MEMORY_REMOVED;
+                let answer = is_here.then_some(is_shared_memory);
                 *self = Self::new(self.address);
                 return answer;
             }
@@ -305,8 +316,8 @@ impl MapFinder {
                 *bound = bound.wrapping_shl(4) | (digit as char).to_digit(16).unwrap_or(0) as usize;
             }
             (_, None) => {
-                self.last = [self.last[1], self.last[2], self.last[3], byte];
-                self.is_shared_memory |= self.last == *b"-shm";
+                self.last.rotate_left(1);
+                self.last[SHARED_MEMORY_REMOVED.len() - 1] = byte;
             }
         }
         None
@@ -321,13 +332,16 @@ mod tests {
     fn address_is_found_in_the_maps_of_a_process() {
         let maps = "55d0c0de0000-55d0c0df2000 r-xp 00002000 fd:00 131 /usr/bin/reelfs\n\
                     7f00aa000000-7f00aa008000 rw-s 00000000 fd:00 77 /c/index.sqlite-shm (deleted)\n\
-                    7f00ab000000-7f00ab008000 rw-p 00000000 00:00 0\n";
+                    7f00ab000000-7f00ab008000 rw-p 00000000 00:00 0\n\
+                    7f00ac000000-7f00ac008000 rw-s 00000000 fd:00 78 /c/index.sqlite-shm\n\
+                    7f00ad000000-7f00ad008000 rw-s 00000000 fd:00 79 /my-shm/film-shm.mkv (deleted)\n";
         let find = |address| {
             let mut finder = MapFinder::new(address);
             maps.bytes().find_map(|byte| finder.feed(byte))
         };
         assert_eq!(find(0x55d0_c0de_0000), Some(false));
         assert_eq!((find(0x7f00_aa00_0000), find(0x7f00_aa00_7fff)), (Some(true), Some(true)));
+        assert_eq!((find(0x7f00_ac00_0000), find(0x7f00_ad00_0000)), (Some(true), Some(false)));
         assert_eq!((find(0x7f00_aa00_8000), find(0x7f00_ab00_0001)), (None, Some(false)));
     }
 }
