@@ -206,6 +206,13 @@ impl Cache {
         self.tell(Job::Forget { path: path.to_owned() });
     }
 
+    /// The files of these names in `folder` are other versions than were noted.
+    pub fn forget_stats(&self, folder: &str, names: &[Box<str>]) -> Result<()> {
+        // What waits to be written would come after.
+        self.tree.flush();
+        names.chunks(NAMES_PAGE).try_for_each(|page| self.shared.index.remove_stats(&self.shared.origin, folder, page))
+    }
+
     /// What is known of a folder, and of all below it, counts as old from now on.
     pub fn expire_listings(&self, folder: &str) -> Result<()> {
         // What waits to be written would be young again.
@@ -435,7 +442,7 @@ impl Writer {
 
     fn forget(&self, path: &str) -> Result<()> {
         let (folder, name) = split(path);
-        self.shared.index.remove_stat(&self.shared.origin, folder, name)?;
+        self.shared.index.remove_stats(&self.shared.origin, folder, &[name.into()])?;
         self.remove_unread(&self.shared.index.remove_folder(&self.shared.origin, path)?);
         Ok(())
     }

@@ -257,9 +257,17 @@ impl Inodes {
                 return Arc::clone(node);
             }
         }
-        let path: Arc<str> = path.into();
         // A stat from before the change that the listing shows would tie the new number to the old version.
-        let stat = stat.filter(|stat| size_of(listed).is_none_or(|size| size == stat.size_bytes));
+        let is_before = |stat: &Stat| {
+            let old = state.current.get(path).and_then(|ino| state.nodes.get(ino));
+            old.is_some_and(|(old, _)| {
+                let old = old.known.lock();
+                let is_old = old.stat.as_ref().is_some_and(|old| old.version == stat.version);
+                is_old && !old.agrees(Some(listed), None)
+            })
+        };
+        let stat = stat.filter(|stat| size_of(listed).is_none_or(|size| size == stat.size_bytes) && !is_before(stat));
+        let path: Arc<str> = path.into();
         let known = Known {
             listed_size_bytes: size_of(listed),
             listed_modified: listed.modified,
@@ -442,6 +450,16 @@ mod tests {
         assert_ne!(inodes.look_up("a.mkv", &file(Some(5), 2), None).ino, changed.ino, "listed with another time");
         assert!(!first.bind(&stat(5, "y")));
         assert!(first.bind(&stat(5, "x")));
+    }
+
+    #[test]
+    fn a_stat_of_before_the_change_does_not_bind_the_new_number() {
+        let inodes = Inodes::new();
+        let old = inodes.look_up("a.mkv", &file(Some(5), 1), Some(&stat(5, "x")));
+        let new = inodes.look_up("a.mkv", &file(Some(5), 2), Some(&stat(5, "x")));
+        assert_ne!(new.ino, old.ino);
+        assert_eq!(new.stat(), None);
+        assert!(new.bind(&stat(5, "y")));
     }
 
     #[test]

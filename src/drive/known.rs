@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Ask;
 use super::inodes::Inodes;
 use super::listing::{self, Listing};
-use super::memo::{Doubt, Question, Recalled, Source};
+use super::memo::{Doubt, Memo, Question, Recalled, Source};
 use crate::cache::Cache;
 use crate::error::{Error, Kind, Result};
 use crate::origin::Stat;
@@ -22,6 +22,7 @@ pub(super) struct Folders {
     pub ask: Ask,
     pub cache: Arc<Cache>,
     pub inodes: Arc<Inodes>,
+    pub stats: Arc<Memo<Stat>>,
     pub ttl: Duration,
     /// Names change by us: what an earlier run wrote down is for when nobody answers.
     pub is_writable: bool,
@@ -59,16 +60,23 @@ impl Source<Listing> for Folders {
         })
     }
 
-    /// A time that was shown stays as long as the new listing may mean the same one.
+    /// A time that was shown stays as long as the new listing may mean the same one. Where it can't, the file is another
+    /// version: what is known of the old one must go before anybody is told of the new one, whose number would else be
+    /// tied to the old bytes.
     fn settle(&self, folder: &str, old: Option<&Listing>, new: Listing) -> Listing {
-        if self.is_writable {
-            // Our own listings are exact, and a time that is set there to a near one is meant so.
-            return new;
+        // Our own listings are exact, and a time that is set there to a near one is meant so.
+        let new = if self.is_writable {
+            new
+        } else {
+            new.settle(old, |listed| {
+                let known = self.cache.known_stat(&join(folder, &listed.name));
+                known.ok().flatten().and_then(|stat| stat.modified)
+            })
+        };
+        if let Some(old) = old {
+            self.forget_changed(folder, old, &new);
         }
-        new.settle(old, |listed| {
-            let known = self.cache.known_stat(&join(folder, &listed.name));
-            known.ok().flatten().and_then(|stat| stat.modified)
-        })
+        new
     }
 
     fn learned(&self, folder: &str, old: Option<&Listing>, new: &Listing) {
@@ -86,6 +94,26 @@ impl Source<Listing> for Folders {
 
     fn gone(&self, folder: &str) {
         self.cache.forget_path(folder);
+    }
+}
+
+impl Folders {
+    /// What is known of files that `new` lists as other versions than `old` goes.
+    fn forget_changed(&self, folder: &str, old: &Listing, new: &Listing) {
+        let changed = old.changed_in(new).unwrap_or_else(|error| {
+            log::warn!("{folder}: which files have changed is not known: {error}");
+            Vec::new()
+        });
+        if changed.is_empty() {
+            return;
+        }
+        let forget = || changed.iter().for_each(|name| self.stats.forget(&join(folder, name)));
+        // Before, as an answer that is on its way may be noted; and after, as one may have been recalled meanwhile.
+        forget();
+        if let Err(error) = self.cache.forget_stats(folder, &changed) {
+            log::warn!("{error}");
+        }
+        forget();
     }
 }
 
@@ -122,7 +150,121 @@ impl Source<Stat> for Files {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::time::SystemTime;
+
+    use crossbeam_channel::bounded;
+
     use super::*;
+    use crate::cancel::Cancel;
+    use crate::config::CacheConfig;
+    use crate::drive::jobs::Jobs;
+    use crate::origin::{Body, Listed, ListedKind, Origin, Pages, Patience, Version};
+    use crate::range::ByteRange;
+    use crate::retry::Retry;
+
+    const LONG: Duration = Duration::from_mins(10);
+
+    /// One film, changed in this minute.
+    #[derive(Default)]
+    struct Film {
+        minute: AtomicU64,
+        has_no_stats: AtomicBool,
+    }
+
+    impl Film {
+        fn modified(&self) -> SystemTime {
+            SystemTime::UNIX_EPOCH + Duration::from_mins(self.minute.load(Ordering::Relaxed))
+        }
+    }
+
+    impl Origin for Film {
+        fn list(&self, _: &str, _: &Patience, pages: &mut Pages<'_>) -> Result<()> {
+            let kind = ListedKind::File { size_bytes: Some(5) };
+            pages(vec![Listed { name: "a.mkv".into(), kind, modified: Some(self.modified()) }])
+        }
+
+        fn stat(&self, _: &str, _: &Patience) -> Result<Stat> {
+            if self.has_no_stats.load(Ordering::Relaxed) {
+                return Err(Error::new(Kind::Unreachable, "away"));
+            }
+            let modified = Some(self.modified());
+            Ok(Stat { size_bytes: 5, modified, version: Version::etag(&format!("{modified:?}")) })
+        }
+
+        fn read(&self, _: &str, _: &Stat, _: ByteRange, _: &Patience) -> Result<Box<dyn Body>> {
+            Err(Error::new(Kind::Unsupported, "nobody reads here"))
+        }
+
+        fn describe(&self) -> &'static str {
+            "a film"
+        }
+    }
+
+    fn get<V: Clone + Send + 'static>(memo: &Arc<Memo<V>>, path: &str) -> Result<V> {
+        let (tell, told) = bounded(1);
+        memo.get(path, Box::new(move |answer| drop(tell.send(answer))));
+        told.recv_timeout(LONG).unwrap()
+    }
+
+    /// Folders and files of `film`, as a drive knows them.
+    fn memos(film: &Arc<Film>, cache: &Arc<Cache>) -> (Arc<Memo<Listing>>, Arc<Memo<Stat>>) {
+        let retry = Arc::new(Retry::new(0, Arc::default()));
+        let origin = Arc::clone(film) as Arc<dyn Origin>;
+        let ask = Ask { origin, cancel: Cancel::new(), timeout: LONG, retry };
+        let jobs = Arc::new(Jobs::start("test", 2).unwrap());
+        let files = Files { ask: ask.clone(), cache: Arc::clone(cache) };
+        let stats = Memo::new(LONG, (|_| 1, 10), (&jobs, &jobs), files).unwrap();
+        let folders = Folders {
+            ask,
+            cache: Arc::clone(cache),
+            inodes: Arc::new(Inodes::new()),
+            stats: Arc::clone(&stats),
+            ttl: LONG,
+            is_writable: false,
+        };
+        (Memo::new(LONG, (Listing::weight, 10), (&jobs, &jobs), folders).unwrap(), stats)
+    }
+
+    #[test]
+    fn the_stat_of_a_file_that_is_listed_as_another_version_is_known_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = CacheConfig {
+            dir: dir.path().to_owned(),
+            size_bytes: 1 << 20,
+            min_free_bytes: 0,
+            chunk_size_bytes: 64 << 10,
+        };
+        let cache = Arc::new(Cache::open(&config, "test:known", Arc::default()).unwrap());
+        let film = Arc::<Film>::default();
+        let (listings, stats) = memos(&film, &cache);
+        get(&listings, "").unwrap();
+        let old = get(&stats, "a.mkv").unwrap();
+        assert_eq!(stats.fresh("a.mkv"), Some(old.clone()));
+
+        film.minute.store(60, Ordering::Relaxed);
+        film.has_no_stats.store(true, Ordering::Relaxed);
+        listings.expire("");
+        get(&listings, "").unwrap();
+        assert_eq!(stats.known("a.mkv"), None, "before anybody is told of the new version");
+        assert_eq!(cache.known_stat("a.mkv").unwrap(), None);
+        assert!(get(&stats, "a.mkv").is_err(), "nor while the origin is away");
+
+        film.has_no_stats.store(false, Ordering::Relaxed);
+        let new = get(&stats, "a.mkv").unwrap();
+        assert_ne!(new.version, old.version);
+        // The next run, which knows of the earlier one's stat only what the disk holds.
+        listings.expire("");
+        cache.expire_listings("").unwrap();
+        drop((listings, stats));
+        film.minute.store(120, Ordering::Relaxed);
+        film.has_no_stats.store(true, Ordering::Relaxed);
+        let (listings, stats) = memos(&film, &cache);
+        assert_eq!(cache.known_stat("a.mkv").unwrap(), Some(new));
+        listings.expire("");
+        while get(&listings, "").unwrap().find("a.mkv").unwrap().unwrap().modified != Some(film.modified()) {}
+        assert!(get(&stats, "a.mkv").is_err());
+    }
 
     #[test]
     fn the_top_folder_is_away_rather_than_gone() {

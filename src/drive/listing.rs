@@ -162,13 +162,33 @@ impl Listing {
         }
     }
 
+    /// Files that `new` tells another size or time of.
+    pub(super) fn changed_in(&self, new: &Self) -> Result<Vec<Box<str>>> {
+        let mut cursor = Cursor { listing: self, start: 0, names: self.page_of(0)?.1, at: 0 };
+        let (mut changed, mut failed) = (Vec::new(), None);
+        new.visit_from(0, |_, new| {
+            match cursor.seek(&new.name) {
+                Ok(old) if old.is_some_and(|old| is_other_version(old, new)) => changed.push(new.name.clone()),
+                Ok(_) => {}
+                Err(error) => failed = Some(error),
+            }
+            failed.is_some()
+        })?;
+        failed.map_or(Ok(changed), Err)
+    }
+
+    /// The names around number `at`, and the number of the first of them. Empty beyond the last one.
+    fn page_of(&self, at: u64) -> Result<(u64, Arc<Vec<Listed>>)> {
+        match self {
+            Self::Small(names) => Ok((0, Arc::clone(names))),
+            Self::Large(kept) => kept.page_of(at),
+        }
+    }
+
     /// Names from number `at` on, with their numbers, until `visit` says that it is enough (`true`).
     pub(super) fn visit_from(&self, mut at: u64, mut visit: impl FnMut(u64, &Listed) -> bool) -> Result<()> {
         loop {
-            let (start, names) = match self {
-                Self::Small(names) => (0, Arc::clone(names)),
-                Self::Large(kept) => kept.page_of(at)?,
-            };
+            let (start, names) = self.page_of(at)?;
             let rest = usize::try_from(at - start).ok().and_then(|from| names.get(from..)).unwrap_or_default();
             if rest.is_empty() {
                 return Ok(());
@@ -179,6 +199,32 @@ impl Listing {
                 }
                 at += 1;
             }
+        }
+    }
+}
+
+/// A place in a listing that only moves forward.
+struct Cursor<'a> {
+    listing: &'a Listing,
+    // The page it is in, the number of that page's first name, and the place in it.
+    start: u64,
+    names: Arc<Vec<Listed>>,
+    at: usize,
+}
+
+impl Cursor<'_> {
+    /// Goes on to `name`, if it is there. Names must be sought in their order.
+    fn seek(&mut self, name: &str) -> Result<Option<&Listed>> {
+        loop {
+            while self.names.get(self.at).is_some_and(|listed| *listed.name < *name) {
+                self.at += 1;
+            }
+            let next = self.start + self.names.len() as u64;
+            if self.at < self.names.len() || next >= self.listing.len() {
+                return Ok(self.names.get(self.at).filter(|listed| *listed.name == *name));
+            }
+            (self.start, self.names) = self.listing.page_of(next)?;
+            self.at = 0;
         }
     }
 }
@@ -210,6 +256,12 @@ fn pairs<'a>(old: &'a [Listed], new: &'a [Listed]) -> impl Iterator<Item = (usiz
 fn may_be_of_one_size(one: &Listed, other: &Listed) -> bool {
     let none = ListedKind::File { size_bytes: None };
     one.kind == other.kind || one.kind == none || other.kind == none
+}
+
+/// Whether two listings of a name are surely not of one version of a file.
+fn is_other_version(old: &Listed, new: &Listed) -> bool {
+    let is_retimed = old.modified.zip(new.modified).is_some_and(|(old, new)| old != new);
+    !is_folder(new) && (is_folder(old) || is_retimed || !may_be_of_one_size(old, new))
 }
 
 fn is_folder(listed: &Listed) -> bool {
@@ -255,6 +307,20 @@ mod tests {
         assert_eq!(times, [at(647), at(600), at(900), at(647), at(600), at(600)]);
         let Listing::Small(alone) = small(&new).settle(None, exact) else { panic!("it grew") };
         assert_eq!(*alone, new);
+    }
+
+    #[test]
+    fn a_listing_tells_which_files_changed_since_another() {
+        let at = |minute: u64| Some(std::time::UNIX_EPOCH + std::time::Duration::from_secs(60 * minute));
+        let dated = |name: &str, size, minute| Listed { modified: at(minute), ..listed(name, size) };
+        let small = |names: &[Listed]| Listing::Small(Arc::new(names.to_vec()));
+        let no_size = Listed { kind: ListedKind::File { size_bytes: None }, ..dated("f", 1, 1) };
+        let folder = |minute| Listed { name: "g".into(), kind: ListedKind::Folder, modified: at(minute) };
+        let old = [dated("a", 1, 1), dated("b", 1, 1), dated("c", 1, 1), dated("e", 1, 1), no_size.clone(), folder(1)];
+        let new = [dated("b", 1, 2), dated("c", 2, 1), dated("d", 1, 9), listed("e", 1), no_size, folder(2)];
+        let changed = small(&old).changed_in(&small(&new)).unwrap();
+        assert_eq!(changed.iter().map(|name| &**name).collect::<Vec<_>>(), ["b", "c"]);
+        assert!(small(&[]).changed_in(&small(&new)).unwrap().is_empty());
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub(super) enum Doubt {
     For(Duration),
     /// Known to be wrong by now: good only if the origin can't be asked.
     Wrong,
+    /// Of another version than there is by now: never good. What is on its way may be so, too.
+    Replaced,
 }
 
 impl Doubt {
@@ -64,7 +66,7 @@ impl Doubt {
         match self {
             Self::Old => Some(GRACE),
             Self::For(grace) => Some(grace),
-            Self::Wrong => None,
+            Self::Wrong | Self::Replaced => None,
         }
     }
 }
@@ -294,6 +296,20 @@ impl<V: Clone + Send + 'static> Memo<V> {
         }
     }
 
+    /// What is known of `path` is of a version that is no more: it is never given again, not even while the origin is away. A
+    /// question under way is asked again.
+    pub(super) fn forget(&self, path: &str) {
+        let mut state = self.state.lock();
+        let Some(answer) = state.answers.peek_mut(path) else { return };
+        let value = answer.value.take();
+        if answer.asked_at.is_some() {
+            answer.doubt(Doubt::Replaced);
+        } else {
+            state.answers.pop(path);
+        }
+        state.weight -= value.as_ref().map_or(0, self.weigh);
+    }
+
     /// What is known of `path` is changed as the origin was; where `change` can't (`false`), it is asked for anew.
     pub(super) fn amend(&self, path: &str, change: impl FnOnce(&mut V) -> bool) {
         let mut state = self.state.lock();
@@ -327,7 +343,7 @@ impl<V: Clone + Send + 'static> Memo<V> {
             return;
         }
         answer.asked_at = Some(Instant::now());
-        let is_known = answer.value.is_some() || answer.doubt == Doubt::Wrong;
+        let is_known = answer.value.is_some() || answer.doubt >= Doubt::Wrong;
         drop(state);
         if is_known {
             return self.question(path, true, load, None);
@@ -415,7 +431,7 @@ impl<V: Clone + Send + 'static> Memo<V> {
         let mut state = self.state.lock();
         let Some((path, answer)) = state.answers.get_key_value_mut(path) else { return };
         // Asked for anew meanwhile.
-        if answer.value.is_some() || answer.doubt == Doubt::Wrong {
+        if answer.value.is_some() || answer.doubt >= Doubt::Wrong {
             return;
         }
         answer.doubt = answer.doubt.max(known.doubt);
@@ -437,6 +453,8 @@ impl<V: Clone + Send + 'static> Memo<V> {
         let Some(answer) = state.answers.peek_mut(path) else { return };
         answer.asked_at = None;
         let askers = std::mem::take(&mut answer.askers);
+        let is_replaced = answer.is_outdated && answer.doubt == Doubt::Replaced;
+        let told = if is_replaced { Err(replaced(path)) } else { told };
         let mut learned = None;
         let mut is_gone = false;
         let reply = match (told, &answer.value) {
@@ -550,6 +568,10 @@ fn leaves_known(error: &Error) -> bool {
 
 fn late(path: &str) -> Error {
     Error::new(Kind::TimedOut, format!("{path}: the origin did not answer in time"))
+}
+
+fn replaced(path: &str) -> Error {
+    Error::new(Kind::Changed, format!("{path} has changed at the origin while it was asked about: try again"))
 }
 
 /// Gives those who have waited long enough the old answer, the first to be given first.

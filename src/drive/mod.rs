@@ -181,16 +181,17 @@ impl Drive {
         let ask = Ask { origin: Arc::clone(&origin), cancel: cancel.clone(), timeout, retry };
         let inodes = Arc::new(Inodes::new());
         let ttl = config.dir_ttl;
+        let known = Files { ask: ask.clone(), cache: Arc::clone(&cache) };
+        let stats = Memo::new(ttl, (|_| 1, STATS_MAX), (&jobs, &recalls), known)?;
         let folders = Folders {
             ask: ask.clone(),
             cache: Arc::clone(&cache),
             inodes: Arc::clone(&inodes),
+            stats: Arc::clone(&stats),
             ttl,
             is_writable: writes.is_some(),
         };
         let listings = Memo::new(ttl, (Listing::weight, LISTED_NAMES_MAX), (&jobs, &recalls), folders)?;
-        let known = Files { ask: ask.clone(), cache: Arc::clone(&cache) };
-        let stats = Memo::new(ttl, (|_| 1, STATS_MAX), (&jobs, &recalls), known)?;
         Ok(Self {
             reader,
             files: Handles::new(),

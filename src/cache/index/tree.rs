@@ -289,13 +289,12 @@ impl Index {
         })
     }
 
-    /// What is noted of a file goes.
-    pub fn remove_stat(&self, origin: &str, folder: &str, name: &str) -> Result<()> {
+    /// What is noted of the files of these names goes.
+    pub fn remove_stats(&self, origin: &str, folder: &str, names: &[Box<str>]) -> Result<()> {
         self.write(|connection| {
-            connection
-                .prepare_cached("DELETE FROM tree_stats WHERE origin = ?1 AND folder = ?2 AND name = ?3")?
-                .execute([origin, folder, name])
-                .map(|_| ())
+            let mut remove = connection
+                .prepare_cached("DELETE FROM tree_stats WHERE origin = ?1 AND folder = ?2 AND name = ?3")?;
+            names.iter().try_for_each(|name| remove.execute([origin, folder, name]).map(|_| ()))
         })
     }
 }

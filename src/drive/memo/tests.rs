@@ -153,6 +153,43 @@ fn gone_is_gone() {
 }
 
 #[test]
+fn a_replaced_answer_is_never_given_again() {
+    let (memo, token) = counting(LONG);
+    token.send(Ok(())).unwrap();
+    assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap(), 0);
+    memo.forget("a");
+    assert_eq!((memo.known("a"), memo.state.lock().weight), (None, 0));
+    token.send(Err(Error::new(Kind::Unreachable, "away"))).unwrap();
+    assert_eq!(ask(&memo, "a").recv_timeout(LONG).unwrap().unwrap_err().kind(), Kind::Unreachable);
+}
+
+#[test]
+fn an_answer_replaced_while_it_is_asked_for_is_asked_for_again() {
+    let (memo, token) = with_recalled(LONG, Some((77, Duration::ZERO)), Doubt::For(LONG));
+    let answer = ask(&memo, "a");
+    while memo.known("a") != Some(77) {
+        thread::yield_now();
+    }
+    memo.forget("a");
+    // The answer to the first question may be of before.
+    token.send(Ok(())).unwrap();
+    assert!(answer.recv_timeout(Duration::from_millis(50)).is_err());
+    token.send(Ok(())).unwrap();
+    assert_eq!(answer.recv_timeout(LONG).unwrap().unwrap(), 1);
+    assert_eq!(memo.fresh("a"), Some(1));
+
+    let answer = ask(&memo, "b");
+    while memo.known("b") != Some(77) {
+        thread::yield_now();
+    }
+    memo.forget("b");
+    let away = || Err(Error::new(Kind::Unreachable, "away"));
+    token.send(away()).unwrap();
+    token.send(away()).unwrap();
+    assert_eq!(answer.recv_timeout(LONG).unwrap().unwrap_err().kind(), Kind::Unreachable, "nor what was recalled");
+}
+
+#[test]
 fn the_least_recently_used_go_first() {
     let (memo, token) = counting(LONG);
     for path in ["a", "b", "c", "d"] {
