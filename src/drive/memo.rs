@@ -497,18 +497,22 @@ impl<V: Clone + Send + 'static> Memo<V> {
         }
     }
 
-    /// Whoever waits for `path` is given the old answer, if its time has come.
-    fn give_old(&self, path: &str) {
+    /// Those who wait for `path` are given the old answer, if its time has come or there are too many who wait (`at_once`). When
+    /// to come again, if its time is still to come: it may have been put off since they asked.
+    fn give_old(&self, path: &str, at_once: bool) -> Option<Instant> {
         let mut state = self.state.lock();
-        let Some(answer) = state.answers.peek_mut(path).filter(|answer| answer.is_given(Instant::now())) else {
-            return;
-        };
-        let Some(old) = answer.value.clone() else { return };
+        let answer = state.answers.peek_mut(path).filter(|answer| !answer.askers.is_empty())?;
+        let (old, grace) = (answer.value.clone()?, answer.doubt.grace()?);
+        let now = Instant::now();
+        if !at_once && !answer.is_given(now) {
+            return Some(answer.asked_at.unwrap_or(now) + grace);
+        }
         let askers = std::mem::take(&mut answer.askers);
         drop(state);
         for then in askers {
             then(Ok(old.clone()));
         }
+        None
     }
 
     /// Lets go of the least recently used that nobody waits for.
@@ -580,7 +584,8 @@ fn end_grace<V: Clone + Send + 'static>(memo: &Weak<Memo<V>>, inbox: &Receiver<(
     loop {
         let now = Instant::now();
         let wait = waiting.peek().map(|Reverse((given_at, _))| given_at.saturating_duration_since(now));
-        let wait = if waiting.len() > GRACED_MAX { Some(Duration::ZERO) } else { wait };
+        let are_too_many = waiting.len() > GRACED_MAX;
+        let wait = if are_too_many { Some(Duration::ZERO) } else { wait };
         let came = match wait {
             Some(wait) => inbox.recv_timeout(wait),
             None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -590,7 +595,9 @@ fn end_grace<V: Clone + Send + 'static>(memo: &Weak<Memo<V>>, inbox: &Receiver<(
             Err(RecvTimeoutError::Timeout) => {
                 let Some(Reverse((_, path))) = waiting.pop() else { continue };
                 let Some(memo) = memo.upgrade() else { return };
-                memo.give_old(&path);
+                if let Some(given_at) = memo.give_old(&path, are_too_many) {
+                    waiting.push(Reverse((given_at, path)));
+                }
             }
             Err(RecvTimeoutError::Disconnected) => return,
         }
