@@ -86,12 +86,13 @@ impl Listing {
         exact: impl Fn(&Listed) -> Option<std::time::SystemTime>,
     ) -> Self {
         let (Self::Small(names), Some(Self::Small(old))) = (&mut self, old) else { return self };
+        let finer_from = times::finer_from(names.iter().filter_map(|listed| listed.modified));
         let settled: Vec<_> = pairs(old, names)
             .filter(|(_, old, new)| is_folder(old) == is_folder(new) && !is_folder(new) && may_be_of_one_size(old, new))
             .filter_map(|(at, old, new)| {
                 let modified = match (old.modified, new.modified) {
                     (None, Some(listed)) => exact(new).filter(|exact| times::is_same_in_some_zone(listed, *exact)),
-                    (old, new) => times::kept(old, new),
+                    (old, new) => times::kept(old, new, finer_from),
                 };
                 modified.filter(|modified| new.modified != Some(*modified)).map(|modified| (at, modified))
             })

@@ -22,12 +22,23 @@ pub(super) fn shown(listed: Option<SystemTime>, exact: Option<SystemTime>) -> Op
     }
 }
 
-/// The time of an unchanged name that was listed as `old` before and is listed as `new` now: a time that is rounded down
-/// never replaces the one it was rounded from.
-pub(super) fn kept(old: Option<SystemTime>, new: Option<SystemTime>) -> Option<SystemTime> {
+/// The earliest of a listing's times that is told more finely than to the day. Listings tell all times alike, or older ones
+/// more coarsely: a later time that looks as if told to the day was midnight.
+pub(super) fn finer_from(times: impl Iterator<Item = SystemTime>) -> Option<SystemTime> {
+    times.filter(|time| grain(nanos(*time)) < DAY).min()
+}
+
+/// The time of an unchanged name that was listed as `old` before and is listed as `new` now, in a listing that is
+/// [`finer_from`] a time on: a time that is rounded down never replaces the one it was rounded from.
+pub(super) fn kept(
+    old: Option<SystemTime>,
+    new: Option<SystemTime>,
+    finer_from: Option<SystemTime>,
+) -> Option<SystemTime> {
     let (Some(old_time), Some(new_time)) = (old, new) else { return new };
     let (old_nanos, new_nanos) = (nanos(old_time), nanos(new_time));
-    let grain = grain(new_nanos);
+    let is_finer = finer_from.is_some_and(|from| from <= new_time);
+    let grain = grain(new_nanos).min(if is_finer { MINUTE } else { DAY });
     let is_rounded = grain >= MINUTE && (old_nanos - new_nanos).abs() < grain;
     if is_rounded { old } else { new }
 }
@@ -93,14 +104,27 @@ mod tests {
 
     #[test]
     fn a_minute_never_replaces_the_second_it_was_rounded_from() {
-        let kept = |old, new| kept(Some(at(old)), Some(at(new)));
+        let kept = |old, new| kept(Some(at(old)), Some(at(new)), None);
         assert_eq!(kept(47, 0), Some(at(47)));
         assert_eq!(kept(47, 60), Some(at(47)), "rounded up");
         assert_eq!(kept(0, 0), Some(at(0)));
         assert_eq!(kept(0, 47), Some(at(47)), "a finer one is news");
         assert_eq!(kept(47, 120), Some(at(120)));
         assert_eq!(kept(0, HOUR), Some(at(HOUR)), "listed anew, it is a change");
-        assert_eq!(super::kept(None, Some(at(0))), Some(at(0)));
-        assert_eq!(super::kept(Some(at(0)), None), None);
+        assert_eq!(super::kept(None, Some(at(0)), None), Some(at(0)));
+        assert_eq!(super::kept(Some(at(0)), None, None), None);
+    }
+
+    #[test]
+    fn midnight_is_a_day_only_where_the_listing_tells_days() {
+        let midnight = SystemTime::UNIX_EPOCH + Duration::from_hours(19_675 * 24);
+        let (old, day) = (Some(midnight + Duration::from_mins(5 * 60 + 7)), Duration::from_hours(24));
+        let to_the_day = [midnight, midnight - day, midnight + day];
+        assert_eq!(finer_from(to_the_day.into_iter()), None);
+        assert_eq!(kept(old, Some(midnight), None), old, "all are told to the day");
+        let aged = finer_from([midnight, midnight + day + Duration::from_mins(1)].into_iter());
+        assert_eq!(kept(old, Some(midnight), aged), old, "older ones are");
+        let exact = finer_from([midnight, midnight - day - Duration::from_mins(1), at(47)].into_iter());
+        assert_eq!(kept(old, Some(midnight), exact), Some(midnight), "it was midnight");
     }
 }
