@@ -347,14 +347,23 @@ impl Inodes {
         None
     }
 
+    /// The turn of a file that [`Inodes::next_to_let_go`] told of, and that has to stay for now, comes again.
+    pub fn put_off(&self, ino: u64) {
+        let mut state = self.state.lock();
+        if state.nodes.contains_key(&ino) {
+            state.files.push_back(ino);
+        }
+    }
+
     /// Forgets a file before the kernel does. Only its number is kept, so that no other file, and no other version, gets that
     /// number as long as the kernel knows it. A request that names the number fails as `Changed`: the kernel then looks the
-    /// name up again. A file that is in use stays.
+    /// name up again. A file that is in use stays, and its turn comes again.
     pub fn let_go(&self, ino: u64) {
         let mut state = self.state.lock();
         let state = &mut *state;
         let Entry::Occupied(entry) = state.nodes.entry(ino) else { return };
         if Arc::strong_count(&entry.get().0) > 1 {
+            state.files.push_back(ino);
             return;
         }
         let (node, lookups) = entry.remove();
@@ -514,6 +523,25 @@ mod tests {
         inodes.let_go(next);
         assert!(inodes.get(in_use.ino).is_some() && inodes.get(next).is_none());
         assert_eq!(inodes.next_to_let_go(), None, "few enough");
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_let_go_has_its_turn_again() {
+        let inodes = Inodes::new();
+        let many: Vec<_> =
+            (0..NODES_MAX).map(|at| inodes.look_up(&format!("{at}.mkv"), &file(Some(5), 1), None).ino).collect();
+        let turns = |ino: u64| inodes.state.lock().files.iter().filter(|other| **other == ino).count();
+        let next = inodes.next_to_let_go().unwrap();
+        assert_eq!((next, turns(next)), (many[0], 0));
+        inodes.put_off(next);
+        assert_eq!(turns(next), 1, "it is being written");
+        let next = inodes.next_to_let_go().unwrap();
+        let taken_up = inodes.get(next);
+        inodes.let_go(next);
+        assert_eq!(turns(next), 1, "it was taken up meanwhile");
+        drop(taken_up);
+        inodes.put_off(u64::MAX);
+        assert_eq!(turns(u64::MAX), 0, "the kernel has forgotten it");
     }
 
     #[test]

@@ -140,9 +140,12 @@ impl Drive {
     }
 
     fn let_one_go(&self) {
-        // What is written stays, whoever holds it.
-        if let Some(ino) = self.inodes.next_to_let_go().filter(|ino| self.staged_under(*ino).is_none()) {
+        let Some(ino) = self.inodes.next_to_let_go() else { return };
+        if self.staged_under(ino).is_none() {
             self.inodes.let_go(ino);
+        } else {
+            // What is written stays, whoever holds it.
+            self.inodes.put_off(ino);
         }
     }
 

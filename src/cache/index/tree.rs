@@ -292,8 +292,8 @@ impl Index {
     /// What is noted of the files of these names goes.
     pub fn remove_stats(&self, origin: &str, folder: &str, names: &[Box<str>]) -> Result<()> {
         self.write(|connection| {
-            let mut remove = connection
-                .prepare_cached("DELETE FROM tree_stats WHERE origin = ?1 AND folder = ?2 AND name = ?3")?;
+            let mut remove =
+                connection.prepare_cached("DELETE FROM tree_stats WHERE origin = ?1 AND folder = ?2 AND name = ?3")?;
             names.iter().try_for_each(|name| remove.execute([origin, folder, name]).map(|_| ()))
         })
     }
