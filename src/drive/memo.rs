@@ -4,16 +4,18 @@
 //!
 //! Invariant: whoever asks is answered exactly once, without a lock held.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+mod grace;
+
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use lru::LruCache;
 use parking_lot::Mutex;
+
+use grace::{GRACED_MAX, end_grace};
 
 use super::inodes::is_at_or_below;
 use super::jobs::Jobs;
@@ -31,8 +33,6 @@ const FAILED_FOR: Duration = Duration::from_secs(2);
 /// A question is asked again so often because of what changed meanwhile; then the answer is taken, and asked for anew by
 /// the next who wants it.
 const ASKED_AGAIN_MAX: usize = 8;
-/// Askers waiting out the grace; more get the old answer at once.
-const GRACED_MAX: usize = 4_096;
 
 /// Takes the answer.
 pub(super) type Then<V> = Box<dyn FnOnce(Result<V>) + Send>;
@@ -576,32 +576,6 @@ fn late(path: &str) -> Error {
 
 fn replaced(path: &str) -> Error {
     Error::new(Kind::Changed, format!("{path} has changed at the origin while it was asked about: try again"))
-}
-
-/// Gives those who have waited long enough the old answer, the first to be given first.
-fn end_grace<V: Clone + Send + 'static>(memo: &Weak<Memo<V>>, inbox: &Receiver<(Instant, Arc<str>)>) {
-    let mut waiting: BinaryHeap<Reverse<(Instant, Arc<str>)>> = BinaryHeap::new();
-    loop {
-        let now = Instant::now();
-        let wait = waiting.peek().map(|Reverse((given_at, _))| given_at.saturating_duration_since(now));
-        let are_too_many = waiting.len() > GRACED_MAX;
-        let wait = if are_too_many { Some(Duration::ZERO) } else { wait };
-        let came = match wait {
-            Some(wait) => inbox.recv_timeout(wait),
-            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        match came {
-            Ok(one) => waiting.push(Reverse(one)),
-            Err(RecvTimeoutError::Timeout) => {
-                let Some(Reverse((_, path))) = waiting.pop() else { continue };
-                let Some(memo) = memo.upgrade() else { return };
-                if let Some(given_at) = memo.give_old(&path, are_too_many) {
-                    waiting.push(Reverse((given_at, path)));
-                }
-            }
-            Err(RecvTimeoutError::Disconnected) => return,
-        }
-    }
 }
 
 #[cfg(test)]

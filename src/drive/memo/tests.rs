@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crossbeam_channel::Receiver;
+
 use super::*;
 
 const LONG: Duration = Duration::from_mins(10);
