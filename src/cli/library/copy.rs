@@ -11,6 +11,7 @@ use clap::Args;
 use super::get::{Piece, copy_out};
 use super::{Interrupted, LibraryOptions, counted, each_name, is_folder, line, name_of};
 use crate::cli::complain;
+use crate::cli::exit::Outcome;
 use crate::cli::progress::Shown;
 use crate::config::format_size;
 use crate::control::Progress;
@@ -41,7 +42,7 @@ pub fn run(args: CopyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCo
     let places = args.options.places()?;
     let (from, to) = (place::open(&args.from, &places, Access::Look)?, place::open(&args.to, &places, Access::Write)?);
     let mut run = Run { from: &*from.library, to: &*to.library, shown: Shown::new(is_quiet), tally: Tally::default() };
-    let mut code = ExitCode::SUCCESS;
+    let mut outcome = Outcome::Done;
     if is_folder(run.from, &from.path) {
         let mut each = |run: &mut Run<'_>, named: Named| {
             if interrupted.is_set() {
@@ -49,8 +50,8 @@ pub fn run(args: CopyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCo
             }
             let below = named.path.strip_prefix(&from.path).unwrap_or(&named.path).trim_start_matches('/');
             if let Err(error) = run.file(&named.path, &join(&to.path, below)) {
+                outcome.and(Outcome::of(&error));
                 complain(&error.context(&named.path));
-                code = ExitCode::FAILURE;
             }
             Ok(())
         };
@@ -76,7 +77,7 @@ pub fn run(args: CopyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCo
         let (others, folders) = (counted(others, "special file"), counted(empty_folders, "empty folder"));
         line(out, &format!("left out: {others} (links, pipes, devices), {folders}"))?;
     }
-    Ok(code)
+    Ok(outcome.into())
 }
 
 struct Run<'a> {

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{Interrupted, LibraryOptions, counted, each_name, is_folder, line, name_of};
+use crate::cli::exit::Outcome;
 use crate::cli::progress::Shown;
 use crate::cli::{complain, written};
 use crate::config::format_size;
@@ -20,7 +21,7 @@ use crate::store::join;
 
 /// What a file is called at the end before it is whole.
 const PART_ENDING: &str = ".reelfs-part";
-/// Names in a folder that are looked for in the library; one with more of them was not taken out of it just now.
+/// Names below a folder that are looked for in the library, to tell whether it was taken out of it.
 const ENTRIES_MAX: usize = 1_000;
 /// Stands for standard output.
 const STDOUT: &str = "-";
@@ -33,8 +34,8 @@ pub struct GetArgs {
     /// A file of a library, or a folder with all below it.
     #[arg(value_name = "LIBRARY/PATH")]
     library: String,
-    /// Where to: into this folder, or under this name; `-` is standard output. A folder that was taken out under this name, or
-    /// has it, goes there again, and not into itself; with `/` at the end it always goes into it.
+    /// Where to: into this folder, or under this name; `-` is standard output. A folder that was taken out under this name
+    /// goes there again, and not into itself; with `/` at the end it always goes into it.
     #[arg(default_value = ".")]
     to: PathBuf,
     #[command(flatten)]
@@ -58,8 +59,8 @@ pub fn run(args: GetArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCod
         out.flush().map_err(|error| written(&error))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let (shown, code) = (Shown::new(is_quiet), ExitCode::SUCCESS);
-    let mut run = Run { library, interrupted, shown, done_bytes: 0, total_bytes: 0, files: 0, code };
+    let (shown, outcome) = (Shown::new(is_quiet), Outcome::Done);
+    let mut run = Run { library, interrupted, shown, done_bytes: 0, total_bytes: 0, files: 0, outcome };
     if is_folder(library, path) {
         let is_into = args.to.is_dir() && !path.is_empty() && !goes_on_there(library, path, &args.to);
         let to = if is_into { args.to.join(name_of(path)) } else { args.to };
@@ -70,7 +71,7 @@ pub fn run(args: GetArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCod
     }
     run.shown.clear();
     line(out, &format!("{}, {}", counted(run.files, "file"), format_size(run.done_bytes)))?;
-    Ok(run.code)
+    Ok(run.outcome.into())
 }
 
 struct Run<'a> {
@@ -80,7 +81,7 @@ struct Run<'a> {
     done_bytes: u64,
     total_bytes: u64,
     files: u64,
-    code: ExitCode,
+    outcome: Outcome,
 }
 
 impl Run<'_> {
@@ -101,7 +102,7 @@ impl Run<'_> {
             self.interrupted.check()?;
             if let Err(error) = got {
                 complain(&error);
-                self.code = ExitCode::FAILURE;
+                self.outcome.and(Outcome::of(&error));
             }
             Ok(())
         })
@@ -218,37 +219,51 @@ pub fn copy_out(
 }
 
 /// Whether the folder `to` is what the folder `path` of the library was taken out as, so that it goes there again and not
-/// into it: it has the same name; or all that is there is in `path`, too, and some file of it is the same.
+/// into it: some file of it is the same, and none would be replaced by another one. Under another name than the library's,
+/// nothing else may be there; under the same one, a folder without any file counts as broken off.
 fn goes_on_there(library: &dyn Library, path: &str, to: &Path) -> bool {
     if to.as_os_str().as_encoded_bytes().ends_with(b"/") {
         return false;
     }
-    if to.file_name().is_some_and(|name| name == name_of(path)) {
-        return true;
-    }
-    let Ok(entries) = fs::read_dir(to) else { return false };
-    let mut is_some_same = false;
-    for (n, entry) in entries.flatten().enumerate() {
-        let Some(name) = entry.file_name().to_str().map(str::to_owned) else { return false };
-        // Left by one that was killed.
-        if name.ends_with(PART_ENDING) {
-            continue;
-        }
-        let there = join(path, &name);
-        let is_ours = match (entry.metadata(), library.manifest(&there)) {
-            (Ok(here), Ok(manifest)) if here.is_file() => {
-                let is_same = here.len() == manifest.size_bytes();
-                is_some_same |= is_same;
-                is_same
+    let is_namesake = to.file_name().is_some_and(|name| name == name_of(path));
+    let (mut same, mut others, mut looked_at) = (0_u64, 0_u64, 0);
+    let mut folders = vec![(to.to_owned(), path.to_owned())];
+    while let Some((folder, path)) = folders.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { return false };
+        for entry in entries.flatten() {
+            looked_at += 1;
+            if looked_at > ENTRIES_MAX {
+                return is_namesake && same > 0;
             }
-            (Ok(here), _) => here.is_dir() && is_folder(library, &there),
-            _ => false,
-        };
-        if !is_ours || n >= ENTRIES_MAX {
-            return false;
+            let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
+                others += 1;
+                continue;
+            };
+            // Left by one that was killed.
+            if name.ends_with(PART_ENDING) {
+                continue;
+            }
+            let there = join(&path, &name);
+            let here = entry.metadata();
+            match library.manifest(&there) {
+                Ok(manifest) => {
+                    let is_same = here.is_ok_and(|here| here.is_file() && here.len() == manifest.size_bytes());
+                    if !is_same {
+                        return false;
+                    }
+                    same += 1;
+                }
+                Err(_) if is_folder(library, &there) => {
+                    if !here.is_ok_and(|here| here.is_dir()) {
+                        return false;
+                    }
+                    folders.push((entry.path(), there));
+                }
+                Err(_) => others += 1,
+            }
         }
     }
-    is_some_same
+    if is_namesake { same > 0 || others == 0 } else { same > 0 && others == 0 }
 }
 
 /// Beside the file it will be, so that it can be renamed; another one each time: who else gets the file writes its own.
@@ -285,7 +300,50 @@ mod tests {
         fs::write(to.join("other.mkv"), "other").unwrap();
         assert!(!goes_on(&to), "it holds something else");
         fs::create_dir(temp.path().join("films")).unwrap();
-        assert!(goes_on(&temp.path().join("films")));
+        assert!(goes_on(&temp.path().join("films")), "broken off before the first file");
+        // The name alone says nothing: nothing of another folder is replaced.
+        let films = temp.path().join("films");
+        fs::create_dir(films.join("a")).unwrap();
+        assert!(goes_on(&films));
+        fs::write(films.join("mine.mkv"), "mine").unwrap();
+        assert!(!goes_on(&films), "all that is there is another one's");
+        fs::write(films.join("a/two.mkv"), "films/a/two.mkv").unwrap();
+        assert!(goes_on(&films), "one file below is the same");
+        fs::write(films.join("one.mkv"), "another film").unwrap();
+        assert!(!goes_on(&films), "one file would be replaced");
+    }
+
+    #[test]
+    fn damage_in_a_folder_is_told_by_the_exit_code() {
+        fn parsed<T: Args + clap::FromArgMatches>(args: [&str; 2]) -> T {
+            let command = T::augment_args(clap::Command::new("x").no_binary_name(true));
+            T::from_arg_matches(&command.get_matches_from(args)).unwrap()
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("library");
+        let (home, other) = (format!("library:{}", dir.display()), format!("library:{}-2", dir.display()));
+        let places = crate::config::PlacesConfig::default();
+        for home in [&home, &other] {
+            crate::library::place::create(home, &places, (Some(0), Some(4096))).unwrap();
+        }
+        let library = crate::library::place::open(&home, &places, Access::Write).unwrap().library;
+        let mut writer =
+            crate::library::writer::Writer::new(library.draft("films/one.mkv", None).unwrap(), library.cut());
+        writer.write(&[1; 4096]).unwrap();
+        writer.finish(crate::library::Meta::now()).unwrap();
+        library.flush().unwrap();
+        drop(library);
+        for folder in fs::read_dir(dir.join("blobs")).unwrap() {
+            for blob in fs::read_dir(folder.unwrap().path()).unwrap().map(|blob| blob.unwrap().path()) {
+                fs::remove_file(&blob).unwrap();
+                fs::write(&blob, [2; 4096]).unwrap();
+            }
+        }
+        let to = temp.path().join("out");
+        let (home, mut said) = (format!("{home}/films"), Vec::new());
+        let got = run(parsed([&home, to.to_str().unwrap()]), true, &mut said).unwrap();
+        let copied = super::super::copy::run(parsed([&home, &other]), true, &mut said).unwrap();
+        assert_eq!([got, copied], [Outcome::Damaged.into(), Outcome::Damaged.into()]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use self::tree::Found;
 use super::{Interrupted, LibraryOptions, counted, is_folder, line, name_of};
+use crate::cli::exit::Outcome;
 use crate::cli::progress::Shown;
 use crate::cli::{complain, misuse};
 use crate::config::format_size;
@@ -40,8 +41,8 @@ const STDIN: &str = "-";
 
 /// Put files into a library. What is there already, with the same size and time, is skipped; a put that was broken off
 /// goes on where it was when it is run again. Like `cp -r`: into the path if that is a folder or ends with `/`, else under
-/// that name. The same command always means the same place: a folder that was put under that name, or has that name, goes
-/// there again, and not into itself. Times are kept; permissions, links and empty folders are not.
+/// that name. The same command always means the same place: a folder that was put under that name goes there again, and not
+/// into itself. Times are kept; permissions, links and empty folders are not.
 #[derive(Debug, Args)]
 pub struct PutArgs {
     /// Files, folders with all below them, or `-` for standard input (then the library's path names the file).
@@ -80,7 +81,7 @@ pub fn run(args: PutArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCod
         tags,
         content_type: args.content_type,
         tally: Tally::default(),
-        has_failed: AtomicBool::new(false),
+        outcome: Mutex::new(Outcome::Done),
         current: Mutex::default(),
     };
     let begun = Instant::now();
@@ -109,7 +110,8 @@ pub fn run(args: PutArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCod
         line(out, "broken off: run it again for the rest")?;
         return Ok(ExitCode::FAILURE);
     }
-    Ok(if put.has_failed.load(Ordering::Relaxed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let outcome = *put.outcome.lock();
+    Ok(outcome.into())
 }
 
 /// One run of the command.
@@ -119,7 +121,8 @@ struct Put<'a> {
     tags: Vec<String>,
     content_type: Option<String>,
     tally: Tally,
-    has_failed: AtomicBool,
+    // Guards what came of the files so far. Taken alone.
+    outcome: Mutex<Outcome>,
     // The file begun last, for the bar. Taken alone.
     current: Mutex<String>,
 }
@@ -196,7 +199,7 @@ impl Put<'_> {
         told?;
         let (files, bytes, skipped) = (counted(put.0, "file"), format_size(put.1), counted(skipped, "file"));
         line(out, &format!("{files}, {bytes} would be put; {skipped} there already"))?;
-        Ok(if self.has_failed.load(Ordering::Relaxed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        Ok((*self.outcome.lock()).into())
     }
 
     /// Draws until the last worker has ended, and keeps the names of what was put so far.
@@ -262,7 +265,7 @@ impl Put<'_> {
 
     fn failed(&self, error: &Error) {
         complain(error);
-        self.has_failed.store(true, Ordering::Relaxed);
+        self.outcome.lock().and(Outcome::of(error));
     }
 
     fn file(&self, found: &Found) -> Result<()> {
@@ -353,17 +356,20 @@ fn still_the_same(file: &File, found: &Found) -> Result<()> {
 }
 
 /// Whether the folder `from` is what the folder `to` of the library was put from, so that it goes there again and not into
-/// it: it has the same name; or all that is there is in `from`, too, and one of its first files is the same.
+/// it: one of its first files is the same there, by size and time, and under another name all that is there is in `from`, too.
+/// What has the same name only is another folder, in which nothing is replaced.
 fn goes_on_there(library: &dyn Library, from: &Path, to: &str) -> bool {
     if to.is_empty() || !from.is_dir() {
         return false;
     }
-    if destination(from, "", true).is_ok_and(|name| name == name_of(to)) {
-        return true;
-    }
+    let is_namesake = destination(from, "", true).is_ok_and(|name| name == name_of(to));
     let query = Query { folder: to.to_owned(), limit: PAGE_NAMES_MAX, ..Query::default() };
     let is_ours = |named: &Named| std::fs::symlink_metadata(from.join(name_of(&named.path))).is_ok();
-    if !library.list(&query).is_ok_and(|there| there.names.iter().all(is_ours)) {
+    let Ok(there) = library.list(&query) else { return false };
+    if is_namesake && there.names.is_empty() {
+        return true;
+    }
+    if !is_namesake && !there.names.iter().all(is_ours) {
         return false;
     }
     let (mut left, mut is_there) = (FIRST_FILES_MAX, false);
@@ -453,6 +459,15 @@ mod tests {
             assert!(run(&["--dry-run"], to).contains(&format!("would put: {path} ")), "{to}");
         }
         assert_eq!(names(), expected, "only said");
+        // What has the same name only is another folder: nothing in it is replaced.
+        let namesake = temp.path().join("other/films");
+        std::fs::create_dir_all(&namesake).unwrap();
+        std::fs::write(namesake.join("one.mkv"), "another film").unwrap();
+        assert!(!goes_on_there(
+            &*crate::library::place::open(&home, &places, Access::Look).unwrap().library,
+            &namesake,
+            "films"
+        ));
         // What holds something else, too, was not made by this put.
         run(&[], "/archive/others/");
         assert!(run(&["--dry-run"], "/archive").contains("would put: archive/films/one.mkv "));

@@ -41,7 +41,7 @@ pub fn run(args: VerifyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<Exit
     let interrupted = Interrupted::listen()?;
     let mut lost = 0;
     if args.salvage {
-        let salvaged = place::salvage(&args.library, &|| !interrupted.is_set())?;
+        let salvaged = place::salvage(&args.library, &|| !interrupted.is_set()).map_err(broken_off)?;
         told_salvaged(&salvaged, out)?;
         lost = salvaged.lost_count;
     }
@@ -125,6 +125,11 @@ pub fn run(args: VerifyArgs, is_quiet: bool, out: &mut dyn Write) -> Result<Exit
     }
     line(out, &format!("{left} missing or damaged; `--repair-from` another library puts back what that one has"))?;
     Ok(Outcome::Damaged.into())
+}
+
+/// A salvage that was stopped has failed: the catalog is as damaged as before.
+fn broken_off(error: Error) -> Error {
+    if error.kind() == Kind::Cancelled { Error::new(Kind::Local, error.to_string()) } else { error }
 }
 
 fn told_salvaged(salvaged: &Salvaged, out: &mut dyn Write) -> Result<()> {
@@ -234,6 +239,14 @@ mod tests {
     fn blobs(dir: &Path) -> Vec<std::path::PathBuf> {
         let folders = fs::read_dir(dir.join("blobs")).unwrap().map(|folder| folder.unwrap().path());
         folders.flat_map(|folder| fs::read_dir(folder).unwrap().map(|blob| blob.unwrap().path())).collect()
+    }
+
+    #[test]
+    fn salvage_that_was_stopped_fails() {
+        let stopped = broken_off(Error::new(Kind::Cancelled, "broken off: nothing was changed"));
+        assert_eq!((stopped.kind(), Outcome::of(&stopped).code()), (Kind::Local, 1));
+        assert!(stopped.to_string().contains("broken off: nothing was changed"));
+        assert_eq!(broken_off(Error::new(Kind::Busy, "x")).kind(), Kind::Busy);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use rusqlite::types::Value;
@@ -216,10 +217,17 @@ fn name_too(from: &Path, to: &Path) -> std::io::Result<()> {
     }
 }
 
-/// A damaged catalog that was set aside in `dir` and is still there.
+/// The newest damaged catalog that was set aside in `dir` and is still there.
 pub fn damaged(dir: &Path) -> Option<std::path::PathBuf> {
-    let path = dir.join(ASIDE);
-    is_name_taken(&path).then_some(path)
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let aside = entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.starts_with(ASIDE));
+    // Being set aside changed it last. A journal alone is told, too, but after any catalog.
+    let newest = aside.max_by_key(|name| {
+        let is_journal = name.ends_with("-wal") || name.ends_with("-shm");
+        let changed = fs::symlink_metadata(dir.join(name)).map(|metadata| (metadata.ctime(), metadata.ctime_nsec()));
+        (!is_journal, changed.ok())
+    });
+    newest.map(|name| dir.join(name)).or_else(|| Some(dir.join(ASIDE)).filter(|path| is_name_taken(path)))
 }
 
 /// A name for the damaged catalog that nothing has yet, in any of its parts.

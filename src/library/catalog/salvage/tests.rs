@@ -187,3 +187,17 @@ fn nothing_to_be_read_is_told() {
     assert_eq!(Local::salvage(temp.path(), &|| true).unwrap_err().kind(), Kind::Corrupt);
     assert!(path.exists());
 }
+
+#[test]
+fn damaged_catalog_that_was_set_aside_last_is_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    assert_eq!(damaged(dir), None);
+    // Nothing of the first one is left.
+    fs::write(dir.join("catalog.sqlite.damaged.2"), "x").unwrap();
+    fs::write(dir.join("catalog.sqlite.damaged.2-wal"), "x").unwrap();
+    assert_eq!(damaged(dir), Some(dir.join("catalog.sqlite.damaged.2")));
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    fs::write(dir.join("catalog.sqlite.damaged.1"), "x").unwrap();
+    assert_eq!(damaged(dir), Some(dir.join("catalog.sqlite.damaged.1")));
+}
