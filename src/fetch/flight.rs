@@ -27,8 +27,10 @@ use crate::error::{Error, Kind};
 use crate::origin::Body;
 use crate::range::ByteRange;
 
-/// A flight is not cut for less: a request, and maybe a connection, cost more than these bytes do.
-const CUT_BYTES_MIN: u64 = 256 << 10;
+/// A flight is not cut for less: a request, and maybe a connection, cost more than these bytes do. More than the kernel's
+/// readahead of 256 KiB, whose windows arrive in any order: a second window that comes first must not cut the flight that
+/// the first one waits for.
+const CUT_BYTES_MIN: u64 = 512 << 10;
 /// Nor if the bytes before the cut come within so many times what the flight's own first byte took: a new request takes
 /// that long, too, and twice if it must connect first.
 const CUT_FIRST_BYTES: u32 = 2;
@@ -445,6 +447,8 @@ mod tests {
         // A near and fast origin.
         assert!(!is_far(MIB + MIB / 2, Some((10 * MIB, ms(10), ms(1)))));
         // A thin one.
-        assert!(is_far(MIB / 4, Some((100_000, ms(1_000), ms(100)))));
+        assert!(is_far(MIB / 2, Some((100_000, ms(1_000), ms(100)))));
+        // The kernel's next window of readahead, which may come before the one that the flight is for.
+        assert!(!is_far(MIB / 4, None));
     }
 }
