@@ -1,4 +1,4 @@
-//! System calls the standard library lacks, each wrapped once. The only file that may say `unsafe`.
+//! Calls that the standard library and rusqlite lack, each wrapped once. The only file that may say `unsafe`.
 //! Never here: policy.
 #![allow(unsafe_code)]
 
@@ -10,8 +10,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::ptr;
 use std::sync::Once;
 use std::time::Duration;
+
+use rusqlite::{Connection, ffi};
 
 use crate::range::ByteRange;
 
@@ -182,6 +185,23 @@ const OWN_PAGES_BYTES_MIN: libc::c_int = 128 << 10;
 /// Heaps of the allocator for all threads; by itself it has one for each.
 #[cfg(target_env = "gnu")]
 const HEAPS_MAX: libc::c_int = 2;
+
+/// How often `SQLite` planned the kept statements of `connection` anew since they were prepared.
+pub fn statement_replans(connection: &Connection) -> u64 {
+    let mut replans = 0;
+    // SAFETY: `connection` is borrowed, so that its handle and its statements live until the end; no other thread uses it,
+    // as it is not `Sync`; the status is read and not reset.
+    unsafe {
+        let database = connection.handle();
+        let mut statement = ffi::sqlite3_next_stmt(database, ptr::null_mut());
+        while !statement.is_null() {
+            let count = ffi::sqlite3_stmt_status(statement, ffi::SQLITE_STMTSTATUS_REPREPARE, 0);
+            replans += u64::try_from(count).unwrap_or(0);
+            statement = ffi::sqlite3_next_stmt(database, statement);
+        }
+    }
+    replans
+}
 
 /// Has the allocator keep less of what is freed. Best effort; other C libraries than GNU's have nothing to set.
 pub fn keep_allocator_lean() {

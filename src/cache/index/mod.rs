@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
@@ -40,7 +40,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A version this far above is nobody's schema, but damage.
 const SCHEMA_NONSENSE: i64 = SCHEMA + 1_000;
 /// What a reading connection is worth: in memory, the inner pages of an index of ten million rows.
-const READING: Tuning = Tuning { busy_timeout: BUSY_TIMEOUT, cache_kib: 4 << 10, statements: 16 };
+const READING: Tuning = Tuning { busy_timeout: BUSY_TIMEOUT, cache_kib: 4 << 10, statements: 32 };
+/// The one writing connection; its memory is `SQLite`'s own default.
+const WRITING: Tuning = Tuning { busy_timeout: BUSY_TIMEOUT, cache_kib: 2_000, statements: 64 };
 
 /// What triggers keep counted is counted anew at each start.
 const COUNT_OPENINGS: &str = "
@@ -230,6 +232,12 @@ impl Index {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// How often kept statements of the connections that nobody uses at the moment were planned anew: about 0.
+    pub fn replans(&self) -> u64 {
+        let readers = Arc::clone(&self.readers.read());
+        self.writer.try_lock().map_or(0, |writer| sys::statement_replans(&writer)) + readers.replans()
+    }
+
     /// Opens an existing index for looking only, beside the process that owns it.
     pub fn open_to_look(path: &Path) -> Result<Self> {
         let open = || sqlite::open_reader(path, READING).map_err(|error| failed(path, &error));
@@ -316,12 +324,11 @@ fn connect(path: &Path) -> Result<Connection> {
     let size = std::fs::metadata(path).map_or(0, |meta| meta.len());
     // `SQLite` gives its journals the mode of the database.
     modes_of(path).make_file(path).map_err(|error| Error::io(path.display(), &error))?;
-    let writer = Connection::open(path).map_err(failed)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    let writer = sqlite::open(path, flags, WRITING).map_err(failed)?;
     let run = |connection: &Connection| -> rusqlite::Result<i64> {
-        connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "synchronous", "normal")?;
-        connection.set_prepared_statement_cache_capacity(32);
         connection.pragma_query_value(None, "user_version", |row| row.get(0))
     };
     let version = run(&writer).map_err(failed)?;

@@ -101,6 +101,23 @@ fn no_query_reads_a_whole_table() {
 }
 
 #[test]
+fn no_connection_plans_a_kept_statement_anew() {
+    let bench = bench();
+    for slot in 0..50 {
+        let film = bench.entry(&format!("film {slot}"));
+        bench.index.record(&[chunk(film, slot * SLOT, (slot + 1) * SLOT)], 7).unwrap();
+        let range = ByteRange::at(slot * SLOT, BLOCK);
+        assert_eq!(bench.index.covering(film, range).unwrap().len(), 1);
+        bench.index.oldest(Part::Middle, 0, 10, &[]).unwrap();
+        bench.index.set_pinned(film, slot % 2 == 0).unwrap();
+        assert_eq!(bench.index.is_pinned(film).unwrap(), slot % 2 == 0);
+        let listing = bench.index.begin_listing("o", &format!("folder {slot}")).unwrap();
+        bench.index.listed_name(listing, "film").unwrap();
+    }
+    assert_eq!(bench.index.replans(), 0);
+}
+
+#[test]
 fn a_covering_query_unions_neighbours_and_ignores_what_lies_around() {
     let bench = bench();
     let (film, other) = (bench.entry("film"), bench.entry("other"));

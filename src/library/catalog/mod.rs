@@ -30,7 +30,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, MutexGuard};
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::Cut;
@@ -38,6 +37,7 @@ use crate::error::{Error, Kind, Result};
 use crate::lock::{self, Lock};
 use crate::modes;
 use crate::sqlite::{self, Readers, Tuning};
+use crate::sys;
 
 pub use chunks::{ChunkRow, LooseBlob, NamedChunk, UsedBlob};
 pub use files::Placed;
@@ -69,8 +69,9 @@ const READ_AHEAD_BYTES_MAX: u64 = 1 << 30;
 const READ_AHEAD_PIECE_BYTES: usize = 1 << 20;
 /// What a reading connection is worth.
 const READING: Tuning = Tuning { busy_timeout: BUSY_TIMEOUT, cache_kib: 4 << 10, statements: 64 };
-/// Pages the writer keeps: more than a transaction changes, so that nothing of one is written before its commit.
-const WRITER_CACHE_KIB: i64 = 32 << 10;
+/// What the writing connection is worth: it keeps more pages than a transaction changes, so that nothing of one is written
+/// before its commit.
+const WRITING: Tuning = Tuning { busy_timeout: BUSY_TIMEOUT, cache_kib: 32 << 10, statements: 128 };
 
 /// The open database.
 pub struct Catalog {
@@ -107,23 +108,16 @@ impl Catalog {
         let path = schema::path(dir);
         let size = std::fs::metadata(&path).map_or(0, |meta| meta.len());
         let connection =
-            Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-                .map_err(|error| failed(&path, &error))?;
-        connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| failed(&path, &error))?;
+            sqlite::open(&path, OpenFlags::SQLITE_OPEN_READ_WRITE, WRITING).map_err(|error| failed(&path, &error))?;
         // Nothing is written to a database of another program, or of a newer one.
         schema::check(&connection, &path)?;
         mend_modes(dir);
         let tune = || -> rusqlite::Result<()> {
             connection.pragma_update(None, "journal_mode", "wal")?;
             connection.pragma_update(None, "synchronous", "full")?;
-            connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
             connection.pragma_update(None, "cache_spill", "off")?;
             // What a savepoint may have to put back; on the disk it would be written for every change.
-            connection.pragma_update(None, "temp_store", "memory")?;
-            // A statement is planned once, not again for other values.
-            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-            connection.set_prepared_statement_cache_capacity(128);
-            Ok(())
+            connection.pragma_update(None, "temp_store", "memory")
         };
         tune().map_err(|error| failed(&path, &error))?;
         schema::quick_check(&connection, &path, size)?;
@@ -291,6 +285,12 @@ impl Catalog {
             return Ok(());
         }
         self.commit(&mut writer)
+    }
+
+    /// How often kept statements of the connections that nobody uses at the moment were planned anew: about 0.
+    pub fn replans(&self) -> u64 {
+        let writer = self.writer.as_ref().and_then(Mutex::try_lock);
+        writer.map_or(0, |writer| sys::statement_replans(&writer.connection)) + self.readers.replans()
     }
 
     /// Whether there are changes that are not durable yet.

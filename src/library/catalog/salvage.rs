@@ -16,12 +16,12 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, params, params_from_iter};
 
 use super::schema::{self, write_tables};
-use super::{failed, take_lock};
+use super::{READING, WRITING, failed, take_lock};
 use crate::config::CHUNK_SIZE_BYTES;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::library::{Cut, INLINE_BYTES_MAX};
-use crate::sqlite::loaded;
+use crate::sqlite::{self, loaded};
 
 /// Files named as lost; more are counted only.
 const LOST_NAMED_MAX: usize = 10_000;
@@ -113,8 +113,7 @@ pub fn salvage(
     if let Err(error) = write_back(&path) {
         log::debug!("{}: its journal stays beside it: {error}", path.display());
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let old = Connection::open_with_flags(&path, flags).map_err(|error| failed(&path, &error))?;
+    let old = sqlite::open_reader(&path, READING).map_err(|error| failed(&path, &error))?;
     let cut = schema::cut(&old, &path);
     if cut.is_ok() && schema::check(&old, &path).is_ok() && is_sound(&old) {
         let message = format!("the catalog {} is sound: there is nothing to salvage", path.display());
@@ -172,8 +171,7 @@ fn check_worth(salvaged: &Salvaged, blobs: &Blobs<'_>, dir: &Path) -> Result<()>
 /// Brings what a writer had committed from the journal into the catalog, as every writer does when it ends: it is whole
 /// without its journal then.
 fn write_back(path: &Path) -> rusqlite::Result<()> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let old = Connection::open_with_flags(path, flags)?;
+    let old = sqlite::open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, WRITING)?;
     old.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
@@ -254,7 +252,7 @@ fn write_new(
     go_on: &dyn Fn() -> Attempt<()>,
 ) -> Attempt<Salvaged> {
     write_tables(new_path, cut)?;
-    let mut new = Connection::open(new_path)?;
+    let mut new = sqlite::open(new_path, OpenFlags::SQLITE_OPEN_READ_WRITE, WRITING)?;
     let salvaged = fill(old, &mut new, blobs, go_on)?;
     // All of it in the one file that gets another name; says so if it can't.
     new.pragma_update(None, "journal_mode", "delete")?;

@@ -6,9 +6,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 
-use super::{failed, nanos, take_lock};
+use super::{WRITING, failed, nanos, take_lock};
 use crate::error::{Error, Kind, Result};
 use crate::library::Cut;
 use crate::library::manifest::CHUNK_BYTES_MAX;
@@ -139,7 +139,7 @@ pub(super) fn make_file(path: &Path) -> Result<()> {
 
 /// A database with empty tables, and the top folder.
 pub(super) fn write_tables(path: &Path, cut: Cut) -> rusqlite::Result<()> {
-    let connection = Connection::open(path)?;
+    let connection = sqlite::open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, WRITING)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.execute_batch(&format!(
         "BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; COMMIT;"

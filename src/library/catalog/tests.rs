@@ -89,6 +89,22 @@ fn what_is_put_is_there_after_a_restart_and_for_others() {
 }
 
 #[test]
+fn no_connection_plans_a_kept_statement_anew() {
+    let (dir, catalog) = library();
+    let reader = Catalog::open_to_look(dir.path()).unwrap();
+    for number in 0..50_u8 {
+        let path = format!("folder/{number}");
+        let node = put(&catalog, &path, &chunked(&[(0, 4096, Some(number)), (4096, 5000, None)]), &["x"]);
+        catalog.flush().unwrap();
+        for catalog in [&reader, &catalog] {
+            assert!(catalog.read(|view| view.manifest(&path)).is_ok());
+            assert_eq!(catalog.read(|view| view.covering(node, ByteRange::new(10, 20))).unwrap().len(), 1);
+        }
+    }
+    assert_eq!((catalog.replans(), reader.replans()), (0, 0));
+}
+
+#[test]
 fn a_change_that_fails_changes_nothing_and_others_stay() {
     let (dir, catalog) = library();
     put(&catalog, "a", &inline("1"), &[]);
