@@ -16,7 +16,7 @@ pub const PAGE_MAX: usize = 1_000;
 pub(super) const CHUNK_BYTES_MAX: u64 = 64 << 20;
 
 /// Backwards from the end of the range; whoever steps through it stops at the first row that starts at or before the
-/// range. One descent into the tree, where finding that row first would take two (13 µs, not 8, and the same at p99).
+/// range. One descent into the tree, where finding that row first would take two.
 pub(super) const COVERING: &str = "
     SELECT entry_id, start_byte, end_byte, sha256, accessed_at FROM cache_chunks
     WHERE entry_id = ?1 AND start_byte < ?2 ORDER BY start_byte DESC";
