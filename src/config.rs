@@ -1,9 +1,12 @@
 //! Everything a mount is told, checked: each default with its unit and its reason, sizes as people write them.
 //! Never here: flags (they live in `cli`), and anything that opens a file or a socket.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::error::{Error, Kind, Result};
 
@@ -138,11 +141,48 @@ pub struct S3Config {
 /// Subtitles, pictures, sound and short films: what a home server sends within a read's deadline, and memory bears twice.
 pub const WHOLE_FILE_MAX_BYTES: u64 = 64 << 20;
 
+/// How servers are asked over HTTP: web servers, `WebDAV`, buckets. Its values may be secrets, and are never shown.
+#[derive(Clone, Debug, Default)]
+pub struct WebConfig {
+    /// Sent to the source's own server with every request, and to no other; all of them marked as sensitive.
+    pub headers: HeaderMap,
+    /// The file that holds the token which logs in, instead of a user and a password.
+    pub token_file: Option<PathBuf>,
+    /// Certificates that are trusted beside the machine's own, in PEM form.
+    pub ca_cert: Option<PathBuf>,
+    /// The certificate that we show, in PEM form, with its chain; and its key, `None`: in the same file.
+    pub client_cert: Option<PathBuf>,
+    /// Its key.
+    pub client_key: Option<PathBuf>,
+    /// Any certificate of a server is taken.
+    pub is_insecure: bool,
+    /// The URL of the proxy; `None`: as the environment says.
+    pub proxy: Option<Secret>,
+}
+
+/// Text that `Debug` does not show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
 /// How places are reached that are not folders here.
 #[derive(Clone, Debug)]
 pub struct PlacesConfig {
     /// Buckets.
     pub s3: S3Config,
+    /// All that is asked over HTTP.
+    pub web: WebConfig,
     /// The program that SFTP is spoken through, and what it is told before anything else.
     pub ssh_command: Vec<String>,
     /// Most connections to a server over SFTP or FTP at once.
@@ -156,6 +196,7 @@ impl Default for PlacesConfig {
         let ssh_command = vec![SSH_COMMAND.to_owned()];
         Self {
             s3: S3Config::default(),
+            web: WebConfig::default(),
             ssh_command,
             connections: CONNECTIONS as usize,
             whole_file_max_bytes: WHOLE_FILE_MAX_BYTES,
@@ -269,6 +310,34 @@ pub fn parse_rate(text: &str) -> Result<u64> {
         ));
     }
     Ok(bytes)
+}
+
+/// Headers that reads are made of: one of the user's would tell the server to send something else.
+const HEADERS_OF_READS: [&str; 9] = [
+    "range",
+    "if-range",
+    "if-match",
+    "if-none-match",
+    "if-modified-since",
+    "if-unmodified-since",
+    "accept-encoding",
+    "content-length",
+    "transfer-encoding",
+];
+
+/// `NAME: VALUE`. What it says is never repeated in the error: it may be a secret.
+pub fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue)> {
+    let bad = |why: &str| Error::new(Kind::Invalid, format!("a header {why}: write it like 'X-Api-Key: 1234'"));
+    let (name, value) = text.split_once(':').ok_or_else(|| bad("has no colon"))?;
+    let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| bad("has a name that is none"))?;
+    if HEADERS_OF_READS.contains(&name.as_str()) {
+        let message = format!("the header {name} can't be given: reelfs needs it itself to ask for parts of files");
+        return Err(Error::new(Kind::Invalid, message));
+    }
+    let mut value =
+        HeaderValue::from_str(value.trim()).map_err(|_| bad(&format!("{name} has a value that is none")))?;
+    value.set_sensitive(true);
+    Ok((name, value))
 }
 
 /// `9100` and `:9100` (this machine only), `127.0.0.1:9100`, `[::1]:9100`, `0.0.0.0:9100` (all machines).

@@ -22,6 +22,7 @@ mod status;
 mod status_report;
 mod top;
 mod umount;
+mod web_options;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};

@@ -15,6 +15,7 @@ use crossbeam_channel::Receiver;
 
 use super::options::{Env, MountOptions};
 use super::settings::Settings;
+use super::web_options;
 use super::{misuse, say};
 use crate::assemble;
 use crate::config::Config;
@@ -213,6 +214,8 @@ const FAR_ONLY: [&str; 14] = [
 ];
 const BUCKETS_ONLY: [&str; 3] = ["s3_endpoint", "s3_region", "s3_path_style"];
 const SFTP_ONLY: [&str; 1] = ["ssh_command"];
+/// Schemes of what is asked over HTTP.
+const OVER_HTTP: [&str; 9] = ["http", "https", "webdav", "webdavs", "s3", "kv+s3", "kv+cloudflare-kv", "gs", "azblob"];
 
 /// Ids of the options that mean nothing to `source`, and why.
 fn meaningless(source: &str) -> Vec<(&'static [&'static str], &'static str)> {
@@ -226,6 +229,9 @@ fn meaningless(source: &str) -> Vec<(&'static [&'static str], &'static str)> {
     }
     if !matches!(scheme.as_str(), "s3" | "kv+s3") {
         all.push((&BUCKETS_ONLY, "the source is no bucket (s3://, kv+s3://)"));
+    }
+    if !OVER_HTTP.contains(&scheme.as_str()) {
+        all.push((&web_options::IDS, "the source is not asked over HTTP (http://, https://, webdav://, s3://)"));
     }
     if scheme != "sftp" {
         all.push((&SFTP_ONLY, "the source is not read over SFTP (sftp://)"));

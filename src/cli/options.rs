@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use url::Url;
 
 use super::cache_dir;
+use super::web_options::WebOptions;
 use crate::config::{
     CacheConfig, Config, DriveConfig, FetchConfig, Fill, FuseConfig, Passthrough, PlacesConfig, ReadConfig, S3Config,
     parse_listen, parse_rate, parse_size,
@@ -54,6 +55,8 @@ pub struct MountOptions {
     read: ReadOptions,
     #[command(flatten)]
     fetch: FetchOptions,
+    #[command(flatten)]
+    web: WebOptions,
     #[command(flatten)]
     s3: S3Options,
     #[command(flatten)]
@@ -247,7 +250,7 @@ enum PassthroughOption {
 impl MountOptions {
     /// What was typed, as it is meant; `env` tells where caches live by default.
     pub fn into_config(self, source: String, mountpoint: PathBuf, env: Env) -> Result<Config> {
-        let Self { cache, read, fetch, s3, sftp, drive, watch } = self;
+        let Self { cache, read, fetch, web, s3, sftp, drive, watch } = self;
         let (uid, gid) = sys::invoking_user();
         let parsed = Source::parse(&source)?;
         let s3 = s3.into_config(env)?;
@@ -268,6 +271,7 @@ impl MountOptions {
             source,
             places: PlacesConfig {
                 s3,
+                web: web.into_config()?,
                 ssh_command: parse_command(&sftp.ssh_command)?,
                 connections,
                 whole_file_max_bytes: fetch.whole_file_max,

@@ -59,7 +59,7 @@ impl Opened {
 /// Makes a new library at `text`, and returns how it describes itself. Sizes that are not given are the home's own.
 pub fn create(text: &str, config: &PlacesConfig, cut: (Option<u64>, Option<u64>)) -> Result<String> {
     if let Some(address) = keyed(text)? {
-        let home = address.open(&config.s3, true)?;
+        let home = address.open(config, true)?;
         KeyedLibrary::init(home.into(), Settings::new(cut.0, cut.1), RETRIES)?;
         return Ok(address.shown());
     }
@@ -148,7 +148,7 @@ pub fn keyed(text: &str) -> Result<Option<Address>> {
 pub fn open_keyed(address: &Address, config: &PlacesConfig, retries: u32) -> Result<(KeyedLibrary, String)> {
     let mut damaged = None;
     for (address, path) in address.above()? {
-        let opened = address.open(&config.s3, false).and_then(|home| KeyedLibrary::open(home.into(), retries));
+        let opened = address.open(config, false).and_then(|home| KeyedLibrary::open(home.into(), retries));
         match opened {
             Err(error) if error.kind() == Kind::Missing => {}
             // A file of a library may be called as the settings of one are.

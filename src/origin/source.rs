@@ -19,6 +19,7 @@ use crate::store::credentials::{self, Env};
 use crate::store::dir::Dir;
 use crate::store::ftp::{self, Ftp};
 use crate::store::keyed;
+use crate::store::remote::access::Access;
 use crate::store::remote::place::Place;
 use crate::store::remote::service::Address;
 use crate::store::remote::shown;
@@ -157,20 +158,24 @@ impl Source {
     /// The origin that reads it. A local path must exist; a far server is asked nothing yet, so that a drive can start
     /// without it: whether it is there shows at the first `list("")`. It describes itself by the absolute path or the URL.
     pub fn open(&self, places: &PlacesConfig) -> Result<Arc<dyn Origin>> {
+        let access = || Access::new(&places.web).map(Arc::new);
         match self {
             Self::Folder(path) => {
                 let dir = Dir::open(path)?;
                 let described = dir.root().display().to_string();
                 Ok(Arc::new(Object::new(dir, described)))
             }
-            Self::Web(url) => Ok(Arc::new(Web::new(&credentials::filled_in(url), places.whole_file_max_bytes)?)),
+            Self::Web(url) => {
+                let url = credentials::filled_in(url);
+                Ok(Arc::new(Web::new(&url, places.whole_file_max_bytes, &access()?)?))
+            }
             Self::Place(address) if address.is_webdav() => {
-                let webdav = WebDav::new(&address.logged_in(credentials::filled_in))?;
+                let webdav = WebDav::new(&address.logged_in(credentials::filled_in), &access()?)?;
                 let described = webdav.describe().to_owned();
                 Ok(Arc::new(Object::new(webdav, described)))
             }
             Self::Place(address) => {
-                let place = Place::new(address, &places.s3)?;
+                let place = Place::new(address, &places.s3, &access()?)?;
                 let described = place.describe().to_owned();
                 Ok(Arc::new(Object::new(place, described)))
             }

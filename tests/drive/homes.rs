@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use bytes::Bytes;
-use reelfs::config::S3Config;
+use reelfs::config::{PlacesConfig, S3Config};
 use reelfs::error::Kind;
 use reelfs::range::ByteRange;
 use reelfs::store::keyed::address::Address;
@@ -52,13 +52,13 @@ pub fn s3_server() -> (TempDir, Daemon, S3Config) {
 }
 
 fn open(url: &str, s3: &S3Config, is_new: bool) -> Box<dyn Keyed> {
-    Address::parse(url).unwrap().open(s3, is_new).unwrap()
+    Address::parse(url).unwrap().open(&PlacesConfig { s3: s3.clone(), ..PlacesConfig::default() }, is_new).unwrap()
 }
 
 fn a_file() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("redb://{}", folder.path().join("films.redb").display());
-    let missing = Address::parse(&url).unwrap().open(&S3Config::default(), false);
+    let missing = Address::parse(&url).unwrap().open(&PlacesConfig::default(), false);
     assert_eq!(missing.err().unwrap().kind(), Kind::Missing);
     let home = open(&url, &S3Config::default(), true);
     check(&*home);
@@ -71,7 +71,7 @@ fn a_file() {
 fn a_folder() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("file://{}", folder.path().join("my films").display());
-    let missing = Address::parse(&url).unwrap().open(&S3Config::default(), false);
+    let missing = Address::parse(&url).unwrap().open(&PlacesConfig::default(), false);
     assert_eq!(missing.err().unwrap().kind(), Kind::Missing);
     let home = open(&url, &S3Config::default(), true);
     check(&*home);

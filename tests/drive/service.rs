@@ -15,6 +15,7 @@ use std::time::Duration;
 use fuser::{Filesystem, INodeNo, ReplyAttr, ReplyStatfs, Request};
 use parking_lot::Mutex;
 use reelfs::demo::{Server, ServerConfig};
+use reelfs::error::Kind;
 use reelfs::fuse::mount_table;
 use reelfs::fuse::probe::Probe;
 use reelfs::service::watchdog::Watchdog;
@@ -95,7 +96,11 @@ fn check_film(place: &Place) {
 }
 
 fn unmount_and_wait(place: &Place, pid: u32) {
-    reelfs::fuse::mount_point::unmount(&place.point(), false).unwrap();
+    // A program that another test starts holds copies of our descriptors until its exec: the drive may be busy for a moment.
+    wait_until("that nothing holds the drive", || match reelfs::fuse::mount_point::unmount(&place.point(), false) {
+        Err(error) if error.kind() == Kind::Busy => false,
+        unmounted => unmounted.map(|()| true).unwrap(),
+    });
     wait_until("the end of the process", || !is_running(pid));
 }
 

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reelfs::config::S3Config;
+use reelfs::config::{PlacesConfig, S3Config};
 use reelfs::demo::generate;
 use reelfs::range::ByteRange;
 use reelfs::store::keyed::Keyed;
@@ -105,7 +105,10 @@ impl Store {
     }
 
     fn home(&self) -> Box<dyn Keyed> {
-        Address::parse(self.url.strip_prefix("kv+").unwrap()).unwrap().open(&self.s3, false).unwrap()
+        Address::parse(self.url.strip_prefix("kv+").unwrap())
+            .unwrap()
+            .open(&PlacesConfig { s3: self.s3.clone(), ..PlacesConfig::default() }, false)
+            .unwrap()
     }
 
     /// All but words about what was removed, which stay for an hour.

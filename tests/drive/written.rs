@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use reelfs::config::S3Config;
+use reelfs::config::PlacesConfig;
 use reelfs::demo::generate;
 use reelfs::store::keyed::Keyed;
 use reelfs::store::keyed::address::Address;
@@ -72,7 +72,7 @@ impl Store {
 
     /// As another program has it.
     pub fn home(&self) -> Box<dyn Keyed> {
-        Address::parse(self.url.strip_prefix("kv+").unwrap()).unwrap().open(&S3Config::default(), false).unwrap()
+        Address::parse(self.url.strip_prefix("kv+").unwrap()).unwrap().open(&PlacesConfig::default(), false).unwrap()
     }
 
     pub fn is_sound(&self) {

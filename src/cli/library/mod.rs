@@ -26,6 +26,7 @@ use jiff::Timestamp;
 use super::exit::Outcome;
 use super::options::{Env, S3Options};
 use super::{complain, written};
+use crate::cli::web_options::WebOptions;
 use crate::config::PlacesConfig;
 use crate::error::{Error, Kind, Result};
 use crate::library::place::{self, Access, Opened};
@@ -35,6 +36,8 @@ use crate::library::{Library, Named, PAGE_NAMES_MAX, Query};
 #[derive(Debug, Args)]
 pub struct LibraryOptions {
     #[command(flatten)]
+    web: WebOptions,
+    #[command(flatten)]
     s3: S3Options,
 }
 
@@ -42,7 +45,7 @@ impl LibraryOptions {
     /// As the rooms below take it.
     fn places(self) -> Result<PlacesConfig> {
         let env: Env = &|name| std::env::var_os(name);
-        Ok(PlacesConfig { s3: self.s3.into_config(env)?, ..PlacesConfig::default() })
+        Ok(PlacesConfig { s3: self.s3.into_config(env)?, web: self.web.into_config()?, ..PlacesConfig::default() })
     }
 
     fn open(self, text: &str, access: Access) -> Result<Opened> {

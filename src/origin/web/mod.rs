@@ -12,8 +12,8 @@ mod times;
 mod whole;
 mod xml;
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use url::Url;
@@ -24,11 +24,13 @@ pub use self::index::{Told, parse};
 use self::times::{FolderTimes, Times};
 use self::whole::WholeFiles;
 use super::{Begun, Body, End, Listed, ListedKind, Origin, Pages, Patience, Stat, Version};
+#[cfg(test)]
 use crate::config::WHOLE_FILE_MAX_BYTES;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::Read as _;
 use crate::store::credentials;
+use crate::store::remote::access::Access;
 use crate::store::remote::{Remote, leads_away, sent_on, shown};
 
 /// A source on the web.
@@ -56,10 +58,10 @@ enum Root {
 impl Web {
     /// The source at `url`. Asks nothing yet: what is wrong with it shows at the first `list("")`. Files up to
     /// `whole_file_max_bytes` are read whole where the server can't do otherwise.
-    pub fn new(url: &Url, whole_file_max_bytes: u64) -> Result<Self> {
+    pub fn new(url: &Url, whole_file_max_bytes: u64, access: &Arc<Access>) -> Result<Self> {
         Ok(Self {
             described: shown(url),
-            remote: Remote::new(url)?,
+            remote: Remote::new(url, access)?,
             root: OnceLock::new(),
             times: Times::new(),
             folders: Folders::new(),
@@ -69,8 +71,9 @@ impl Web {
     }
 
     /// The source at `url`, asked for at once: whether it is there, and whether it is a folder or a file.
+    #[cfg(test)]
     pub fn connect(url: &Url, patience: &Patience) -> Result<Self> {
-        let web = Self::new(url, WHOLE_FILE_MAX_BYTES)?;
+        let web = Self::new(url, WHOLE_FILE_MAX_BYTES, &Access::plain())?;
         web.list("", patience, &mut |_| Ok(()))?;
         Ok(web)
     }

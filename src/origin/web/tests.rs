@@ -520,7 +520,7 @@ fn single_film_behind_a_link_is_found_once_its_server_answers() {
             serve(move |_, _| if seen.load(Ordering::Relaxed) { ("200 OK", NAMED, "film") } else { (status, "", "") });
         for path in ["/?file=film.mkv", "/films"] {
             is_up.store(false, Ordering::Relaxed);
-            let web = Web::new(&server.join(path).unwrap(), WHOLE_FILE_MAX_BYTES).unwrap();
+            let web = Web::new(&server.join(path).unwrap(), WHOLE_FILE_MAX_BYTES, &Access::plain()).unwrap();
             let error = web.list_whole("", &patience()).unwrap_err();
             assert!(error.may_pass(), "{status}: {path}: {error}");
             assert!(web.stat("b c.mkv", &patience()).unwrap_err().may_pass(), "{status}: {path}");
@@ -532,7 +532,7 @@ fn single_film_behind_a_link_is_found_once_its_server_answers() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = Url::parse(&format!("http://{}/?file=film.mkv", listener.local_addr().unwrap())).unwrap();
     drop(listener);
-    let web = Web::new(&url, 0).unwrap();
+    let web = Web::new(&url, 0, &Access::plain()).unwrap();
     assert_eq!(web.list_whole("", &patience()).unwrap_err().kind(), Kind::Unreachable);
     assert!(web.root.get().is_none(), "not settled");
 }
@@ -561,7 +561,7 @@ fn a_login_page_is_neither_folder_nor_film() {
         assert_eq!(error.kind(), Kind::Unreachable, "{path}: {error}");
         assert!(error.to_string().contains("a login page?"), "{error}");
     }
-    let web = Web::new(&portal.join("/films/").unwrap(), 0).unwrap();
+    let web = Web::new(&portal.join("/films/").unwrap(), 0, &Access::plain()).unwrap();
     assert_eq!(web.stat("a.mkv", &patience()).unwrap_err().kind(), Kind::Unreachable);
     assert_eq!(connect(&portal, "/old/").unwrap(), ["a.mkv"], "a mirror's folder");
 }
@@ -575,7 +575,7 @@ fn a_source_that_fails_says_what_to_do_in_one_line() {
     let error = Web::connect(&url, &patience()).err().unwrap();
     assert_eq!(error.kind(), Kind::Denied);
     assert!(error.to_string().contains("REELFS_USER") && !error.to_string().contains("secret"), "{error}");
-    assert!(!Web::new(&url, 0).unwrap().describe().contains("alice"));
+    assert!(!Web::new(&url, 0, &Access::plain()).unwrap().describe().contains("alice"));
 
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let nobody = Url::parse(&format!("http://127.0.0.1:{port}/films/")).unwrap();
@@ -591,7 +591,7 @@ fn a_source_that_fails_says_what_to_do_in_one_line() {
 
 /// The listing of one folder, folders with a `/`.
 fn listed(url: &Url, path: &str) -> Result<Vec<String>> {
-    let web = Web::new(url, 0)?;
+    let web = Web::new(url, 0, &Access::plain())?;
     let names = web.list_whole(path, &patience())?;
     Ok(names
         .iter()

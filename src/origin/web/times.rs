@@ -118,6 +118,7 @@ mod tests {
     use crate::range::ByteRange;
 
     use super::*;
+    use crate::store::remote::access::Access;
 
     const NAMES: [&str; 2] = ["a.mkv", "b.mkv"];
 
@@ -167,7 +168,7 @@ mod tests {
     #[test]
     fn versions_rest_on_the_listed_time_where_answers_tell_none() {
         let minute = Arc::new(Mutex::new(26));
-        let web = Web::new(&serve(&minute), 0).unwrap();
+        let web = Web::new(&serve(&minute), 0, &Access::plain()).unwrap();
         let patience = Patience { stall: Duration::from_secs(5), cancel: Cancel::new() };
         let range = ByteRange::new(0, 5);
         let old = web.stat("a.mkv", &patience).unwrap();
@@ -194,7 +195,7 @@ mod tests {
     fn listed_time_proves_no_version_once_the_index_is_gone() {
         for (what, state) in [("forbidden", GONE), ("no index", BLANK), ("the film left out", EMPTY)] {
             let minute = Arc::new(Mutex::new(26));
-            let web = Web::new(&serve(&minute), 0).unwrap();
+            let web = Web::new(&serve(&minute), 0, &Access::plain()).unwrap();
             let patience = Patience { stall: Duration::from_secs(5), cancel: Cancel::new() };
             let range = ByteRange::new(0, 5);
             let old = web.stat("a.mkv", &patience).unwrap();
@@ -215,7 +216,7 @@ mod tests {
     #[test]
     fn listed_time_of_first_bytes_is_asked_for_after_they_began() {
         let minute = Arc::new(Mutex::new(26));
-        let web = Web::new(&serve(&minute), 0).unwrap();
+        let web = Web::new(&serve(&minute), 0, &Access::plain()).unwrap();
         let patience = Patience { stall: Duration::from_secs(5), cancel: Cancel::new() };
         web.stat("a.mkv", &patience).unwrap();
         *minute.lock() = 27;

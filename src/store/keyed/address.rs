@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use opendal::Operator;
 use opendal::services::CloudflareKv;
@@ -18,10 +19,11 @@ use super::redb_file::RedbFile;
 use super::redis_server::RedisServer;
 use super::service::Service;
 use super::{Keyed, LIMITS, Limits};
-use crate::config::S3Config;
+use crate::config::{PlacesConfig, S3Config};
 use crate::error::{Error, Kind, Result};
 use crate::store::credentials;
-use crate::store::remote::{self, from_service, shown};
+use crate::store::remote::access::Access;
+use crate::store::remote::{self, Transport, from_service, shown};
 
 /// What a bucket takes as a key.
 const S3_KEY_BYTES_MAX: usize = 1024;
@@ -154,8 +156,9 @@ impl Address {
     }
 
     /// The home, open. `is_new`: a file or folder of this machine is made if it is missing; servers are asked nothing yet.
-    pub fn open(&self, s3: &S3Config, is_new: bool) -> Result<Box<dyn Keyed>> {
-        let components = self.components()?;
+    pub fn open(&self, places: &PlacesConfig, is_new: bool) -> Result<Box<dyn Keyed>> {
+        let (components, s3) = (self.components()?, &places.s3);
+        let access = || Access::new(&places.web).map(Arc::new);
         Ok(match self.home {
             Home::Redb => Box::new(RedbFile::open(&path(&components), is_new, self.shown())?),
             Home::Folder => Box::new(Folder::open(&path(&components), is_new, self.shown())?),
@@ -174,7 +177,8 @@ impl Address {
                 let (operator, described) = (place.operator(s3)?, self.located(s3));
                 let prefix = prefix(&components);
                 let limits = limits(S3_KEY_BYTES_MAX, &prefix, None);
-                Box::new(Service::new(operator, prefix, described, limits)?)
+                let transport = Transport::new(&described, Some(&place.base(s3)?), &access()?)?;
+                Box::new(Service::new(operator, transport, prefix, described, limits)?)
             }
             Home::Cloudflare => {
                 let [namespace, rest @ ..] = &components[..] else {
@@ -189,7 +193,8 @@ impl Address {
                 let operator = Operator::new(service).map_err(|error| from_service(&self.shown(), &error))?;
                 let prefix = prefix(rest);
                 let limits = limits(CLOUDFLARE_KEY_BYTES_MAX, &prefix, Some(CLOUDFLARE_REQUESTS_PER_SECOND));
-                Box::new(Service::new(operator, prefix, self.shown(), limits)?)
+                let transport = Transport::new(&self.shown(), None, &access()?)?;
+                Box::new(Service::new(operator, transport, prefix, self.shown(), limits)?)
             }
         })
     }
@@ -300,7 +305,7 @@ mod tests {
             let error = address(text).unwrap_err();
             assert!(error.kind() == Kind::Invalid && !error.to_string().contains('\n'), "{text}: {error}");
         }
-        let keys = address("s3://key:secret@films/").unwrap().open(&S3Config::default(), false).err().unwrap();
+        let keys = address("s3://key:secret@films/").unwrap().open(&PlacesConfig::default(), false).err().unwrap();
         assert!(keys.to_string().contains("AWS_ACCESS_KEY_ID") && !keys.to_string().contains("secret"), "{keys}");
     }
 }

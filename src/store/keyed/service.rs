@@ -32,9 +32,14 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Asks nothing yet. `limits` are those below `prefix`.
-    pub fn new(operator: Operator, prefix: String, described: String, limits: Limits) -> Result<Self> {
-        let transport = Transport::new(&described)?;
+    /// Asked over `transport`; asks nothing yet. `limits` are those below `prefix`.
+    pub fn new(
+        operator: Operator,
+        transport: Transport,
+        prefix: String,
+        described: String,
+        limits: Limits,
+    ) -> Result<Self> {
         let transport = HttpTransporter::new(Counted { transport, url: described.clone(), pages: None });
         let operator = operator.with_context(OperationContext::new().with_http_transport(transport));
         Ok(Self { driver: Driver::new()?, operator, prefix, described, limits })

@@ -68,12 +68,14 @@ impl Remote {
             *warmed = Some(Instant::now());
         }
         for _ in 0..WARM_CONNECTIONS {
-            let request =
-                self.connections.client().head(self.base.clone()).headers(self.headers.clone()).timeout(WARM_TIMEOUT);
+            let (sender, url) = (self.sender.clone(), self.base.clone());
             self.driver.start(async move {
                 tokio::time::sleep(WARM_AFTER).await;
-                if let Err(error) = request.send().await {
-                    log::debug!("no connection made ready: {}", error.without_url());
+                match tokio::time::timeout(WARM_TIMEOUT, sender.send(Method::HEAD, &url, HeaderMap::new(), None)).await
+                {
+                    Ok(Err(error)) => log::debug!("no connection made ready: {}", error.without_url()),
+                    Err(_) => log::debug!("no connection made ready within {WARM_TIMEOUT:?}"),
+                    Ok(Ok(_)) => {}
                 }
             });
         }

@@ -55,7 +55,7 @@ impl AnswerBody {
         response: reqwest::Response,
         range_bytes: u64,
     ) -> Self {
-        let (driver, connections) = (Arc::clone(&remote.driver), Arc::clone(&remote.connections));
+        let (driver, connections) = (Arc::clone(&remote.driver), Arc::clone(remote.connections()));
         Self { driver, connections, patience: patience.clone(), url, response, missing: Missing(range_bytes) }
     }
 }
@@ -119,7 +119,7 @@ impl RemoteBody {
         };
         let open = async { open.await.map_err(|error: opendal::Error| fault::from_opendal(&url, &error)) };
         let stream = remote.driver.wait(patience, &url, open)?;
-        let (driver, connections) = (Arc::clone(&remote.driver), Arc::clone(&remote.connections));
+        let (driver, connections) = (Arc::clone(&remote.driver), Arc::clone(remote.connections()));
         let (patience, missing) = (patience.clone(), Missing(range.len()));
         Ok(Box::new(Self { driver, connections, patience, url, stream, piece: Buffer::new(), missing }))
     }

@@ -12,14 +12,16 @@ use http::{Request, Response};
 use opendal::{Buffer, HttpBody, HttpTransport};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use parking_lot::Mutex;
+use url::{Origin, Url};
 
-use super::{POOL_IDLE_TIMEOUT, client};
+use super::access::{Access, POOL_IDLE_TIMEOUT};
 use crate::error::Result;
 use crate::sys;
 
 /// The pool in use.
 pub(in crate::store) struct Connections {
     place: String,
+    access: Arc<Access>,
     // Taken alone, for a look.
     state: Mutex<State>,
 }
@@ -45,9 +47,14 @@ impl Heard {
 }
 
 impl Connections {
-    pub fn new(place: &str) -> Result<Self> {
-        let state = State { client: client(place)?, heard: Heard::now(), is_used: false };
-        Ok(Self { place: place.to_owned(), state: Mutex::new(state) })
+    pub fn new(place: &str, access: &Arc<Access>) -> Result<Self> {
+        let state = State { client: access.client(place)?, heard: Heard::now(), is_used: false };
+        Ok(Self { place: place.to_owned(), access: Arc::clone(access), state: Mutex::new(state) })
+    }
+
+    /// How they are made.
+    pub fn access(&self) -> &Access {
+        &self.access
     }
 
     /// What the next request is sent with. After a sleep of the machine that is a new pool.
@@ -84,8 +91,8 @@ impl Connections {
     }
 
     fn renew(&self) {
-        // Built without the lock: it reads certificates.
-        match client(&self.place) {
+        // Built without the lock.
+        match self.access.client(&self.place) {
             Ok(client) => *self.state.lock() = State { client, heard: Heard::now(), is_used: false },
             Err(error) => log::warn!("{error}"),
         }
@@ -94,24 +101,34 @@ impl Connections {
 
 /// Sends `OpenDAL`'s requests over whichever pool is in use.
 #[derive(Clone)]
-pub(in crate::store) struct Transport(Arc<Connections>);
+pub(in crate::store) struct Transport {
+    connections: Arc<Connections>,
+    /// The server that is told the user's headers; none: no server is.
+    own: Option<Origin>,
+}
 
 impl Transport {
-    /// Over these.
-    pub(super) fn over(connections: &Arc<Connections>) -> Self {
-        Self(Arc::clone(connections))
+    /// Over `connections`, to the service at `url`.
+    pub(super) fn over(connections: &Arc<Connections>, url: &Url) -> Self {
+        Self { connections: Arc::clone(connections), own: Some(url.origin()) }
     }
 
-    /// Over connections of its own to `place`.
-    pub fn new(place: &str) -> Result<Self> {
-        Ok(Self(Arc::new(Connections::new(place)?)))
+    /// Over connections of its own to `place`; the service at `own` is told the user's headers.
+    pub fn new(place: &str, own: Option<&Url>, access: &Arc<Access>) -> Result<Self> {
+        Ok(Self { connections: Arc::new(Connections::new(place, access)?), own: own.map(Url::origin) })
     }
 }
 
 impl HttpTransport for Transport {
-    async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
-        let response = ReqwestTransport::new(self.0.client()).fetch(request).await?;
-        self.0.heard();
+    async fn fetch(&self, mut request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
+        let is_own = Url::parse(&request.uri().to_string()).is_ok_and(|url| Some(url.origin()) == self.own);
+        if is_own {
+            for (name, value) in self.connections.access().headers() {
+                request.headers_mut().entry(name).or_insert_with(|| value.clone());
+            }
+        }
+        let response = ReqwestTransport::new(self.connections.client()).fetch(request).await?;
+        self.connections.heard();
         Ok(response)
     }
 }
@@ -120,9 +137,13 @@ impl HttpTransport for Transport {
 mod tests {
     use super::*;
 
+    fn connections() -> Connections {
+        Connections::new("http://host/", &Access::plain()).unwrap()
+    }
+
     #[test]
     fn connections_are_doubted_only_if_nothing_came() {
-        let connections = Connections::new("http://host/").unwrap();
+        let connections = connections();
         let renewed_at = |connections: &Connections| connections.state.lock().heard.at;
         let asked_at = Instant::now();
         connections.heard();
@@ -138,7 +159,7 @@ mod tests {
 
     #[test]
     fn connections_are_new_after_a_sleep_of_the_machine() {
-        let connections = Connections::new("http://host/").unwrap();
+        let connections = connections();
         connections.heard();
         connections.state.lock().heard.since_boot = sys::since_boot().saturating_sub(POOL_IDLE_TIMEOUT);
         assert!(connections.silent_for() >= POOL_IDLE_TIMEOUT);

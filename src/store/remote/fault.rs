@@ -88,12 +88,11 @@ fn untrusted(cause: &str) -> Option<String> {
     } else if has("NotValidForName") || has("not valid for name") {
         "its certificate is for another name: use the name that it is for, in the URL"
     } else if has("CaUsedAsEndEntity") {
-        "its certificate is self-signed and that of an authority, which no server may show as its own: make one that is not \
-         (with openssl: -addext basicConstraints=critical,CA:FALSE), and have this machine trust it (SSL_CERT_FILE)"
+        "its certificate is self-signed: if you know it, trust it with --ca-cert FILE, or have this machine trust it"
     } else if has("UnknownIssuer") || has("unknown issuer") || has("SelfSigned") || has("BadSignature") {
-        "its certificate is signed by no authority that this machine trusts (is it self-signed?): add the authority's \
-         certificate to the machine's (/usr/local/share/ca-certificates, then update-ca-certificates), or set SSL_CERT_FILE \
-         to a file that holds it"
+        "its certificate is signed by no authority that this machine trusts (is it self-signed?): give the authority's \
+         certificate, or the server's own, with --ca-cert FILE, or add it to the machine's \
+         (/usr/local/share/ca-certificates, then update-ca-certificates)"
     } else {
         "its certificate is refused"
     };
@@ -115,7 +114,7 @@ mod tests {
     #[test]
     fn certificate_that_is_refused_is_told_with_what_to_do() {
         for (cause, told) in [
-            ("invalid peer certificate: UnknownIssuer", "SSL_CERT_FILE"),
+            ("invalid peer certificate: UnknownIssuer", "--ca-cert"),
             ("invalid peer certificate: Expired", "clock"),
             ("invalid peer certificate: certificate expired: verification time 7 (UNIX)", "expired"),
             ("invalid peer certificate: NotValidForName", "another name"),

@@ -78,14 +78,13 @@ impl Remote {
         let shown = shown(url);
         let patience = Patience { stall: patience.stall / HEAD_SHARE, ..patience.clone() };
         let is_connected = Cell::new(true);
-        let request = self.connections.client().head(url.clone()).headers(self.headers.clone());
         let work = async {
-            request.send().await.map_err(|error| {
+            self.sender.send(Method::HEAD, url, HeaderMap::new(), None).await.map_err(|error| {
                 is_connected.set(!error.is_connect());
                 fault::from_reqwest(&shown, &error)
             })
         };
-        let answer = self.driver.wait(&patience, &shown, work).inspect(|_| self.connections.heard());
+        let answer = self.driver.wait(&patience, &shown, work).inspect(|_| self.connections().heard());
         let response = match answer {
             Ok(response) => response,
             Err(error) if error.kind() == Kind::Cancelled || !is_connected.get() => return Err(error),

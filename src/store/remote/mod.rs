@@ -2,6 +2,7 @@
 //! asked.
 //! Never here: retries (they live above, in one place), and what a page says. Nothing async is seen outside this folder.
 
+pub mod access;
 mod answer;
 mod begin;
 mod body;
@@ -11,11 +12,14 @@ mod connections;
 mod fault;
 mod guard;
 mod headers;
+mod login;
 mod page;
 pub mod place;
 mod rest;
+mod sender;
 pub mod service;
 mod service_answer;
+mod tls;
 pub mod webdav;
 
 use std::fmt::Display;
@@ -24,11 +28,12 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, IF_MATCH, RANGE};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, IF_MATCH, RANGE};
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use url::Url;
 
+use self::access::Access;
 pub(crate) use self::answer::http_date;
 use self::answer::{Asked, Proof};
 use self::body::AnswerBody;
@@ -37,27 +42,12 @@ pub(super) use self::connections::Transport;
 pub(super) use self::fault::from_service;
 pub use self::page::{Form, Page, PageBody};
 use self::rest::InParts;
+use self::sender::Sender;
 pub(super) use self::service_answer::Counted;
 use super::driver::Driver;
 use super::{Begun, Body, End, Patience, Read, Stat};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
-
-/// A server that has not taken the connection by then will not serve film either.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most servers close an idle connection after 60 to 75 s; closing first avoids asking on a dead one.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(55);
-/// The kernel asks the other side of an idle connection whether it is there, so that a router on the way remembers it, and a
-/// dead one is noticed before it is used.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(15);
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
-const KEEPALIVE_MAX: u32 = 3;
-/// What was sent and not acknowledged for so long never will be.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
-/// Warm connections kept; above any sensible `--connections`.
-const POOL_IDLE_MAX: usize = 64;
-/// More hops than any sane chain of mirrors, fewer than a loop.
-const REDIRECTS_MAX: usize = 8;
 
 /// Everything but RFC 3986's unreserved characters: what no server can take for something else.
 const SEGMENT: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -66,11 +56,9 @@ const SEGMENT: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 #[derive(Clone)]
 pub struct Remote {
     driver: Arc<Driver>,
-    connections: Arc<Connections>,
+    sender: Sender,
     /// Without credentials and fragment.
     base: Url,
-    /// What every request carries: `Authorization`, if there is one, and no wish for compression.
-    headers: HeaderMap,
     /// When connections were made ready last.
     warmed: Arc<Mutex<Option<Instant>>>,
     /// HEAD has failed where GET did not: it is not tried any more.
@@ -97,32 +85,22 @@ struct Answer {
 }
 
 impl Remote {
-    /// The place at `url` (http or https). Its user and password, if any, are sent to that host and never shown.
-    /// Asks nothing yet.
-    pub fn new(url: &Url) -> Result<Self> {
+    /// The place at `url` (http or https), asked as `access` says. The user and password in the URL, if any, are sent to that
+    /// host and never shown. Asks nothing yet.
+    pub fn new(url: &Url, access: &Arc<Access>) -> Result<Self> {
         let shown = shown(url);
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(Error::new(Kind::Invalid, format!("{shown} is not an http:// or https:// URL")));
         }
-        let connections = Arc::new(Connections::new(&shown)?);
-        let mut headers = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))]);
-        if let Some(authorization) = authorization(&connections.client(), url)? {
-            headers.insert(AUTHORIZATION, authorization);
-        }
-        let base = without_credentials(url);
+        let (sender, base) = (Sender::new(url, access)?, without_credentials(url));
         let (warmed, head_fails) = (Arc::default(), Arc::default());
-        Ok(Self { driver: Arc::new(Driver::new()?), connections, base, headers, warmed, head_fails })
+        Ok(Self { driver: Arc::new(Driver::new()?), sender, base, warmed, head_fails })
     }
 
-    /// The same server's place at `url`, over the same connections. Another server does not get the password.
+    /// The place at `url`, over the same connections. Another server gets neither the password nor the user's headers.
     #[must_use]
     pub fn at(&self, url: &Url) -> Self {
-        let mut moved = self.clone();
-        moved.base = without_credentials(url);
-        if moved.base.origin() != self.base.origin() {
-            moved.headers.remove(AUTHORIZATION);
-        }
-        moved
+        Self { base: without_credentials(url), ..self.clone() }
     }
 
     /// The place itself, without credentials.
@@ -151,10 +129,13 @@ impl Remote {
     /// Sends one request without a body; the answer may have any status.
     fn send(&self, method: Method, url: &Url, more: HeaderMap, patience: &Patience) -> Result<reqwest::Response> {
         let shown = shown(url);
-        let client = self.connections.client();
-        let request = client.request(method, url.clone()).headers(self.headers.clone()).headers(more);
-        let work = async { request.send().await.map_err(|error| fault::from_reqwest(&shown, &error)) };
-        self.driver.wait(patience, &shown, work).inspect(|_| self.connections.heard())
+        let request = self.sender.send(method, url, more, None);
+        let work = async { request.await.map_err(|error| fault::from_reqwest(&shown, &error)) };
+        self.driver.wait(patience, &shown, work).inspect(|_| self.connections().heard())
+    }
+
+    fn connections(&self) -> &Arc<Connections> {
+        self.sender.connections()
     }
 
     /// `read`, for places that know more of a file's version than its own URL tells: where an answer tells none,
@@ -245,11 +226,11 @@ impl Read for Remote {
     }
 
     fn doubt(&self, silent_since: Instant) {
-        self.connections.doubt(silent_since);
+        self.connections().doubt(silent_since);
     }
 
     fn silent_for(&self) -> Duration {
-        self.connections.silent_for()
+        self.connections().silent_for()
     }
 
     fn read(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
@@ -265,23 +246,6 @@ fn check_again(asked: &Asked, stat_again: impl FnOnce() -> Result<Stat>) -> Resu
     }
     let (url, was, now) = (&asked.url, &asked.expected.version, &now.version);
     Err(Error::new(Kind::Changed, format!("{url}: the file has changed: it was {was}, and is {now}")))
-}
-
-/// The client that asks `place`: its connections, and how long they are waited for and kept.
-fn client(place: &str) -> Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .user_agent(concat!("reelfs/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_TIMEOUT)
-        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-        .pool_max_idle_per_host(POOL_IDLE_MAX)
-        .tcp_nodelay(true)
-        .tcp_keepalive(KEEPALIVE_AFTER)
-        .tcp_keepalive_interval(KEEPALIVE_EVERY)
-        .tcp_keepalive_retries(KEEPALIVE_MAX)
-        .tcp_user_timeout(UNACKNOWLEDGED_MAX)
-        .redirect(reqwest::redirect::Policy::limited(REDIRECTS_MAX))
-        .build()
-        .map_err(|error| fault::from_reqwest(place, &error))
 }
 
 /// Refuses a key that would lead out of its place.
@@ -334,17 +298,6 @@ fn without_credentials(url: &Url) -> Url {
     let _ = url.set_password(None);
     url.set_fragment(None);
     url
-}
-
-/// The `Authorization` header for the user and password in `url`, if there are any.
-fn authorization(client: &reqwest::Client, url: &Url) -> Result<Option<HeaderValue>> {
-    if url.username().is_empty() && url.password().is_none() {
-        return Ok(None);
-    }
-    let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let request = client.get(without_credentials(url)).basic_auth(decode(url.username()), url.password().map(decode));
-    let mut request = request.build().map_err(|error| fault::from_reqwest(&shown(url), &error))?;
-    Ok(request.headers_mut().remove(AUTHORIZATION))
 }
 
 /// The same URL with a slash at its end.

@@ -10,6 +10,7 @@ use http::header::HOST;
 use opendal::{EntryMode, HttpTransporter, Metadata, OperationContext, Operator};
 use url::Url;
 
+use super::access::Access;
 use super::answer::{Asked, strong_etag};
 use super::body::RemoteBody;
 use super::connections::Transport;
@@ -49,11 +50,11 @@ enum Root {
 }
 
 impl Place {
-    /// The place at `address`. Asks nothing yet.
-    pub fn new(address: &Address, s3: &S3Config) -> Result<Self> {
+    /// The place at `address`, asked as `access` says. Asks nothing yet.
+    pub fn new(address: &Address, s3: &S3Config, access: &Arc<Access>) -> Result<Self> {
         let (operator, described) = (address.operator(s3)?, address.located(s3));
         let (prefix, says_folder) = address.prefix()?;
-        let remote = Remote::new(&address.base(s3)?)?;
+        let remote = Remote::new(&address.base(s3)?, access)?;
         let place = Self { remote, operator, prefix, says_folder, root: OnceLock::new(), described };
         Ok(Self { operator: place.counted(None), ..place })
     }
@@ -65,7 +66,7 @@ impl Place {
 
     /// The service, its answers counted: those of one listing together.
     fn counted(&self, pages: Option<Arc<ListingPages>>) -> Operator {
-        let transport = Transport::over(&self.remote.connections);
+        let transport = Transport::over(self.remote.connections(), self.remote.base());
         let counted = Counted { transport, url: self.described.clone(), pages };
         let context = OperationContext::new().with_http_transport(HttpTransporter::new(counted));
         self.operator.clone().with_context(context)
@@ -194,7 +195,7 @@ impl Read for Place {
     fn read(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
         let path = self.path(key, patience)?;
         let asked = Asked { url: self.shown(&path), range, expected: expected.clone() };
-        let transport = Transport::over(&self.remote.connections);
+        let transport = Transport::over(self.remote.connections(), self.remote.base());
         let is_unproved = Arc::new(AtomicBool::new(false));
         let guard = Guard { transport, asked: asked.clone(), is_unproved: Arc::clone(&is_unproved) };
         let context = OperationContext::new().with_http_transport(HttpTransporter::new(guard));
@@ -307,7 +308,7 @@ mod tests {
     fn bucket(server: &Server) -> Place {
         let address = Address::new(Url::parse("s3://films/").unwrap()).unwrap();
         let endpoint = server.url.origin().ascii_serialization();
-        Place::new(&address, &S3Config { endpoint: Some(endpoint), ..S3Config::default() }).unwrap()
+        Place::new(&address, &S3Config { endpoint: Some(endpoint), ..S3Config::default() }, &Access::plain()).unwrap()
     }
 
     fn page(keys: &str, next: &str) -> Vec<u8> {

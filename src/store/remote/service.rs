@@ -103,7 +103,7 @@ impl Address {
     }
 
     /// Where it is asked over HTTP, credentials included.
-    pub(super) fn base(&self, s3: &S3Config) -> Result<Url> {
+    pub(in crate::store) fn base(&self, s3: &S3Config) -> Result<Url> {
         let base = match self.service {
             Service::WebDav => {
                 let (scheme, rest) = self.url.as_str().split_once("://").unwrap_or_default();

@@ -57,7 +57,7 @@ impl Server {
     }
 
     fn remote(&self) -> Remote {
-        Remote::new(&self.url).unwrap()
+        Remote::new(&self.url, &Access::plain()).unwrap()
     }
 
     pub fn heads(&self) -> Vec<String> {
@@ -253,7 +253,8 @@ fn statuses_become_kinds() {
 fn a_lost_connection_may_pass() {
     // Refused: the port was free a moment ago.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let refused = Remote::new(&Url::parse(&format!("http://127.0.0.1:{port}/film.mkv")).unwrap()).unwrap();
+    let refused =
+        Remote::new(&Url::parse(&format!("http://127.0.0.1:{port}/film.mkv")).unwrap(), &Access::plain()).unwrap();
     let error = read_with(&refused, ByteRange::new(5, 10), &patience()).unwrap_err();
     assert_eq!(error.kind(), Kind::Unreachable);
     assert!(error.to_string().contains("refused"), "{error}");
@@ -267,7 +268,8 @@ fn a_lost_connection_may_pass() {
         socket.write_all(&answer("206 Partial Content", GOOD, &FILE[5..7])).unwrap();
         // Closed with the request unread: the kernel sends a reset.
     });
-    let error = read_with(&Remote::new(&url).unwrap(), ByteRange::new(5, 10), &patience()).unwrap_err();
+    let error =
+        read_with(&Remote::new(&url, &Access::plain()).unwrap(), ByteRange::new(5, 10), &patience()).unwrap_err();
     assert_eq!(error.kind(), Kind::Unreachable);
     assert_eq!(kind_of("SSH-2.0-OpenSSH_9.2\r\n"), Some(Kind::Unreachable));
 }
@@ -334,7 +336,7 @@ fn redirects_are_followed_and_passwords_stay_home() {
     let mut url = server.url.clone();
     url.set_username("user").unwrap();
     url.set_password(Some("p:w%")).unwrap();
-    let remote = Remote::new(&url).unwrap();
+    let remote = Remote::new(&url, &Access::plain()).unwrap();
     assert_eq!(read_with(&remote, ByteRange::new(5, 10), &patience()).unwrap(), &FILE[5..10]);
     assert!(
         server.heads()[0].contains(
@@ -360,7 +362,7 @@ fn credentials_are_never_shown() {
     url.set_username("alice").unwrap();
     url.set_password(Some("secret")).unwrap();
     url.set_query(Some("signature=hidden"));
-    let remote = Remote::new(&url).unwrap();
+    let remote = Remote::new(&url, &Access::plain()).unwrap();
     let errors = [
         remote.stat("", &patience()).unwrap_err(),
         remote.page("", Form::Json, &patience()).err().unwrap(),
@@ -501,7 +503,7 @@ fn a_short_answer_is_taken_and_the_rest_asked_for() {
 
 #[test]
 fn keys_are_encoded_to_the_letter_and_cannot_climb() {
-    let remote = Remote::new(&Url::parse("http://host/a%20b/").unwrap()).unwrap();
+    let remote = Remote::new(&Url::parse("http://host/a%20b/").unwrap(), &Access::plain()).unwrap();
     let url = |key: &str| remote.url(key).map(String::from).ok();
     assert_eq!(url(""), Some("http://host/a%20b/".into()));
     assert_eq!(url(" x/ö?#%.mkv "), Some("http://host/a%20b/%20x/%C3%B6%3F%23%25.mkv%20".into()));
@@ -539,7 +541,7 @@ fn connections_are_kept_warm() {
             });
         }
     });
-    let remote = Remote::new(&url).unwrap();
+    let remote = Remote::new(&url, &Access::plain()).unwrap();
     for _ in 0..10 {
         assert_eq!(read_with(&remote, ByteRange::new(5, 10), &patience()).unwrap(), &FILE[5..10]);
     }

@@ -68,7 +68,8 @@ fn a_page_that_a_script_fills_is_asked_for_as_json() {
             _ => ("200 OK", "text/html\r\n", page),
         });
         assert_eq!(listed(&url, "").unwrap(), ["a.mkv", "sub/"]);
-        let names = Web::new(&url.join("/?x=1").unwrap(), 0).unwrap().list_whole("", &patience()).unwrap();
+        let names =
+            Web::new(&url.join("/?x=1").unwrap(), 0, &Access::plain()).unwrap().list_whole("", &patience()).unwrap();
         assert_eq!(names[0].kind, ListedKind::File { size_bytes: Some(5) });
         assert_eq!(names[0].modified, Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_047)));
     }

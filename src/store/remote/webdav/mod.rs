@@ -4,8 +4,8 @@
 mod links;
 mod multistatus;
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::Method;
@@ -16,6 +16,7 @@ use url::Url;
 
 use self::links::{Link, Path, Seen};
 use self::multistatus::Resource;
+use super::access::Access;
 use super::answer;
 use super::service::Address;
 use super::{PageBody, Remote, fault, leads_away, sent_on, shown, with_slash};
@@ -57,10 +58,10 @@ enum Root {
 }
 
 impl WebDav {
-    /// The place at `address`. Asks nothing yet.
-    pub fn new(address: &Address) -> Result<Self> {
+    /// The place at `address`, asked as `access` says. Asks nothing yet.
+    pub fn new(address: &Address, access: &Arc<Access>) -> Result<Self> {
         let s3 = S3Config::default();
-        let remote = Remote::new(&address.base(&s3)?)?;
+        let remote = Remote::new(&address.base(&s3)?, access)?;
         let (_, says_folder) = address.prefix()?;
         let (root, has_no_etags) = (OnceLock::new(), AtomicBool::new(false));
         Ok(Self { remote, says_folder, root, has_no_etags, described: address.located(&s3) })
@@ -124,11 +125,10 @@ impl WebDav {
             (CONTENT_TYPE, HeaderValue::from_static("application/xml; charset=utf-8")),
         ]);
         let remote = &self.remote;
-        let request =
-            remote.connections.client().request(method, url.clone()).headers(remote.headers.clone()).headers(headers);
-        let work = async { request.body(PROPFIND).send().await.map_err(|error| fault::from_reqwest(&address, &error)) };
+        let request = remote.sender.send(method, url, headers, Some(PROPFIND));
+        let work = async { request.await.map_err(|error| fault::from_reqwest(&address, &error)) };
         let response = remote.driver.wait(patience, &address, work)?;
-        remote.connections.heard();
+        remote.connections().heard();
         check_status(response.status(), response.headers(), &address)?;
         answer::check_encoding(response.headers(), &address)?;
         if leads_away(url, response.url()) {

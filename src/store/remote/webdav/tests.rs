@@ -23,7 +23,7 @@ fn multistatus(responses: &str) -> Vec<u8> {
 
 fn webdav(server: &Server, path: &str) -> WebDav {
     let url = format!("webdav://{}{path}", server.url.host_str().unwrap().to_owned() + &port(server));
-    WebDav::new(&Address::new(Url::parse(&url).unwrap()).unwrap()).unwrap()
+    WebDav::new(&Address::new(Url::parse(&url).unwrap()).unwrap(), &Access::plain()).unwrap()
 }
 
 fn port(server: &Server) -> String {
