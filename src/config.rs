@@ -160,6 +160,14 @@ pub struct WebConfig {
     pub proxy: Option<Secret>,
 }
 
+impl WebConfig {
+    /// Whether the user said anything.
+    pub fn is_given(&self) -> bool {
+        let files = [&self.token_file, &self.ca_cert, &self.client_cert, &self.client_key];
+        !self.headers.is_empty() || files.iter().any(|file| file.is_some()) || self.is_insecure || self.proxy.is_some()
+    }
+}
+
 /// Text that `Debug` does not show.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);

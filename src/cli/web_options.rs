@@ -11,6 +11,7 @@ use http::header::HeaderMap;
 
 use crate::config::{Secret, WebConfig, parse_header};
 use crate::error::{Error, Kind, Result};
+use crate::store::remote::access::Access;
 
 /// A longer file of headers is another file.
 const HEADERS_BYTES_MAX: u64 = 64 << 10;
@@ -46,7 +47,7 @@ pub struct WebOptions {
     /// The key of --client-cert: a PEM file without a password. Default: it is in the same file.
     #[arg(long, value_name = "FILE", env = "REELFS_CLIENT_KEY", requires = "client_cert")]
     client_key: Option<PathBuf>,
-    /// Take any certificate for the server's: whoever is on the way may read and change everything. --ca-cert is better.
+    /// Take any certificate for the server's: others on the network can read and change everything then. --ca-cert is better.
     #[arg(long, env = "REELFS_INSECURE", value_parser = BoolishValueParser::new())]
     insecure: bool,
     /// Ask through this proxy: http://, https:// or socks5://host:port. Default: `HTTP_PROXY`, `HTTPS_PROXY` and `ALL_PROXY`.
@@ -56,7 +57,7 @@ pub struct WebOptions {
 }
 
 impl WebOptions {
-    /// What was typed, as it is meant.
+    /// What was typed, as it is meant. `Invalid` if a file or the proxy can't be used.
     pub fn into_config(self) -> Result<WebConfig> {
         let mut headers = HeaderMap::new();
         for Secret(text) in &self.headers {
@@ -66,15 +67,21 @@ impl WebOptions {
                 None => add(&mut headers, text)?,
             }
         }
-        Ok(WebConfig {
+        // The program may change its working directory, and reads them again.
+        let absolute = |path: Option<PathBuf>| path.map(|path| std::path::absolute(&path).unwrap_or(path));
+        let web = WebConfig {
             headers,
-            token_file: self.bearer_token_file,
-            ca_cert: self.ca_cert,
-            client_cert: self.client_cert,
-            client_key: self.client_key,
+            token_file: absolute(self.bearer_token_file),
+            ca_cert: absolute(self.ca_cert),
+            client_cert: absolute(self.client_cert),
+            client_key: absolute(self.client_key),
             is_insecure: self.insecure,
             proxy: self.proxy.filter(|Secret(url)| !url.is_empty()),
-        })
+        };
+        if web.is_given() {
+            Access::new(&web)?;
+        }
+        Ok(web)
     }
 }
 

@@ -5,6 +5,7 @@
 //! Each module lists its tests in `tests()`; one that is forgotten there is dead code, and the lints refuse it.
 #![allow(clippy::unwrap_used, reason = "a test that meets an error should end there")]
 
+mod access;
 mod budget;
 mod cache_commands;
 mod compare;
@@ -79,6 +80,7 @@ fn main() {
     let own = vec![Test::new("every_file_is_a_module", &[], every_file_is_a_module)];
     let all = [
         own,
+        access::tests(),
         budget::tests(),
         cache_commands::tests(),
         contact::tests(),

@@ -355,7 +355,7 @@ fn with_hint(error: &Error, described: &str) -> Error {
     let text = error.to_string();
     let hint = match error.kind() {
         // It says already what to do.
-        _ if text.contains("certificate") || text.contains("REELFS_USER") || text.contains("Basic") => {
+        _ if text.contains("certificate") || text.contains("REELFS_") => {
             return error.clone();
         }
         Kind::Missing => "is the path right, letter by letter?",

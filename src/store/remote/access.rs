@@ -13,6 +13,7 @@ use reqwest::redirect::{Attempt, Policy};
 use reqwest::{NoProxy, Proxy};
 use url::Url;
 
+use super::login::Login;
 use super::{fault, tls};
 use crate::config::WebConfig;
 use crate::error::{Error, Kind, Result};
@@ -44,13 +45,16 @@ pub struct Access {
 }
 
 impl Access {
-    /// `Invalid` if a file or the proxy can't be used.
+    /// `Invalid` if one of the files or the proxy can't be used.
     pub fn new(web: &WebConfig) -> Result<Self> {
         static TOLD: Once = Once::new();
         if web.is_insecure {
             TOLD.call_once(|| {
-                log::warn!("--insecure: any certificate is taken, and who is on the way may read and change all");
+                log::warn!("--insecure: any certificate is taken: others on the network can read and change what is sent");
             });
+        }
+        if let Some(file) = &web.token_file {
+            Login::of_token(file)?;
         }
         let proxies = proxies(web.proxy.as_ref().map(|url| &*url.0), &|name| std::env::var(name).ok())?;
         Ok(Self {

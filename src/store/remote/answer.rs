@@ -37,7 +37,11 @@ pub(super) fn check_status(status: StatusCode, headers: &HeaderMap, url: &str, n
     let (kind, meaning) = match status.as_u16() {
         200 | 206 => return Ok(()),
         401 => (Kind::Denied, log_in(headers)),
-        403 | 407 => (Kind::Denied, ""),
+        403 => (Kind::Denied, ""),
+        407 => (
+            Kind::Denied,
+            " (of the proxy: set REELFS_PROXY to its URL with user and password, http://USER:PASSWORD@HOST:PORT)",
+        ),
         404 | 410 => (Kind::Missing, ""),
         412 | 416 => (Kind::Changed, " (the file has changed)"),
         // Somebody answers for a server that is not there; unless it is only told to come back.
@@ -52,9 +56,12 @@ pub(super) fn check_status(status: StatusCode, headers: &HeaderMap, url: &str, n
 /// What to do about a server that wants to know who asks.
 fn log_in(headers: &HeaderMap) -> &'static str {
     let mut schemes = headers.get_all(WWW_AUTHENTICATE).iter().peekable();
-    let is_basic = |value: &HeaderValue| value.as_bytes().to_ascii_lowercase().windows(5).any(|word| word == b"basic");
-    if schemes.peek().is_some() && !schemes.any(is_basic) {
-        return " (it takes no plain password, as Basic sends it, and reelfs knows no other way: let it take Basic over https)";
+    let takes_password = |value: &HeaderValue| {
+        let value = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+        value.contains("basic") || value.contains("digest")
+    };
+    if schemes.peek().is_some() && !schemes.any(takes_password) {
+        return " (it takes no password: give it a token with REELFS_BEARER_TOKEN_FILE, or what it wants with --header)";
     }
     ""
 }
@@ -384,10 +391,15 @@ mod tests {
             }
             let error = check_status(StatusCode::UNAUTHORIZED, &map, "u", SystemTime::UNIX_EPOCH).unwrap_err();
             assert_eq!(error.kind(), Kind::Denied);
-            error.to_string().contains("no plain password")
+            error.to_string().contains("takes no password")
         };
-        assert!(told(&["Digest realm=\"x\""]) && told(&["Negotiate", "NTLM"]));
-        assert!(!told(&[]) && !told(&["Basic realm=\"x\""]) && !told(&["Digest realm=\"x\", BASIC realm=\"x\""]));
+        assert!(told(&["Bearer realm=\"x\""]) && told(&["Negotiate", "NTLM"]));
+        assert!(
+            !told(&[])
+                && !told(&["Basic realm=\"x\""])
+                && !told(&["Digest realm=\"x\""])
+                && !told(&["Digest realm=\"x\", BASIC realm=\"x\""])
+        );
     }
 
     #[test]

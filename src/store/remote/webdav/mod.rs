@@ -386,7 +386,7 @@ fn check_status(status: StatusCode, headers: &HeaderMap, url: &str) -> Result<()
         _ => match answer::check_status(status, headers, url, SystemTime::now()) {
             Ok(()) => Err(Error::new(Kind::Unsupported, format!("{url}: the server answers {status} to PROPFIND"))),
             // A server that takes no password at all was told of already.
-            Err(error) if status == StatusCode::UNAUTHORIZED && !error.to_string().contains("Basic") => {
+            Err(error) if status == StatusCode::UNAUTHORIZED && !error.to_string().contains("REELFS_") => {
                 let hint = credentials::HINT;
                 Err(Error::new(error.kind(), format!("{error}; {hint}")))
             }
