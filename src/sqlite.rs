@@ -18,6 +18,9 @@ const READERS_MAX: usize = 8;
 /// is used.
 const QUICK_CHECK_BYTES_MAX: u64 = 64 << 20;
 
+/// An end waits this long for others who read; the journal that stays then is whole, too.
+const FOLD_IN_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What one connection may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Tuning {
@@ -55,6 +58,11 @@ impl Readers {
         let _ = self.idle_in.try_send(connection);
     }
 
+    /// Closes the idle connections, as before an end: while one is open, the journal stays.
+    pub fn close(&self) {
+        self.idle_out.try_iter().for_each(drop);
+    }
+
     /// How often the kept statements of the idle connections were planned anew: about 0.
     pub fn replans(&self) -> u64 {
         let idle: Vec<Connection> = self.idle_out.try_iter().take(READERS_MAX).collect();
@@ -83,6 +91,13 @@ pub fn open(path: &Path, flags: OpenFlags, tuning: Tuning) -> Result<Connection>
 /// Opens a database for reading, beside the process that writes to it.
 pub fn open_reader(path: &Path, tuning: Tuning) -> Result<Connection> {
     open(path, OpenFlags::SQLITE_OPEN_READ_ONLY, tuning)
+}
+
+/// Brings all that is in the journal into the database file, which is then whole without it: a copy of that one file is a
+/// copy of all. `false`: another process reads it, and the journal stays.
+pub fn fold_in(connection: &Connection) -> Result<bool> {
+    connection.busy_timeout(FOLD_IN_TIMEOUT)?;
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0)).map(|busy| busy == 0)
 }
 
 /// What is wrong with a database of that size, where all of it can be looked at in a moment.
@@ -147,6 +162,30 @@ mod tests {
             assert!(!query.exists([value, value]).unwrap());
         }
         sys::statement_replans(connection)
+    }
+
+    #[test]
+    fn the_journal_is_folded_in_unless_another_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, copy) = (dir.path().join("database"), dir.path().join("copy"));
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        let writer = open(&path, flags, TUNING).unwrap();
+        writer.pragma_update(None, "journal_mode", "wal").unwrap();
+        writer.execute_batch("CREATE TABLE t (a INTEGER); INSERT INTO t VALUES (7)").unwrap();
+        let readers = Readers::new(&path, TUNING);
+        let reader = readers.take().unwrap();
+        reader.execute_batch("BEGIN; SELECT * FROM t").unwrap();
+        writer.execute_batch("INSERT INTO t VALUES (8)").unwrap();
+        assert!(!fold_in(&writer).unwrap());
+        reader.execute_batch("COMMIT").unwrap();
+        readers.put_back(reader);
+        assert!(fold_in(&writer).unwrap());
+        std::fs::copy(&path, &copy).unwrap();
+        let sum = |path| open_reader(path, TUNING).unwrap().query_row("SELECT sum(a) FROM t", [], |row| row.get(0));
+        assert_eq!(sum(&copy), Ok(15));
+        readers.close();
+        drop(writer);
+        assert!(!dir.path().join("database-wal").exists());
     }
 
     #[test]

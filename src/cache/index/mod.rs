@@ -307,6 +307,19 @@ impl Index {
     }
 }
 
+impl Drop for Index {
+    fn drop(&mut self) {
+        if !self.is_owner || self.is_damaged.load(Ordering::Acquire) {
+            return;
+        }
+        // The index is one file then.
+        self.readers.read().close();
+        if let Err(error) = sqlite::fold_in(&self.writer.lock()) {
+            log::debug!("{}: its journal stays beside it: {error}", self.path.display());
+        }
+    }
+}
+
 /// Opens the writing connection to a database that is sound, or new.
 fn connect(path: &Path) -> Result<Connection> {
     let corrupt = |what: String| Error::new(Kind::Corrupt, format!("the index {} {what}", path.display()));

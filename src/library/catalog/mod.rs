@@ -324,6 +324,14 @@ impl Drop for Catalog {
         if let Err(error) = self.flush() {
             log::error!("{error}");
         }
+        let Some(writer) = &self.writer else { return };
+        // The catalog is one file then, as people copy it.
+        self.readers.close();
+        match sqlite::fold_in(&writer.lock().connection) {
+            Ok(true) => {}
+            Ok(false) => log::debug!("{}: another process reads: its journal stays beside it", self.path.display()),
+            Err(error) => log::warn!("{}: its journal stays beside it: {error}", self.path.display()),
+        }
     }
 }
 

@@ -89,6 +89,20 @@ fn what_is_put_is_there_after_a_restart_and_for_others() {
 }
 
 #[test]
+fn a_copy_of_the_one_file_is_a_copy_of_all_after_an_end() {
+    let (dir, catalog) = library();
+    put(&catalog, "a/note", &inline("hello"), &[]);
+    catalog.flush().unwrap();
+    assert!(catalog.read(|view| view.manifest("a/note")).is_ok());
+    let looker = Catalog::open_to_look(dir.path()).unwrap();
+    assert!(looker.read(|view| view.manifest("a/note")).is_ok(), "an idle one is in nobody's way");
+    drop(catalog);
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(dir.path().join("catalog.sqlite"), copy.path().join("catalog.sqlite")).unwrap();
+    assert!(Catalog::open(copy.path()).unwrap().read(|view| view.manifest("a/note")).is_ok());
+}
+
+#[test]
 fn no_connection_plans_a_kept_statement_anew() {
     let (dir, catalog) = library();
     let reader = Catalog::open_to_look(dir.path()).unwrap();
