@@ -210,6 +210,9 @@ pub fn mount_volume(config: &Config, dir: &Path, ends: Sender<End>) -> Result<Mo
     // One that is taken is told before anything is mounted.
     let metrics_listener = config.metrics_listen.map(Exporter::listen).transpose()?;
     let volume = Arc::new(Volume::open(dir, config.fuse.is_read_only)?);
+    if config.is_backed_up_daily && !volume.is_read_only() {
+        volume.back_up_daily()?;
+    }
     let ended = move || {
         // Full: the mount is ending already.
         let _ = ends.try_send(End::Unmounted);

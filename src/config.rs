@@ -233,6 +233,8 @@ pub struct Config {
     pub drive: DriveConfig,
     /// Whether the user's group may read what is kept: the cache, and a library of this machine that is mounted.
     pub is_group_read: bool,
+    /// Whether the catalog of a library of this machine is copied once a day.
+    pub is_backed_up_daily: bool,
     /// Where Prometheus may ask for figures; nowhere without it.
     pub metrics_listen: Option<SocketAddr>,
 }

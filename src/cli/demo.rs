@@ -107,6 +107,7 @@ fn config(source: String, mountpoint: PathBuf, cache_dir: PathBuf) -> Config {
         read: ReadConfig { lookahead_chunks: LOOKAHEAD_CHUNKS, fill: Fill::Playing, checks_whole: false },
         drive: DriveConfig { dir_ttl: Duration::from_secs_f64(DIR_TTL_SECONDS), uid, gid, umask: 0o022 },
         is_group_read: false,
+        is_backed_up_daily: false,
         metrics_listen: None,
     }
 }

@@ -212,6 +212,7 @@ const FAR_ONLY: [&str; 14] = [
     "umask",
     "passthrough",
 ];
+const OWN_ONLY: [&str; 1] = ["backup_daily"];
 const BUCKETS_ONLY: [&str; 3] = ["s3_endpoint", "s3_region", "s3_path_style"];
 const SFTP_ONLY: [&str; 1] = ["ssh_command"];
 /// Schemes of what is asked over HTTP.
@@ -226,6 +227,9 @@ fn meaningless(source: &str) -> Vec<(&'static [&'static str], &'static str)> {
             &FAR_ONLY,
             "a library on this machine is not cached, and its files have owners and modes of their own",
         ));
+    }
+    if library::local_dir(source).is_none() {
+        all.push((&OWN_ONLY, "the source is no library on this machine (library:/path)"));
     }
     if !matches!(scheme.as_str(), "s3" | "kv+s3") {
         all.push((&BUCKETS_ONLY, "the source is no bucket (s3://, kv+s3://)"));

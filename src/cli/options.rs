@@ -225,6 +225,10 @@ struct DriveOptions {
         value_parser = clap::value_parser!(u32).range(1..=THREADS_MAX),
     )]
     threads: u32,
+    /// Copy the catalog of a library on this machine once a day, into `backups` in its folder; the newest seven stay. What
+    /// `reelfs verify --salvage` can't read of a damaged catalog it takes from there.
+    #[arg(long, env = "REELFS_BACKUP_DAILY", value_parser = BoolishValueParser::new())]
+    backup_daily: bool,
     /// Whether the kernel reads a file that is wholly cached by itself, as fast as the disk. `auto`: where it can (Linux
     /// 6.9) and reelfs may (as root); said in the log.
     #[arg(long, env = "REELFS_PASSTHROUGH", value_enum, default_value = "auto")]
@@ -308,6 +312,7 @@ impl MountOptions {
                 umask: drive.umask,
             },
             is_group_read,
+            is_backed_up_daily: drive.backup_daily,
             metrics_listen: watch.metrics_listen,
         })
     }

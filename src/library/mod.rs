@@ -4,6 +4,7 @@
 //! Order is always: chunk bytes written and synced, then the names that lead to them. A crash leaves orphans, which
 //! `gc` removes; never a name without its bytes.
 
+pub mod backup;
 pub mod blobs;
 pub mod catalog;
 pub mod keyed;

@@ -167,6 +167,15 @@ pub fn open_keyed(address: &Address, config: &PlacesConfig, retries: u32) -> Res
     Err(damaged.unwrap_or_else(missing))
 }
 
+/// Where the library on this machine is that `text` names. `Unsupported` of one in a store.
+pub fn local_dir(text: &str) -> Result<PathBuf> {
+    if keyed(text)?.is_some() {
+        let message = format!("{} is in a store, where this is not possible: `reelfs copy` copies it", shown(text));
+        return Err(Error::new(Kind::Unsupported, message));
+    }
+    absolute(local(text)?)
+}
+
 /// A plain path is one of this machine, as everywhere.
 fn local(text: &str) -> Result<&Path> {
     match text.strip_prefix(LOCAL) {

@@ -130,6 +130,11 @@ impl Volume {
         !self.shared.catalog.is_writer()
     }
 
+    /// Has the catalog copied once a day from now on.
+    pub fn back_up_daily(&self) -> Result<()> {
+        self.upkeep.back_up_daily(&self.shared)
+    }
+
     /// How long the kernel may remember what it is told.
     pub fn ttl(&self) -> Duration {
         if self.is_read_only() { LOOKING_TTL } else { OWN_TTL }

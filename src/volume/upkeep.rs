@@ -13,11 +13,14 @@ use parking_lot::Mutex;
 use super::Shared;
 use super::file::{OpenFile, SCRATCHES_KEPT};
 use crate::error::{Error, Result};
+use crate::library::catalog;
 
 /// Names and attributes are durable after so long, unasked.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// What is written is committed after so long, unasked.
 const COMMIT_AFTER: Duration = Duration::from_secs(5);
+/// Whether a day has passed since the last backup is looked at so often.
+const BACK_UP_CHECKED_EVERY: Duration = Duration::from_mins(10);
 /// Chunks that wait to be hashed. Those that do not fit are hashed by the commit.
 const JOBS_MAX: usize = 64;
 
@@ -28,6 +31,7 @@ pub(super) struct Upkeep {
     has_loose: Arc<AtomicBool>,
     // Dropped when they are to end.
     stops: Mutex<Option<Sender<()>>>,
+    backup_stops: Mutex<Option<Sender<()>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -47,6 +51,7 @@ impl Upkeep {
             jobs: None,
             has_loose,
             stops: Mutex::new(Some(stops)),
+            backup_stops: Mutex::default(),
             threads: Mutex::new(vec![ahead(shared, stopped)?]),
         })
     }
@@ -65,7 +70,8 @@ impl Upkeep {
             spawn("volume-keep", move || keep_on(&shared, &has_loose, &stopped))?
         };
         let threads = vec![hasher, keeper, ahead(shared, stopped)?];
-        Ok(Self { jobs: Some(jobs), has_loose, stops: Mutex::new(Some(stops)), threads: Mutex::new(threads) })
+        let (stops, backup_stops) = (Mutex::new(Some(stops)), Mutex::default());
+        Ok(Self { jobs: Some(jobs), has_loose, stops, backup_stops, threads: Mutex::new(threads) })
     }
 
     /// A chunk was written to its end.
@@ -76,6 +82,29 @@ impl Upkeep {
         }
     }
 
+    /// Copies the catalog once a day from now on.
+    pub fn back_up_daily(&self, shared: &Arc<Shared>) -> Result<()> {
+        let (stops, stopped) = bounded::<()>(0);
+        let shared = Arc::clone(shared);
+        let thread = spawn("volume-backup", move || {
+            loop {
+                let made =
+                    shared.catalog.flush().and_then(|()| catalog::daily(shared.catalog.dir(), SystemTime::now()));
+                match made {
+                    Ok(true) => log::info!("{}: its catalog was backed up", shared.catalog.dir().display()),
+                    Ok(false) => {}
+                    Err(error) => log::warn!("no daily backup of the catalog: {error}"),
+                }
+                if stopped.recv_timeout(BACK_UP_CHECKED_EVERY) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
+            }
+        })?;
+        *self.backup_stops.lock() = Some(stops);
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
     /// Blobs may have lost their last use.
     pub fn sweep(&self) {
         self.has_loose.store(true, Ordering::Release);
@@ -83,7 +112,7 @@ impl Upkeep {
 
     /// Ends the threads, and waits for them.
     pub fn stop(&self) {
-        drop(self.stops.lock().take());
+        drop((self.stops.lock().take(), self.backup_stops.lock().take()));
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             let _ = thread.join();

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that meets an error should end there")]
 
 mod access;
+mod backups;
 mod budget;
 mod cache_commands;
 mod compare;
@@ -81,6 +82,7 @@ fn main() {
     let all = [
         own,
         access::tests(),
+        backups::tests(),
         budget::tests(),
         cache_commands::tests(),
         contact::tests(),

@@ -1,6 +1,8 @@
-//! The commands that work on libraries: `init`, `put`, `get`, `ls`, `stat`, `rm`, `mv`, `tag`, `purge`, `verify`, `gc`, `copy`.
+//! The commands that work on libraries: `init`, `put`, `get`, `ls`, `stat`, `rm`, `mv`, `tag`, `purge`, `verify`, `gc`, `copy`,
+//! `backup`.
 //! What they share stands here. Never here: what a library does about it.
 
+pub mod backup;
 pub mod copy;
 pub mod gc;
 pub mod get;

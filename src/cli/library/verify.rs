@@ -137,6 +137,13 @@ fn told_salvaged(salvaged: &Salvaged, out: &mut dyn Write) -> Result<()> {
         line(out, &format!("lost: `{name}`"))?;
     }
     let (files, lost) = (counted(salvaged.files, "file"), salvaged.lost_count);
+    if let Some(backup) = &salvaged.backup {
+        let what = "is the catalog now, with more whole files than could be read of the damaged one";
+        return line(
+            out,
+            &format!("{} {what}: {files}. What was put after it was made is not in it", backup.display()),
+        );
+    }
     let nameless = salvaged.nameless;
     line(out, &format!("{files} saved, {nameless} of them without a name in lost+found; {lost} known to be lost"))
 }

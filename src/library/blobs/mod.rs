@@ -11,6 +11,7 @@
 //! Never here: which files need a blob (see `catalog`).
 
 mod behind;
+mod hold;
 mod pins;
 mod reading;
 mod scratch;
@@ -30,6 +31,8 @@ use crate::sys;
 
 pub use behind::BEHIND_BYTES_MAX;
 use behind::Behind;
+pub use hold::Hold;
+use hold::Removal;
 pub use pins::Pinned;
 use pins::Pins;
 use reading::Readers;
@@ -175,9 +178,16 @@ impl Blobs {
         reading::check(digest, &self.path(digest))
     }
 
-    /// Removes a blob, unless somebody holds on to it or `is_needed`. Nobody can take hold of it in between. Whether it went.
+    /// Keeps every process from removing blobs, as long as it lives.
+    pub fn hold(&self) -> Result<Hold> {
+        Hold::take(&self.dir)
+    }
+
+    /// Removes a blob, unless this process or a backup holds on to it, or `is_needed`. Nobody can take hold of it in between.
+    /// Whether it went.
     pub fn remove_unless(&self, digest: Digest, is_needed: impl FnOnce() -> Result<bool>) -> Result<bool> {
         let Some(_going) = Pins::try_remove(&self.pins, digest) else { return Ok(false) };
+        let Some(_removal) = Removal::begin(&self.dir)? else { return Ok(false) };
         if is_needed()? {
             return Ok(false);
         }

@@ -11,6 +11,7 @@
 //!   committed, synced, by `flush`, and at last when it has grown; the writer itself sees them at once, others then.
 //! - After a commit that failed nothing is changed any more: what the writer was told may be more than what is kept.
 
+mod backup;
 mod chunks;
 mod files;
 mod list;
@@ -39,12 +40,13 @@ use crate::modes;
 use crate::sqlite::{self, Readers, Tuning};
 use crate::sys;
 
+pub use backup::{Coming, copy, daily};
 pub use chunks::{ChunkRow, LooseBlob, NamedChunk, UsedBlob};
 pub use files::Placed;
 pub use names::{Entry, NAMES_PAGE};
 pub use nodes::{FileNode, InlineState, Node, NodeKind};
 pub use salvage::{Salvaged, damaged, salvage};
-pub use schema::{create, is_at};
+pub use schema::{create, is_at, is_ours};
 
 /// The top folder.
 pub const ROOT: u64 = 1;
@@ -58,7 +60,7 @@ const JOURNAL_RESERVE_BYTES: u64 = 16 << 20;
 /// Of what is free on a small disk, no more than this part is kept for it.
 const JOURNAL_RESERVE_PART: u64 = 8;
 /// What is called so in a library's folder is the library's.
-const OURS: [&str; 5] = ["lock", "catalog.sqlite", "blobs", "scratch", "quarantine"];
+const OURS: [&str; 6] = ["lock", "catalog.sqlite", "blobs", "scratch", "quarantine", "backups"];
 /// And the journals that `SQLite` keeps beside the catalog.
 const JOURNALS: [&str; 2] = ["catalog.sqlite-wal", "catalog.sqlite-shm"];
 /// A statement waits this long for others (a checkpoint, a reader of another process) before it gives up.

@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, params, params_from_iter};
@@ -51,6 +51,8 @@ pub struct Salvaged {
     pub lost_count: u64,
     /// Stretches of tables that could not be read.
     pub holes: u64,
+    /// The daily copy that is the catalog now, as it has more whole files than could be read of the damaged one.
+    pub backup: Option<PathBuf>,
 }
 
 /// Why a salvage ended before its time.
@@ -113,17 +115,24 @@ pub fn salvage(
     if let Err(error) = write_back(&path) {
         log::debug!("{}: its journal stays beside it: {error}", path.display());
     }
-    let old = sqlite::open_reader(&path, READING).map_err(|error| failed(&path, &error))?;
+    let new_path = path.with_extension("sqlite.new");
+    for name in ["sqlite.new", "sqlite.new-wal", "sqlite.new-shm"] {
+        let _ = fs::remove_file(path.with_extension(name));
+    }
+    let old = match sqlite::open_reader(&path, READING).map_err(|error| failed(&path, &error)) {
+        // It is no database any more: a copy of it may be there.
+        Err(error) if error.kind() == Kind::Corrupt => {
+            let backup = or_backup(None, dir, &new_path, has_blob)?.ok_or(error)?;
+            return replace(dir, &new_path).map(|()| backup);
+        }
+        opened => opened?,
+    };
     let cut = schema::cut(&old, &path);
     if cut.is_ok() && schema::check(&old, &path).is_ok() && is_sound(&old) {
         let message = format!("the catalog {} is sound: there is nothing to salvage", path.display());
         return Err(Error::new(Kind::Invalid, message));
     }
     let cut = cut.unwrap_or(Cut { inline_bytes_max: INLINE_BYTES_MAX, chunk_size_bytes: CHUNK_SIZE_BYTES });
-    let new_path = path.with_extension("sqlite.new");
-    for name in ["sqlite.new", "sqlite.new-wal", "sqlite.new-shm"] {
-        let _ = fs::remove_file(path.with_extension(name));
-    }
     schema::make_file(&new_path)?;
     let blobs = Blobs { is_there: has_blob, named: Cell::new(0), found: Cell::new(0) };
     let go_on = || {
@@ -135,11 +144,15 @@ pub fn salvage(
         Stop::Other(error) => error,
     });
     drop(old);
-    let salvaged = salvaged.and_then(|salvaged| {
-        check_worth(&salvaged, &blobs, dir)?;
-        replace(dir, &new_path)?;
-        Ok(salvaged)
+    let salvaged = salvaged.and_then(|salvaged| match worth(&salvaged, &blobs, dir) {
+        Err(error) if error.kind() == Kind::Corrupt => or_backup(None, dir, &new_path, has_blob)?.ok_or(error),
+        worth => {
+            worth?;
+            let files = salvaged.files;
+            Ok(or_backup(Some(files), dir, &new_path, has_blob)?.unwrap_or(salvaged))
+        }
     });
+    let salvaged = salvaged.and_then(|salvaged| replace(dir, &new_path).map(|()| salvaged));
     if salvaged.is_err() {
         let _ = fs::remove_file(&new_path);
     }
@@ -151,8 +164,30 @@ fn is_sound(old: &Connection) -> bool {
     old.pragma_query_value(None, "integrity_check", |row| row.get::<_, String>(0)).is_ok_and(|verdict| verdict == "ok")
 }
 
+/// Takes the newest daily copy that is sound in place of the new catalog, if it has more whole files than the `files` that were
+/// saved; `None`: it has not, or there is none.
+fn or_backup(
+    files: Option<u64>,
+    dir: &Path,
+    new_path: &Path,
+    has_blob: &dyn Fn(Digest, u64) -> Result<bool>,
+) -> Result<Option<Salvaged>> {
+    let found = super::backup::newest_good(dir, has_blob)?;
+    let Some((backup, whole)) = found.filter(|(_, whole)| files.is_none_or(|files| *whole > files)) else {
+        return Ok(None);
+    };
+    let io = |error: std::io::Error| Error::io(new_path.display(), &error);
+    if !new_path.exists() {
+        schema::make_file(new_path)?;
+    }
+    // Its bytes only: the modes are those of the library.
+    let copy = || std::io::copy(&mut File::open(&backup)?, &mut File::create(new_path)?);
+    copy().map_err(io)?;
+    Ok(Some(Salvaged { files: whole, backup: Some(backup), ..Salvaged::default() }))
+}
+
 /// Refuses a new catalog that would be worse than the damaged one.
-fn check_worth(salvaged: &Salvaged, blobs: &Blobs<'_>, dir: &Path) -> Result<()> {
+fn worth(salvaged: &Salvaged, blobs: &Blobs<'_>, dir: &Path) -> Result<()> {
     let (shown, named) = (dir.display(), blobs.named.get());
     if salvaged.files == 0 && salvaged.holes > 0 && salvaged.lost_count == 0 {
         let message =
@@ -216,7 +251,7 @@ fn name_too(from: &Path, to: &Path) -> std::io::Result<()> {
 }
 
 /// The newest damaged catalog that was set aside in `dir` and is still there.
-pub fn damaged(dir: &Path) -> Option<std::path::PathBuf> {
+pub fn damaged(dir: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let aside = entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.starts_with(ASIDE));
     // Being set aside changed it last. A journal alone is told, too, but after any catalog.

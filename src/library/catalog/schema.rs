@@ -96,11 +96,6 @@ pub fn create(dir: &Path, cut: Cut, before: &dyn Fn() -> Result<()>) -> Result<(
         if path.exists() { Err(is_there()) } else { Ok(()) }
     };
     check_is_new()?;
-    // What an `init` that was broken off may have left, or has made already.
-    let is_ours = |name: &OsStr| {
-        ["lock", "blobs", "scratch", "quarantine"].iter().any(|ours| name == *ours)
-            || name.to_string_lossy().starts_with("catalog.sqlite.new")
-    };
     if std::fs::read_dir(dir).map_err(io)?.any(|entry| entry.is_ok_and(|entry| !is_ours(&entry.file_name()))) {
         let message = format!("{} is not empty: a library is made in an empty folder, or a new one", dir.display());
         return Err(Error::new(Kind::Invalid, message));
@@ -129,6 +124,12 @@ pub fn create(dir: &Path, cut: Cut, before: &dyn Fn() -> Result<()>) -> Result<(
     File::open(&new).and_then(|file| file.sync_all()).map_err(io)?;
     std::fs::rename(&new, &path).map_err(io)?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
+}
+
+/// Whether a name in a folder without a catalog is one that an `init` or a backup has left that was broken off.
+pub fn is_ours(name: &OsStr) -> bool {
+    ["lock", "blobs", "scratch", "quarantine"].iter().any(|ours| name == *ours)
+        || ["catalog.sqlite.new", "catalog.sqlite.backup"].iter().any(|ours| name.to_string_lossy().starts_with(ours))
 }
 
 /// A database nothing is in yet, with the mode that its journals are given, too.

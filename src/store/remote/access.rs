@@ -50,7 +50,9 @@ impl Access {
         static TOLD: Once = Once::new();
         if web.is_insecure {
             TOLD.call_once(|| {
-                log::warn!("--insecure: any certificate is taken: others on the network can read and change what is sent");
+                log::warn!(
+                    "--insecure: any certificate is taken: others on the network can read and change what is sent"
+                );
             });
         }
         if let Some(file) = &web.token_file {
