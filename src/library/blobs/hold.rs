@@ -14,20 +14,19 @@ use crate::error::{Error, Kind, Result};
 const WAIT_MAX: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// No blob is removed as long as this lives.
+/// The lock of the folder, as long as this lives.
 pub struct Hold {
-    // Its lock goes when it is closed.
-    _folder: File,
+    folder: File,
 }
 
 impl Hold {
-    /// Waits for a removal that is under way.
-    pub(super) fn take(dir: &Path) -> Result<Self> {
+    /// To copy blobs: none is removed meanwhile. Waits for a removal that is under way.
+    pub(super) fn to_copy(dir: &Path) -> Result<Self> {
         let (path, folder) = open(dir)?;
         let give_up_at = Instant::now() + WAIT_MAX;
         loop {
             match folder.try_lock_shared() {
-                Ok(()) => return Ok(Self { _folder: folder }),
+                Ok(()) => return Ok(Self { folder }),
                 Err(TryLockError::WouldBlock) if Instant::now() < give_up_at => thread::sleep(LOOK_EVERY),
                 Err(TryLockError::WouldBlock) => {
                     let message = format!("{}: another process keeps removing chunks: try again", path.display());
@@ -37,25 +36,26 @@ impl Hold {
             }
         }
     }
-}
 
-/// The right to remove one blob; `None`: a backup holds them.
-pub(super) struct Removal {
-    _folder: File,
-}
-
-impl Removal {
-    pub fn begin(dir: &Path) -> Result<Option<Self>> {
+    /// To remove one blob; `None`: blobs are being copied. One thread at a time may ask: of two, one would take the other for a
+    /// backup.
+    pub(super) fn to_remove(dir: &Path) -> Result<Option<Self>> {
         let (path, folder) = open(dir)?;
         match folder.try_lock() {
-            Ok(()) => Ok(Some(Self { _folder: folder })),
             Err(TryLockError::WouldBlock) => Ok(None),
-            // A filesystem without locks: nobody can hold anything there.
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
-                Ok(Some(Self { _folder: folder }))
+            Err(TryLockError::Error(error)) if error.kind() != io::ErrorKind::Unsupported => {
+                Err(Error::io(path.display(), &error))
             }
-            Err(TryLockError::Error(error)) => Err(Error::io(path.display(), &error)),
+            // On a filesystem without locks nobody can hold anything.
+            _ => Ok(Some(Self { folder })),
         }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // A program that is just being started has a copy of the descriptor: closing ours would not unlock it.
+        let _ = self.folder.unlock();
     }
 }
 

@@ -24,6 +24,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::modes::Modes;
@@ -32,7 +34,6 @@ use crate::sys;
 pub use behind::BEHIND_BYTES_MAX;
 use behind::Behind;
 pub use hold::Hold;
-use hold::Removal;
 pub use pins::Pinned;
 use pins::Pins;
 use reading::Readers;
@@ -51,6 +52,8 @@ pub struct Blobs {
     readers: Readers,
     scratches: AtomicU64,
     behind: Arc<Behind>,
+    // Held while one blob is removed; taken last.
+    removing: Mutex<()>,
 }
 
 /// What is in the folder by one name.
@@ -88,6 +91,7 @@ impl Blobs {
             readers: Readers::new(),
             scratches: AtomicU64::new(0),
             behind: Arc::default(),
+            removing: Mutex::default(),
         })
     }
 
@@ -180,17 +184,18 @@ impl Blobs {
 
     /// Keeps every process from removing blobs, as long as it lives.
     pub fn hold(&self) -> Result<Hold> {
-        Hold::take(&self.dir)
+        Hold::to_copy(&self.dir)
     }
 
     /// Removes a blob, unless this process or a backup holds on to it, or `is_needed`. Nobody can take hold of it in between.
     /// Whether it went.
     pub fn remove_unless(&self, digest: Digest, is_needed: impl FnOnce() -> Result<bool>) -> Result<bool> {
         let Some(_going) = Pins::try_remove(&self.pins, digest) else { return Ok(false) };
-        let Some(_removal) = Removal::begin(&self.dir)? else { return Ok(false) };
         if is_needed()? {
             return Ok(false);
         }
+        let _alone = self.removing.lock();
+        let Some(_hold) = Hold::to_remove(&self.dir)? else { return Ok(false) };
         self.readers.forget(digest);
         remove_file(&self.path(digest))?;
         Ok(true)
