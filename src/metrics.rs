@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::problems::Problems;
+use crate::timing::Timing;
 
 /// Times remembered: enough for a 99th in a hundred to mean something, few enough to tell of now.
 const TIMES_MAX: usize = 256;
@@ -155,6 +156,24 @@ pub struct Metrics {
     pub cache_skipped_bytes: Counter,
     /// Recorded chunks whose bytes failed their hash and were dropped.
     pub cache_corrupt_chunks: Counter,
+    /// Questions to the index, on the way of a read, for what of a range is recorded.
+    pub index_query: Timing,
+    /// Commits of rows for chunks that were synced.
+    pub index_commit: Timing,
+    /// Of the bytes of one chunk, to a file of the cache.
+    pub cache_write: Timing,
+    /// Of one file of the cache, with all that was written to it.
+    pub cache_sync: Timing,
+    /// How long a chunk waited for the cache's writer.
+    pub cache_queue: Timing,
+    /// From the request for a chunk's bytes to the first of them.
+    pub chunk_first_byte: Timing,
+    /// From the first request for a chunk to its last byte.
+    pub chunk_download: Timing,
+    /// How long the first read after a jump took; 0 where it was answered at once.
+    pub seek: Timing,
+    /// From a file's opening to the answer.
+    pub open: Timing,
     /// What is wrong now, and what went wrong last.
     pub problems: Problems,
 }

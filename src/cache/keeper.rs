@@ -62,6 +62,8 @@ pub(super) struct Keep {
     pub(super) range: ByteRange,
     pub(super) bytes: Arc<Vec<u8>>,
     pub(super) digest: Digest,
+    /// Since when it waits for its turn.
+    pub(super) queued_at: Instant,
     pub(super) done: Done,
 }
 
@@ -134,7 +136,8 @@ fn run(shared: &Shared, job: Job, written: &Sender<Written>) {
         punch(shared, entry_id, slot_size, range);
     }
     match job {
-        Job::Keep(Keep { entry, range, bytes, digest, done }) => {
+        Job::Keep(Keep { entry, range, bytes, digest, queued_at, done }) => {
+            shared.metrics.cache_queue.add(queued_at.elapsed());
             let on_disk = write(shared, &entry, range, &bytes, written).unwrap_or_else(|error| {
                 log::warn!("cache: {range} of {} is served but not kept: {error}", entry.path());
                 shared.metrics.problems.happened(&error);
@@ -260,7 +263,7 @@ fn write(
     let data = entry.data();
     let failed_syncs = data.failed_syncs();
     shared.used_bytes.fetch_add(disk_cost(range), Ordering::Relaxed);
-    match shared.change(entry.id, &data, 0, || data.write(bytes, range.start)) {
+    match shared.change(entry.id, &data, 0, || shared.metrics.cache_write.of(|| data.write(bytes, range.start))) {
         Ok(Some(epoch)) => Ok(Some(OnDisk { epoch, failed_syncs })),
         unwritten => {
             // Part of it may be on disk.
@@ -376,7 +379,8 @@ fn drop_unsynced(shared: &Shared, batch: &mut Batch) {
     let mut synced: BTreeMap<i64, bool> = BTreeMap::new();
     batch.retain(|_, (entry, chunk, failed_syncs)| {
         let is_synced = *synced.entry(entry.id).or_insert_with(|| {
-            let synced = entry.data().sync().map_err(|error| Error::io("syncing the cache", &error));
+            let synced = shared.metrics.cache_sync.of(|| entry.data().sync());
+            let synced = synced.map_err(|error| Error::io("syncing the cache", &error));
             synced.inspect_err(|error| log::error!("cache: {error}; {} is fetched again", entry.path())).is_ok()
         }) && entry.data().failed_syncs() == *failed_syncs;
         if !is_synced {
@@ -399,7 +403,7 @@ fn record(shared: &Shared, batch: &Batch) -> Result<()> {
         NewChunk { is_opening, ..*chunk }
     };
     let chunks: Vec<_> = batch.values().map(now_known).collect();
-    shared.index.record(&chunks, micros(SystemTime::now()))
+    shared.metrics.index_commit.of(|| shared.index.record(&chunks, micros(SystemTime::now())))
 }
 
 /// A slot that came together from pieces becomes one row: the index stays small, a check is one hash.

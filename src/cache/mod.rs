@@ -350,7 +350,7 @@ impl Cache {
     /// than a disk may take before it counts as stuck.
     pub fn keep(&self, entry: &Arc<Entry>, range: ByteRange, bytes: Arc<Vec<u8>>, digest: Digest, done: Done) {
         entry.unread.came(range);
-        let keep = Keep { entry: Arc::clone(entry), range, bytes, digest, done };
+        let keep = Keep { entry: Arc::clone(entry), range, bytes, digest, queued_at: Instant::now(), done };
         if let Err(Job::Keep(keep)) = self.shared.queue.push(Job::Keep(keep)) {
             keep.let_go(&self.shared.metrics);
         }
@@ -365,7 +365,10 @@ impl Cache {
         digest: Digest,
         done: Done,
     ) -> bool {
-        self.shared.queue.offer(Job::Keep(Keep { entry: Arc::clone(entry), range, bytes, digest, done })).is_ok()
+        self.shared
+            .queue
+            .offer(Job::Keep(Keep { entry: Arc::clone(entry), range, bytes, digest, queued_at: Instant::now(), done }))
+            .is_ok()
     }
 
     /// Whether the disk has been at one piece for longer than a reader should wait for it.

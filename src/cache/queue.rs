@@ -119,6 +119,11 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// How many jobs wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.state.lock().jobs.len()
+    }
+
     /// Whether the writer has been at one job for longer than anyone should wait for.
     pub(super) fn is_stuck(&self) -> bool {
         self.is_stuck_in(&self.state.lock())
@@ -193,6 +198,7 @@ mod tests {
             range: ByteRange::new(0, 1),
             bytes: Arc::new(vec![1]),
             digest: Digest::of(&[1]),
+            queued_at: Instant::now(),
             done: Box::new(move |kept| tell.send(kept).unwrap()),
         };
         (Job::Keep(keep), told)

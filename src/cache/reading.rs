@@ -27,7 +27,8 @@ impl Cache {
         let missing = trusted.gaps(range);
         if let (Some(first), Some(last)) = (missing.first(), missing.last()) {
             self.shared.metrics.index_lookups.add(1);
-            let recorded = self.shared.index.covering(entry.id, ByteRange::new(first.start, last.end));
+            let wanted = ByteRange::new(first.start, last.end);
+            let recorded = self.shared.metrics.index_query.of(|| self.shared.index.covering(entry.id, wanted));
             // A film is played without an index, too: what is not known to be here is fetched.
             let recorded = recorded.unwrap_or_else(|error| {
                 log::debug!("cache: {error}");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::index::{EntryRow, Index};
-use super::index_path;
+use super::{Cache, Shared, index_path};
 use crate::error::{Error, Kind, Result};
 use crate::lock;
 use crate::modes::Modes;
@@ -47,6 +47,25 @@ pub struct EntryStatus {
     pub accessed: SystemTime,
     /// Never evicted.
     pub pinned: bool,
+}
+
+/// What the machinery behind an open cache does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inner {
+    /// Jobs that wait for the cache's writer.
+    pub queued_jobs: usize,
+    /// Bytes of the index's write-ahead log.
+    pub index_wal_bytes: u64,
+    /// How often kept statements of the index's idle connections were planned anew: about 0.
+    pub index_replans: u64,
+}
+
+impl Cache {
+    /// What goes on behind it. Waits for nothing.
+    pub fn inner(&self) -> Inner {
+        let Shared { queue, index, .. } = &*self.shared;
+        Inner { queued_jobs: queue.waiting(), index_wal_bytes: index.wal_bytes(), index_replans: index.replans() }
+    }
 }
 
 /// Looks at the cache in `dir`; `Missing` if there is none.

@@ -5,7 +5,9 @@ use jiff::Timestamp;
 
 use super::printable;
 use crate::config::format_size;
-use crate::control::{CacheSnapshot, NoticedSnapshot, OriginSnapshot, ProblemSnapshot, ReadsSnapshot, Snapshot};
+use crate::control::{
+    CacheSnapshot, NoticedSnapshot, OriginSnapshot, ProblemSnapshot, ProcessSnapshot, ReadsSnapshot, Snapshot,
+};
 use crate::read::FileStatus;
 use crate::volume::{OpenStatus, VolumeStatus};
 
@@ -23,8 +25,53 @@ pub(super) fn whole(mount: &Snapshot) -> Vec<(&'static str, String)> {
     lines.extend(mount.origin.as_ref().map(|told| ("origin", origin(told))));
     lines.extend(mount.cache.as_ref().map(|told| ("cache", cache(told))));
     lines.extend(mount.reads.as_ref().map(|told| ("reads", reads(told))));
+    for (name, timed) in [("waits", &WAITS[..]), ("disk", &DISK[..])] {
+        let told = timings(mount, timed);
+        lines.extend((!told.is_empty()).then_some((name, told)));
+    }
+    lines.push(("process", process(&mount.process)));
     lines.extend(mount.last_error.as_ref().map(|error| ("error", last_error(error))));
     lines
+}
+
+/// What programs wait for, by its name in a snapshot and for people.
+const WAITS: [(&str, &str); 4] =
+    [("open", "open"), ("seek", "seek"), ("chunk_first_byte", "first byte"), ("chunk_download", "chunk")];
+/// What is done behind them.
+const DISK: [(&str, &str); 5] = [
+    ("index_query", "query"),
+    ("index_commit", "commit"),
+    ("cache_queue", "queue"),
+    ("cache_write", "write"),
+    ("cache_sync", "sync"),
+];
+
+/// `open 2.0 ms (99 % 8.0 ms), seek …`: of the last minutes.
+fn timings(mount: &Snapshot, timed: &[(&str, &str)]) -> String {
+    let told = timed.iter().filter_map(|(key, name)| {
+        let timing = mount.timings.get(*key)?;
+        Some(format!("{name} {} (99 % {})", brief(timing.p50_ms), brief(timing.p99_ms)))
+    });
+    told.collect::<Vec<_>>().join(", ")
+}
+
+/// `7 µs`, `1.2 ms`, `41 ms`, `2.5 s`.
+fn brief(ms: f64) -> String {
+    match ms {
+        ..1.0 => format!("{:.0} µs", ms * 1e3),
+        ..10.0 => format!("{ms:.1} ms"),
+        ..1_000.0 => format!("{ms:.0} ms"),
+        _ => format!("{:.1} s", ms / 1e3),
+    }
+}
+
+fn process(process: &ProcessSnapshot) -> String {
+    format!(
+        "{} of memory, {}, {}",
+        format_size(process.resident_bytes),
+        counted(process.threads, "thread", "threads"),
+        counted(process.connections, "connection", "connections"),
+    )
 }
 
 /// `cache: nothing more is kept: … (for 3 min 5 s, since 2026-11-30 20:41:07 UTC)`.
@@ -177,8 +224,10 @@ fn time(seconds: f64) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
-    use crate::control::Breaker;
+    use crate::control::{Breaker, TimingSnapshot};
     use crate::range::ByteRange;
 
     /// A film of 100 MiB, played to its tenth part.
@@ -213,6 +262,11 @@ pub(super) mod tests {
             uptime_seconds: 3_725.0,
             problems: Vec::new(),
             last_error: None,
+            timings: BTreeMap::from([
+                ("open".to_owned(), TimingSnapshot { count: 2, p50_ms: 1.234, p90_ms: 2.0, p99_ms: 40.1 }),
+                ("index_query".to_owned(), TimingSnapshot { count: 2, p50_ms: 0.007, p90_ms: 0.01, p99_ms: 2_500.0 }),
+            ]),
+            process: ProcessSnapshot { resident_bytes: 40 << 20, threads: 21, open_files: 30, connections: 1 },
             reads: Some(ReadsSnapshot {
                 reads: 100,
                 waited: 2,
@@ -231,6 +285,9 @@ pub(super) mod tests {
                 latency_p99_ms: Some(130.0),
                 errors: 1,
                 retries: 1,
+                hedges: 0,
+                hedge_wins: 0,
+                flights_cancelled: 0,
             }),
             cache: Some(CacheSnapshot {
                 used_bytes: 30 << 20,
@@ -238,6 +295,10 @@ pub(super) mod tests {
                 evicted_bytes: 0,
                 wasted_bytes: 1 << 20,
                 corrupt_chunks: 0,
+                index_lookups: 3,
+                index_replans: 0,
+                index_wal_bytes: 1 << 20,
+                queued_jobs: 0,
             }),
             library: None,
             files_open: 3,
@@ -260,6 +321,9 @@ pub(super) mod tests {
                 "origin: 3.0 MiB/s, 30.0 MiB in 16 requests; answers in 41 ms, 99 % in 130 ms; 1 error, 1 retry",
                 "cache: 30.0 MiB of 10.0 GiB, 0 B evicted, 1.0 MiB fetched and never read",
                 "reads: 98.0 % from the cache, 1 stall (0.5 s)",
+                "waits: open 1.2 ms (99 % 40 ms)",
+                "disk: query 7 µs (99 % 2.5 s)",
+                "process: 40.0 MiB of memory, 21 threads, 1 connection",
             ]
         );
         assert_eq!(more_files(&mount), "and 2 more files");
@@ -270,7 +334,7 @@ pub(super) mod tests {
         let problems = vec![ProblemSnapshot { part: "cache".into(), noticed: noticed.clone() }];
         let lines = told(&Snapshot { problems, last_error: Some(noticed), ..mount });
         assert_eq!(lines[1], "wrong: cache: full\\u{1b} (for 1 min 5 s, since 2001-09-09 01:46:40 UTC)");
-        assert_eq!(lines[5], "error: 1 min 5 s ago, 2001-09-09 01:46:40 UTC: full\\u{1b}");
+        assert_eq!(lines[8], "error: 1 min 5 s ago, 2001-09-09 01:46:40 UTC: full\\u{1b}");
     }
 
     #[test]
@@ -285,12 +349,14 @@ pub(super) mod tests {
             open: vec![open.clone()],
         };
         let mount = Snapshot { source: "library:/l".into(), library: Some(library), files_open: 1, ..mount() };
-        let mount = Snapshot { reads: None, origin: None, cache: None, files: Vec::new(), ..mount };
+        let mount =
+            Snapshot { timings: BTreeMap::new(), reads: None, origin: None, cache: None, files: Vec::new(), ..mount };
         assert_eq!(
             whole(&mount),
             [
                 ("source", "library:/l".to_owned()),
                 ("library", "read-write, 3 files, 3.0 MiB; 1.0 GiB free on its disk; 1 file open".to_owned()),
+                ("process", "40.0 MiB of memory, 21 threads, 1 connection".to_owned()),
             ]
         );
         assert_eq!((open_in_library(&open).as_str(), more_files(&mount).as_str()), ("1.0 MiB, not committed yet", ""));

@@ -19,10 +19,12 @@ mod answers;
 mod client;
 mod exporter;
 mod place;
+mod process;
 mod prometheus;
 mod seats;
 mod server;
 mod snapshot;
+mod timed;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,8 +40,10 @@ use crate::volume::Volume;
 
 pub use client::{Found, ask, ask_all, find};
 pub use exporter::Exporter;
+pub use process::ProcessSnapshot;
 pub use server::Control;
 pub use snapshot::{Breaker, CacheSnapshot, NoticedSnapshot, OriginSnapshot, ProblemSnapshot, ReadsSnapshot, Snapshot};
+pub use timed::TimingSnapshot;
 
 /// The mount that is talked to.
 pub struct Mount {

@@ -5,11 +5,14 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::process::ProcessSnapshot;
+use super::timed::{self, Timed};
 use super::{Mount, Served};
 use crate::cache::Cache;
 use crate::drive::Drive;
 use crate::metrics::Metrics;
 use crate::origin::Health;
+use crate::timing::Histogram;
 use crate::volume::Volume;
 
 /// As the format's version is told.
@@ -32,6 +35,10 @@ pub(super) fn text(mount: &Mount) -> String {
         Served::Drive { drive, cache, metrics } => page.drive(drive, cache, metrics),
         Served::Volume { volume, .. } => page.volume(volume),
     }
+    for Timed { name, help, timing } in timed::all(served) {
+        page.histogram(&format!("reelfs_{name}_seconds"), help, &timing.histogram());
+    }
+    page.process(&ProcessSnapshot::now());
     page.0
 }
 
@@ -69,6 +76,9 @@ impl Page {
         );
         page.counter("reelfs_origin_retries_total", "Requests made again.", metrics.retries.get());
         page.counter("reelfs_origin_hedges_total", "Second requests, as the first was late.", metrics.hedges.get());
+        page.counter("reelfs_origin_hedge_wins_total", "Of them, answered first.", metrics.hedge_wins.get());
+        let cancelled = metrics.flights_cancelled.get();
+        page.counter("reelfs_flights_cancelled_total", "Fetches that nobody wanted any longer.", cancelled);
         page.counter("reelfs_origin_outages_total", "Times it was found to be away.", metrics.origin_outages.get());
         page.gauge(
             "reelfs_origin_away",
@@ -95,8 +105,32 @@ impl Page {
             "Chunks that failed their hash.",
             metrics.cache_corrupt_chunks.get(),
         );
+        let inner = cache.inner();
+        page.gauge("reelfs_cache_queued_jobs", "Jobs that wait for the cache's writer.", inner.queued_jobs);
+        page.counter("reelfs_index_lookups_total", "Questions to the index for reads.", metrics.index_lookups.get());
+        page.gauge("reelfs_index_replans", "Kept statements planned anew: about 0.", inner.index_replans);
+        page.gauge("reelfs_index_wal_bytes", "The index's write-ahead log.", inner.index_wal_bytes);
         page.counter("reelfs_wasted_bytes_total", "Fetched, and never read.", metrics.wasted_bytes.get());
         page.gauge("reelfs_problems", "What is wrong now: 0 while all is well.", metrics.problems.now().len());
+    }
+
+    /// By the names that Prometheus' own clients use.
+    fn process(&mut self, process: &ProcessSnapshot) {
+        self.gauge("process_resident_memory_bytes", "Memory of the process.", process.resident_bytes);
+        self.gauge("process_threads", "Threads of the process.", process.threads);
+        self.gauge("process_open_fds", "Files and sockets that the process has open.", process.open_files);
+        self.gauge("reelfs_connections", "Connections to other machines and programs.", process.connections);
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
+        self.head(name, "histogram", help);
+        for (bound_nanos, count) in &histogram.up_to {
+            let bound = Duration::from_nanos(*bound_nanos).as_secs_f64();
+            self.line(&format!("{name}_bucket{{le=\"{bound}\"}}"), count);
+        }
+        self.line(&format!("{name}_bucket{{le=\"+Inf\"}}"), histogram.count);
+        self.line(&format!("{name}_sum"), histogram.sum.as_secs_f64());
+        self.line(&format!("{name}_count"), histogram.count);
     }
 
     fn head(&mut self, name: &str, kind: &str, help: &str) {

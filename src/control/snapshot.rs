@@ -2,11 +2,14 @@
 //! nobody has to know how they are made.
 //! Never here: how it is shown.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::process::ProcessSnapshot;
+use super::timed::{self, TimingSnapshot};
 use super::{Mount, Served};
 use crate::error::Result;
 use crate::metrics::Metrics;
@@ -35,6 +38,12 @@ pub struct Snapshot {
     /// The last thing that went wrong since the mount began, mended or not.
     #[serde(default)]
     pub last_error: Option<NoticedSnapshot>,
+    /// How long things took in the last five minutes; what did not happen in them is left out.
+    #[serde(default)]
+    pub timings: BTreeMap<String, TimingSnapshot>,
+    /// The process that serves it.
+    #[serde(default)]
+    pub process: ProcessSnapshot,
     /// What programs got. Nothing of a library on this machine, like the next two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reads: Option<ReadsSnapshot>,
@@ -122,6 +131,15 @@ pub struct OriginSnapshot {
     pub errors: u64,
     /// Requests made again.
     pub retries: u64,
+    /// Second requests, made as the first was late.
+    #[serde(default)]
+    pub hedges: u64,
+    /// Of them, those that were answered first.
+    #[serde(default)]
+    pub hedge_wins: u64,
+    /// Fetches called off, as nobody wanted them any longer.
+    #[serde(default)]
+    pub flights_cancelled: u64,
 }
 
 /// Whether the origin is asked.
@@ -166,6 +184,18 @@ pub struct CacheSnapshot {
     pub wasted_bytes: u64,
     /// Chunks that failed their hash.
     pub corrupt_chunks: u64,
+    /// Questions to the index on the way of a read; reads of what is known to be here ask none.
+    #[serde(default)]
+    pub index_lookups: u64,
+    /// Kept statements of the index that were planned anew: about 0.
+    #[serde(default)]
+    pub index_replans: u64,
+    /// Of the index's write-ahead log.
+    #[serde(default)]
+    pub index_wal_bytes: u64,
+    /// Jobs that wait for the cache's writer.
+    #[serde(default)]
+    pub queued_jobs: usize,
 }
 
 impl Snapshot {
@@ -179,6 +209,8 @@ impl Snapshot {
             uptime_seconds: since.elapsed().as_secs_f64(),
             problems: Vec::new(),
             last_error: None,
+            timings: timed::snapshots(served),
+            process: ProcessSnapshot::now(),
             reads: None,
             origin: None,
             cache: None,
@@ -200,12 +232,17 @@ impl Snapshot {
                 let wasted_so_far: u64 = snapshot.files.iter().map(|file| file.wasted_bytes).sum();
                 snapshot.reads = Some(ReadsSnapshot::of(metrics));
                 snapshot.origin = Some(OriginSnapshot::of(metrics, drive.health()));
+                let inner = cache.inner();
                 snapshot.cache = Some(CacheSnapshot {
                     used_bytes: cache.used_bytes(),
                     budget_bytes: cache.budget_bytes(),
                     evicted_bytes: metrics.cache_evicted_bytes.get(),
                     wasted_bytes: metrics.wasted_bytes.get() + wasted_so_far,
                     corrupt_chunks: metrics.cache_corrupt_chunks.get(),
+                    index_lookups: metrics.index_lookups.get(),
+                    index_replans: inner.index_replans,
+                    index_wal_bytes: inner.index_wal_bytes,
+                    queued_jobs: inner.queued_jobs,
                 });
             }
             Served::Volume { volume, .. } => {
@@ -248,6 +285,9 @@ impl OriginSnapshot {
             latency_p99_ms: latency(99),
             errors: metrics.origin_errors.get(),
             retries: metrics.retries.get(),
+            hedges: metrics.hedges.get(),
+            hedge_wins: metrics.hedge_wins.get(),
+            flights_cancelled: metrics.flights_cancelled.get(),
         }
     }
 }

@@ -118,7 +118,8 @@ impl Shared {
 
     /// Lands every byte, over as many attempts as the retry rules allow.
     fn fetch(&self, flight: &Arc<Flight>, seat: &Seat<'_>) -> std::result::Result<(), Unfinished> {
-        let mut give_up_at = Instant::now() + self.config.chunk_timeout * FLIGHT_TIMEOUTS_MAX;
+        let begun = Instant::now();
+        let mut give_up_at = begun + self.config.chunk_timeout * FLIGHT_TIMEOUTS_MAX;
         let mut attempt = 0;
         self.retry.asked();
         loop {
@@ -127,6 +128,7 @@ impl Shared {
             let error = match self.attempt(flight, seat, &mut give_up_at) {
                 Ok(()) => {
                     self.late.lock().ended(false);
+                    self.metrics.chunk_download.add(begun.elapsed());
                     return Ok(());
                 }
                 Err(error) => error,
@@ -191,6 +193,7 @@ impl Shared {
     /// One request, from the first missing byte on, or what is under way already.
     fn land(&self, flight: &Arc<Flight>, seat: &Seat<'_>, give_up_at: &mut Instant) -> Result<()> {
         let entry = &flight.entry;
+        let mut asked_at = None;
         let (mut body, body_end) = if let Some((body, body_end)) = flight.take_begun() {
             self.metrics.origin_requests.add(1);
             self.throttle.came_unasked(body_end.saturating_sub(flight.missing().start));
@@ -201,11 +204,15 @@ impl Shared {
                 // Cut short meanwhile.
                 return Ok(());
             }
+            asked_at = Some(Instant::now());
             let body = self.ask(flight, asked)?;
             seat.answered();
             (body, asked.end)
         };
         while let Some(piece) = body.next()? {
+            if let Some(asked_at) = asked_at.take() {
+                self.metrics.chunk_first_byte.add(asked_at.elapsed());
+            }
             self.metrics.origin_bytes.add(piece.len() as u64);
             self.metrics.origin_rate.add(piece.len() as u64);
             flight.land(&piece).tell(Ok(()));

@@ -109,6 +109,7 @@ impl Handle {
     /// Opening it took so long, for whoever looks.
     pub fn learn_open_took(&self, took: Duration) {
         self.noted.opened(took);
+        self.core.metrics.open.add(took);
     }
 
     /// How long the film plays, as its container says; lookahead is measured by it. Told once.
@@ -213,11 +214,14 @@ impl Reader {
         if !self.core.cache.read(&handle.entry, offset, buffer) {
             return false;
         }
-        let has_news = {
+        let (access, has_news) = {
             let mut pattern = handle.pattern.lock();
-            handle.observe(&mut pattern, range);
-            pattern.take_news()
+            let access = handle.observe(&mut pattern, range);
+            (access, pattern.take_news())
         };
+        if access == Access::Jump {
+            self.core.metrics.seek.add(Duration::ZERO);
+        }
         if has_news {
             // The first read is news.
             handle.noted.first_byte(Duration::ZERO);
@@ -241,6 +245,9 @@ impl Reader {
         let counted: Reply = Box::new(move |answer| {
             let waited_micros = asked_at.elapsed().as_micros() as u64;
             metrics.reads_waited.add(1);
+            if access == Access::Jump {
+                metrics.seek.add(asked_at.elapsed());
+            }
             metrics.read_wait_micros.add(waited_micros);
             if let Some(reader) = reader.upgrade() {
                 reader.waited_micros.fetch_add(waited_micros, Ordering::Relaxed);

@@ -53,7 +53,7 @@ fn stdout(output: &Output) -> String {
 }
 
 /// The only mount of the place.
-fn told(mount: &Mount) -> Value {
+pub fn told(mount: &Mount) -> Value {
     let output = status(&mount.place, &["--json", mount.point().to_str().unwrap()]);
     assert!(output.status.success(), "{output:?}");
     serde_json::from_slice::<Value>(&output.stdout).unwrap()["mounts"][0].take()
@@ -178,7 +178,7 @@ fn only_its_own_user_is_answered() {
     mount.end();
 }
 
-fn scrape(address: &str, path: &str) -> (String, String) {
+pub fn scrape(address: &str, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
     let mut said = String::new();
@@ -188,7 +188,7 @@ fn scrape(address: &str, path: &str) -> (String, String) {
 }
 
 /// The samples of a page, each line of which must be one, or a comment that belongs to one.
-fn samples(page: &str) -> Vec<(String, f64)> {
+pub fn samples(page: &str) -> Vec<(String, f64)> {
     let mut kinds = std::collections::BTreeMap::new();
     let mut samples = Vec::new();
     for line in page.lines() {

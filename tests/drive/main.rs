@@ -17,6 +17,7 @@ mod daemon;
 mod demo;
 mod dying;
 mod faults;
+mod figures;
 mod films;
 mod folders;
 mod ftp;
@@ -91,6 +92,7 @@ fn main() {
         demo::tests(),
         dying::tests(),
         faults::tests(),
+        figures::tests(),
         films::tests(),
         folders::tests(),
         ftp::tests(),

@@ -238,6 +238,11 @@ impl Index {
         self.writer.try_lock().map_or(0, |writer| sys::statement_replans(&writer)) + readers.replans()
     }
 
+    /// Bytes of its write-ahead log: 0 where there is none.
+    pub fn wal_bytes(&self) -> u64 {
+        std::fs::metadata(sound::companion(&self.path, "-wal")).map_or(0, |log| log.len())
+    }
+
     /// Opens an existing index for looking only, beside the process that owns it.
     pub fn open_to_look(path: &Path) -> Result<Self> {
         let open = || sqlite::open_reader(path, READING).map_err(|error| failed(path, &error));

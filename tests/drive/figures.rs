@@ -1,0 +1,123 @@
+//! Each figure that a mount tells changes when that happens which it counts; and Prometheus' own checker has nothing to say
+//! about the page.
+//! Never here: how figures are shown to people.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use reelfs::demo::{Link, Server, ServerConfig};
+
+use super::compare::{made, wait_until};
+use super::control::{samples, scrape, told};
+use super::mount::{Mount, Place, open_direct};
+use super::needs::{FUSE, Need, Test};
+
+const FILM: (u64, u64) = (0xf1, 64 << 20);
+
+pub fn tests() -> Vec<Test> {
+    vec![
+        Test::new("figures::of_a_film_that_is_played", &[FUSE], of_a_film_that_is_played),
+        Test::new("figures::promtool_is_content", &[FUSE, Need::Program("promtool")], promtool_is_content),
+    ]
+}
+
+fn server() -> Server {
+    let link = Link { round_trip: Duration::from_millis(20), rate_total: Some(12_500_000), ..Link::default() };
+    Server::start(ServerConfig { link, ..ServerConfig::default() }.file("films/a.mkv", made(FILM.0, FILM.1))).unwrap()
+}
+
+/// Where a mount with `--metrics-listen :0 -v` serves its page.
+fn address(place: &Place) -> String {
+    let log = place.log();
+    log.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned()
+}
+
+/// What the page says now, by series.
+fn figures(address: &str) -> BTreeMap<String, f64> {
+    samples(&scrape(address, "/metrics").1).into_iter().collect()
+}
+
+/// Waits until each of these series is larger than before.
+fn wait_until_grown(address: &str, before: &BTreeMap<String, f64>, series: &[&str]) {
+    for name in series {
+        let was = before.get(*name).unwrap_or_else(|| panic!("there is no {name}"));
+        wait_until(&format!("{name} has grown from {was}"), || figures(address)[*name] > *was);
+    }
+}
+
+fn of_a_film_that_is_played() {
+    let server = server();
+    let mount = Mount::new(&server.url(), &["--metrics-listen", ":0", "-v", "--passthrough", "off"]);
+    let page = address(&mount.place);
+    let idle = figures(&page);
+    for series in ["process_resident_memory_bytes", "process_threads", "process_open_fds"] {
+        assert!(idle[series] > 0.0, "{series}");
+    }
+    let film = open_direct(&mount.file("films/a.mkv")).unwrap();
+    wait_until_grown(&page, &idle, &["reelfs_open_seconds_count"]);
+    let mut bytes = vec![0; 128 << 10];
+    for at in 0..192 {
+        film.read_exact_at(&mut bytes, at * (128 << 10)).unwrap();
+    }
+    let played = [
+        "reelfs_index_lookups_total",
+        "reelfs_index_query_seconds_count",
+        "reelfs_chunk_first_byte_seconds_count",
+        "reelfs_chunk_download_seconds_count",
+        "reelfs_cache_queue_seconds_count",
+        "reelfs_cache_write_seconds_count",
+        "reelfs_cache_sync_seconds_count",
+        "reelfs_index_commit_seconds_count",
+        "reelfs_index_wal_bytes",
+        "reelfs_connections",
+    ];
+    wait_until_grown(&page, &idle, &played);
+    let now = figures(&page);
+    // The link needs 20 ms, so no request's first byte came sooner.
+    for bound in ["0.000001", "0.001024", "0.016384"] {
+        assert!(now[&format!("reelfs_chunk_first_byte_seconds_bucket{{le=\"{bound}\"}}")] < 0.5, "{now:?}");
+    }
+    let (count, inf) = ("reelfs_chunk_first_byte_seconds_count", "reelfs_chunk_first_byte_seconds_bucket{le=\"+Inf\"}");
+    assert!((now[count] - now[inf]).abs() < 0.5 && now["reelfs_chunk_first_byte_seconds_sum"] >= 0.02, "{now:?}");
+    assert!(now["reelfs_index_replans"] < 1.0, "{now:?}");
+    // A jump leaves what was being fetched ahead.
+    film.read_exact_at(&mut bytes, 48 << 20).unwrap();
+    wait_until_grown(&page, &now, &["reelfs_seek_seconds_count", "reelfs_flights_cancelled_total"]);
+    let told = told(&mount);
+    for name in ["open", "seek", "chunk_first_byte", "chunk_download", "index_query", "index_commit", "cache_sync"] {
+        assert!(told["timings"][name]["count"].as_u64().unwrap() >= 1, "{name}: {told}");
+    }
+    let (first, whole) = (&told["timings"]["chunk_first_byte"], &told["timings"]["chunk_download"]);
+    assert!(
+        first["p50_ms"].as_f64().unwrap() >= 20.0 && whole["p50_ms"].as_f64() >= first["p50_ms"].as_f64(),
+        "{told}"
+    );
+    assert!(told["cache"]["index_lookups"].as_u64().unwrap() >= 1, "{told}");
+    assert!(told["process"]["threads"].as_u64().unwrap() >= 2, "{told}");
+    drop(film);
+    mount.end();
+}
+
+fn promtool_is_content() {
+    let server = server();
+    let drive = Mount::new(&server.url(), &["--metrics-listen", ":0", "-v"]);
+    check_page(&address(&drive.place));
+    drive.end();
+}
+
+fn check_page(address: &str) {
+    let page = scrape(address, "/metrics").1;
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+    let said = promtool.wait_with_output().unwrap();
+    assert!(said.status.success() && said.stdout.is_empty() && said.stderr.is_empty(), "{said:?}");
+}
