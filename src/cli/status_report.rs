@@ -22,6 +22,7 @@ pub(super) fn whole(mount: &Snapshot) -> Vec<(&'static str, String)> {
     let mut lines = vec![("source", printable(&mount.source))];
     lines.extend(mount.problems.iter().map(|problem| ("wrong", wrong(problem))));
     lines.extend(mount.library.as_ref().map(|library| ("library", of_library(library))));
+    lines.extend(mount.library.as_ref().filter(|library| !library.is_read_only).map(|it| ("written", written(it))));
     lines.extend(mount.origin.as_ref().map(|told| ("origin", origin(told))));
     lines.extend(mount.cache.as_ref().map(|told| ("cache", cache(told))));
     lines.extend(mount.reads.as_ref().map(|told| ("reads", reads(told))));
@@ -38,7 +39,11 @@ pub(super) fn whole(mount: &Snapshot) -> Vec<(&'static str, String)> {
 const WAITS: [(&str, &str); 4] =
     [("open", "open"), ("seek", "seek"), ("chunk_first_byte", "first byte"), ("chunk_download", "chunk")];
 /// What is done behind them.
-const DISK: [(&str, &str); 5] = [
+const DISK: [(&str, &str); 9] = [
+    ("library_write", "write"),
+    ("library_commit", "commit"),
+    ("library_sync", "sync"),
+    ("library_catalog_commit", "catalog"),
     ("index_query", "query"),
     ("index_commit", "commit"),
     ("cache_queue", "queue"),
@@ -100,6 +105,20 @@ fn of_library(library: &VolumeStatus) -> String {
         format_size(library.content_bytes),
         format_size(library.disk_free_bytes),
         counted(library.files_open as u64, "file", "files"),
+    )
+}
+
+fn written(library: &VolumeStatus) -> String {
+    format!(
+        "{} in {}; {} not committed, {} to be hashed, {} held; {} in the journal; {} removed ({})",
+        format_size(library.written_bytes),
+        counted(library.commits, "commit", "commits"),
+        format_size(library.uncommitted_bytes),
+        counted(library.queued_chunks as u64, "chunk", "chunks"),
+        counted(library.pinned_blobs as u64, "blob", "blobs"),
+        format_size(library.wal_bytes),
+        counted(library.gc_blobs, "blob", "blobs"),
+        format_size(library.gc_bytes),
     )
 }
 
@@ -344,6 +363,15 @@ pub(super) mod tests {
             is_read_only: false,
             files: 3,
             content_bytes: 3 << 20,
+            commits: 1,
+            written_bytes: 4 << 20,
+            uncommitted_bytes: 1 << 20,
+            queued_chunks: 1,
+            wal_bytes: 64 << 10,
+            replans: 0,
+            pinned_blobs: 2,
+            gc_blobs: 1,
+            gc_bytes: 1 << 20,
             disk_free_bytes: 1 << 30,
             files_open: 1,
             open: vec![open.clone()],
@@ -356,6 +384,12 @@ pub(super) mod tests {
             [
                 ("source", "library:/l".to_owned()),
                 ("library", "read-write, 3 files, 3.0 MiB; 1.0 GiB free on its disk; 1 file open".to_owned()),
+                (
+                    "written",
+                    "4.0 MiB in 1 commit; 1.0 MiB not committed, 1 chunk to be hashed, 2 blobs held; \
+                     64.0 KiB in the journal; 1 blob removed (1.0 MiB)"
+                        .to_owned(),
+                ),
                 ("process", "40.0 MiB of memory, 21 threads, 1 connection".to_owned()),
             ]
         );

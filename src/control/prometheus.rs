@@ -53,6 +53,16 @@ impl Page {
         page.gauge("reelfs_library_read_only", "1 where nothing may be changed.", u8::from(status.is_read_only));
         page.gauge("reelfs_library_files", "Files in the library.", status.files);
         page.gauge("reelfs_library_content_bytes", "Their sizes together.", status.content_bytes);
+        let written = status.written_bytes;
+        page.counter("reelfs_library_written_bytes_total", "What programs wrote.", written);
+        let uncommitted = status.uncommitted_bytes;
+        page.gauge("reelfs_library_uncommitted_bytes", "Written, and not committed yet.", uncommitted);
+        page.gauge("reelfs_library_queued_chunks", "Written chunks to be hashed.", status.queued_chunks);
+        page.gauge("reelfs_library_wal_bytes", "The catalog's write-ahead log.", status.wal_bytes);
+        page.gauge("reelfs_library_replans", "Kept statements planned anew: about 0.", status.replans);
+        page.gauge("reelfs_library_pinned_blobs", "Blobs held on to by files on their way in.", status.pinned_blobs);
+        page.counter("reelfs_library_gc_blobs_total", "Blobs removed, as no file needed them.", status.gc_blobs);
+        page.counter("reelfs_library_gc_bytes_total", "Their bytes.", status.gc_bytes);
         page.gauge("reelfs_library_disk_free_bytes", "Still to be written to its disk.", status.disk_free_bytes);
     }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Served;
 use crate::timing::{Quantiles, Timing};
+use crate::volume::VolumeTimings;
 
 /// A time that is told.
 pub(super) struct Timed<'a> {
@@ -49,7 +50,19 @@ pub(super) fn all(served: &Served) -> Vec<Timed<'_>> {
             ]
             .map(timed),
         ),
-        Served::Volume { .. } => Vec::new(),
+        Served::Volume { volume, .. } => {
+            let VolumeTimings { open, write, commit, catalog_commit, sync } = volume.timings();
+            Vec::from(
+                [
+                    ("open", "From a file's opening to the answer.", open),
+                    ("library_write", "One write of a program.", write),
+                    ("library_commit", "Until a file's bytes and rows are synced.", commit),
+                    ("library_sync", "Syncing bytes that become blobs; many at once are one.", sync),
+                    ("library_catalog_commit", "Committing to the catalog, with its sync.", catalog_commit),
+                ]
+                .map(timed),
+            )
+        }
     }
 }
 

@@ -98,6 +98,17 @@ impl OpenFile {
         self.state.try_read().is_some_and(|state| state.as_ref().is_none_or(|state| !state.is_ahead()))
     }
 
+    /// Bytes of it that the catalog does not know yet, whole chunks of which a part was written included; 0 of one that is
+    /// being changed right now.
+    pub fn uncommitted_bytes(&self) -> u64 {
+        let Some(state) = self.state.try_read() else { return 0 };
+        let ahead = state.as_ref().filter(|state| state.is_ahead());
+        ahead.map_or(0, |state| {
+            let small = state.content.small.as_ref().map_or(0, |bytes| bytes.len() as u64);
+            small + state.content.chunks.values().map(|chunk| chunk.len).sum::<u64>()
+        })
+    }
+
     /// The content, for changing.
     pub fn change(&self, disk: &Disk<'_>) -> Result<parking_lot::MappedRwLockWriteGuard<'_, State>> {
         let mut state = self.state.write();

@@ -2,7 +2,7 @@
 //! Never here: the content itself (see `content`).
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::Volume;
 use super::content::{Content, other_size};
@@ -38,6 +38,7 @@ impl Volume {
     /// Opens a file, and says what it was; `truncates` empties it first. Closed as often as it was opened, by
     /// [`Volume::close`].
     pub fn open_file(&self, node_id: u64, truncates: bool) -> Outcome<Node> {
+        let begun = Instant::now();
         let node = self.shared.catalog.read(|view| view.node(node_id))?.ok_or(Refusal::Missing)?;
         if node.kind != NodeKind::File {
             return Err(if node.kind == NodeKind::Folder { Refusal::IsFolder } else { Refusal::Invalid });
@@ -46,6 +47,7 @@ impl Volume {
         if truncates {
             self.truncate(node_id, 0).inspect_err(|_| self.close(node_id))?;
         }
+        self.shared.figures.open.add(begun.elapsed());
         Ok(node)
     }
 
@@ -110,6 +112,7 @@ impl Volume {
         }
         let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= FILE_BYTES_MAX);
         let end = end.ok_or(Refusal::TooLarge)?;
+        let begun = Instant::now();
         self.check_room(bytes.len() as u64)?;
         let disk = self.disk(node_id);
         self.with_file(node_id, |file| {
@@ -134,6 +137,9 @@ impl Volume {
                 // The disk is slower than whoever writes: they wait for it here.
                 file.keep_some(&disk, SCRATCHES_MAX)?;
             }
+            let figures = &self.shared.figures;
+            figures.write.add(begun.elapsed());
+            figures.written_bytes.add(written as u64);
             Ok(written)
         })
     }

@@ -42,11 +42,12 @@ use crate::sys;
 pub use attributes::{Changes, SetMode};
 pub use files::Version;
 pub use names::{Made, Replace};
-pub use status::{OpenStatus, VolumeStatus};
+pub use status::{OpenStatus, VolumeStatus, VolumeTimings};
 
 use disk::Disk;
 use inodes::Inodes;
 use listing::Listings;
+use status::Figures;
 use upkeep::Upkeep;
 
 /// What must stay free on the disk for the catalog itself, and for what was taken and is still on its way: below it nothing
@@ -82,6 +83,7 @@ struct Shared {
     root: File,
     // Nodes closed with something that could not be committed, for whoever tells the kernel.
     lost: (Sender<u64>, Receiver<u64>),
+    figures: Figures,
 }
 
 impl Volume {
@@ -110,6 +112,7 @@ impl Volume {
             listings: Listings::default(),
             root,
             lost: bounded(LOST_MAX),
+            figures: Figures::default(),
         });
         let upkeep = if is_read_only { Upkeep::start_to_look(&shared)? } else { Upkeep::start(&shared)? };
         Ok(Self { shared, upkeep, totals: Mutex::default() })
@@ -214,7 +217,12 @@ impl Shared {
             file.check_written(&self.disk(file.node_id()))?;
             return Ok(false);
         }
-        file.commit(&self.disk(file.node_id()))
+        let begun = Instant::now();
+        let committed = file.commit(&self.disk(file.node_id()))?;
+        if committed {
+            self.figures.commit.add(begun.elapsed());
+        }
+        Ok(committed)
     }
 }
 

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::Volume;
+use super::{Shared, Volume};
 use crate::error::{Error, Kind, Result};
+use crate::metrics::Counter;
 use crate::refusal::{Outcome, Refusal};
+use crate::timing::Timing;
 
 /// How old the totals of a status may be: counting them looks at every node, and `reelfs top` asks twice a second.
 const TOTALS_AGE_MAX: Duration = Duration::from_secs(5);
@@ -31,6 +33,33 @@ pub struct VolumeStatus {
     pub content_bytes: u64,
     /// What programs may still write to its disk.
     pub disk_free_bytes: u64,
+    /// Commits of files since the mount began.
+    #[serde(default)]
+    pub commits: u64,
+    /// What programs wrote.
+    #[serde(default)]
+    pub written_bytes: u64,
+    /// What they wrote and is not committed, whole chunks of which a part was written included.
+    #[serde(default)]
+    pub uncommitted_bytes: u64,
+    /// Written chunks that wait to be hashed.
+    #[serde(default)]
+    pub queued_chunks: usize,
+    /// Of the catalog's write-ahead log.
+    #[serde(default)]
+    pub wal_bytes: u64,
+    /// Kept statements of the catalog that were planned anew: about 0.
+    #[serde(default)]
+    pub replans: u64,
+    /// Blobs held on to, by files on their way in.
+    #[serde(default)]
+    pub pinned_blobs: usize,
+    /// Blobs removed since the mount began, as no file needed them any longer.
+    #[serde(default)]
+    pub gc_blobs: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub gc_bytes: u64,
     /// How many files are open.
     pub files_open: usize,
     /// The first of them.
@@ -48,7 +77,40 @@ pub struct OpenStatus {
     pub is_committed: bool,
 }
 
+/// What a volume counts.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    pub open: Timing,
+    pub write: Timing,
+    pub commit: Timing,
+    pub written_bytes: Counter,
+    pub gc_blobs: Counter,
+    pub gc_bytes: Counter,
+}
+
+/// How long things take in a mounted library.
+#[derive(Clone, Copy, Debug)]
+pub struct VolumeTimings<'a> {
+    /// From a file's opening to the answer.
+    pub open: &'a Timing,
+    /// One write of a program.
+    pub write: &'a Timing,
+    /// Of one file: until its bytes and its rows are synced.
+    pub commit: &'a Timing,
+    /// Of the catalog alone, with its sync.
+    pub catalog_commit: &'a Timing,
+    /// Of bytes that become blobs; many at once are one.
+    pub sync: &'a Timing,
+}
+
 impl Volume {
+    /// How long things take in it.
+    pub fn timings(&self) -> VolumeTimings<'_> {
+        let Shared { catalog, blobs, figures, .. } = &*self.shared;
+        let Figures { open, write, commit, .. } = figures;
+        VolumeTimings { open, write, commit, catalog_commit: catalog.commits(), sync: blobs.syncs() }
+    }
+
     /// What it is and does now; of the open files `files_max` at most, those that were made first.
     pub fn status(&self, files_max: usize) -> Result<VolumeStatus> {
         let totals = self.totals()?;
@@ -61,7 +123,17 @@ impl Volume {
             let size_bytes = self.attributes(node_id).ok()?.size_bytes;
             Some(OpenStatus { path, size_bytes, is_committed: file.is_clean() })
         });
+        let Shared { catalog, blobs, figures, .. } = &*self.shared;
         Ok(VolumeStatus {
+            commits: figures.commit.count(),
+            written_bytes: figures.written_bytes.get(),
+            uncommitted_bytes: open.iter().map(|file| file.uncommitted_bytes()).sum(),
+            queued_chunks: self.upkeep.queued_chunks(),
+            wal_bytes: catalog.wal_bytes(),
+            replans: catalog.replans(),
+            pinned_blobs: blobs.pinned_count(),
+            gc_blobs: figures.gc_blobs.get(),
+            gc_bytes: figures.gc_bytes.get(),
             is_read_only: self.is_read_only(),
             files: totals.files,
             content_bytes: totals.bytes,

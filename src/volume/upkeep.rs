@@ -82,6 +82,11 @@ impl Upkeep {
         }
     }
 
+    /// Chunks that wait to be hashed.
+    pub fn queued_chunks(&self) -> usize {
+        self.jobs.as_ref().map_or(0, Sender::len)
+    }
+
     /// Copies the catalog once a day from now on.
     pub fn back_up_daily(&self, shared: &Arc<Shared>) -> Result<()> {
         let (stops, stopped) = bounded::<()>(0);
@@ -187,7 +192,9 @@ pub(super) fn sweep(shared: &Shared, mut goes_on: impl FnMut() -> bool) -> Resul
     let mut after = None;
     loop {
         let remove = |digest: &_| shared.blobs.remove_unless(*digest, || Ok(false));
-        let (_, next) = shared.catalog.sweep_loose(after.as_ref(), SystemTime::now(), remove)?;
+        let (gone, next) = shared.catalog.sweep_loose(after.as_ref(), SystemTime::now(), remove)?;
+        shared.figures.gc_blobs.add(gone.len() as u64);
+        shared.figures.gc_bytes.add(gone.iter().map(|blob| blob.size_bytes).sum());
         if next.is_none() || !goes_on() {
             return Ok(());
         }

@@ -44,7 +44,7 @@ fn server() -> Server {
 }
 
 /// `reelfs status`, as whoever mounted in this place asks.
-fn status(place: &Place, typed: &[&str]) -> Output {
+pub fn status(place: &Place, typed: &[&str]) -> Output {
     reelfs().arg("status").args(typed).env("XDG_RUNTIME_DIR", place.runtime()).output().unwrap()
 }
 

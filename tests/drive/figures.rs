@@ -3,6 +3,7 @@
 //! Never here: how figures are shown to people.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::process::{Command, Stdio};
@@ -11,8 +12,8 @@ use std::time::Duration;
 use reelfs::demo::{Link, Server, ServerConfig};
 
 use super::compare::{made, wait_until};
-use super::control::{samples, scrape, told};
-use super::mount::{Mount, Place, open_direct};
+use super::control::{self, samples, scrape, told};
+use super::mount::{Mount, Place, open_direct, reelfs};
 use super::needs::{FUSE, Need, Test};
 
 const FILM: (u64, u64) = (0xf1, 64 << 20);
@@ -20,6 +21,7 @@ const FILM: (u64, u64) = (0xf1, 64 << 20);
 pub fn tests() -> Vec<Test> {
     vec![
         Test::new("figures::of_a_film_that_is_played", &[FUSE], of_a_film_that_is_played),
+        Test::new("figures::of_a_library_that_is_written_to", &[FUSE], of_a_library_that_is_written_to),
         Test::new("figures::promtool_is_content", &[FUSE, Need::Program("promtool")], promtool_is_content),
     ]
 }
@@ -101,7 +103,58 @@ fn of_a_film_that_is_played() {
     mount.end();
 }
 
+/// A mounted library that is empty.
+fn library() -> (String, Mount) {
+    let place = Place::new();
+    let library = format!("library:{}", place.path("library").display());
+    assert!(reelfs().args(["init", &library]).output().unwrap().status.success());
+    let mount = Mount::on(&place, &library, &["--metrics-listen", ":0", "-v"]);
+    (address(&mount.place), mount)
+}
+
+fn of_a_library_that_is_written_to() {
+    let (page, mount) = library();
+    let idle = figures(&page);
+    let mut open = File::create(mount.file("a.mkv")).unwrap();
+    open.write_all(&vec![7; 5 << 20]).unwrap();
+    // It would commit by itself after five seconds: until it does, this is told.
+    let now = figures(&page);
+    let is_uncommitted = now["reelfs_library_commit_seconds_count"] < 0.5;
+    assert!(!is_uncommitted || now["reelfs_library_uncommitted_bytes"] >= f64::from(5 << 20), "{now:?}");
+    open.sync_all().unwrap();
+    let series = [
+        "reelfs_library_written_bytes_total",
+        "reelfs_library_write_seconds_count",
+        "reelfs_library_commit_seconds_count",
+        "reelfs_library_catalog_commit_seconds_count",
+        "reelfs_library_sync_seconds_count",
+        "reelfs_library_wal_bytes",
+    ];
+    wait_until_grown(&page, &idle, &series);
+    wait_until("all is committed", || figures(&page)["reelfs_library_uncommitted_bytes"] < 0.5);
+    drop(open);
+    drop(File::open(mount.file("a.mkv")).unwrap());
+    wait_until_grown(&page, &idle, &["reelfs_open_seconds_count"]);
+    fs::remove_file(mount.file("a.mkv")).unwrap();
+    wait_until_grown(&page, &idle, &["reelfs_library_gc_blobs_total", "reelfs_library_gc_bytes_total"]);
+    let now = figures(&page);
+    assert!(now["reelfs_library_replans"] < 1.0 && now["reelfs_library_pinned_blobs"] < 1.0, "{now:?}");
+    let told = told(&mount);
+    for name in ["library_write", "library_commit", "library_catalog_commit", "library_sync", "open"] {
+        assert!(told["timings"][name]["p99_ms"].as_f64().unwrap() > 0.0, "{name}: {told}");
+    }
+    assert!(told["library"]["commits"].as_u64().unwrap() >= 1, "{told}");
+    assert_eq!(told["library"]["written_bytes"], 5 << 20, "{told}");
+    let text = control::status(&mount.place, &[]);
+    let text = String::from_utf8_lossy(&text.stdout);
+    assert!(text.contains("  written 5.0 MiB in ") && text.contains(" removed ("), "{text}");
+    mount.end();
+}
+
 fn promtool_is_content() {
+    let (page, library) = library();
+    check_page(&page);
+    library.end();
     let server = server();
     let drive = Mount::new(&server.url(), &["--metrics-listen", ":0", "-v"]);
     check_page(&address(&drive.place));

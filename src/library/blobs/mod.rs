@@ -30,6 +30,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::modes::Modes;
 use crate::sys;
+use crate::timing::Timing;
 
 pub use behind::BEHIND_BYTES_MAX;
 use behind::Behind;
@@ -54,6 +55,7 @@ pub struct Blobs {
     behind: Arc<Behind>,
     // Held while one blob is removed; taken last.
     removing: Mutex<()>,
+    syncs: Timing,
 }
 
 /// What is in the folder by one name.
@@ -92,6 +94,7 @@ impl Blobs {
             scratches: AtomicU64::new(0),
             behind: Arc::default(),
             removing: Mutex::default(),
+            syncs: Timing::default(),
         })
     }
 
@@ -119,13 +122,13 @@ impl Blobs {
         let oldest = written.iter().map(|(scratch, ..)| scratch).min_by_key(|scratch| scratch.number());
         let oldest = oldest.filter(|_| written.len() > SYNC_EACH_MAX);
         let oldest = oldest.map(|scratch| Arc::clone(scratch.written()));
-        match &oldest {
+        self.syncs.of(|| match &oldest {
             Some(oldest) => {
                 written.iter().try_for_each(|(scratch, ..)| scratch.settled().map(drop))?;
-                self.sync_filesystem(oldest)?;
+                self.sync_filesystem(oldest)
             }
-            None => written.iter().try_for_each(|(scratch, ..)| scratch.sync())?,
-        }
+            None => written.iter().try_for_each(|(scratch, ..)| scratch.sync()),
+        })?;
         let mut kept = Vec::with_capacity(written.len());
         let mut folders = BTreeSet::new();
         for (scratch, digest, size_bytes) in written {
@@ -144,6 +147,16 @@ impl Blobs {
         }
         self.sync_folders(&folders, oldest.as_deref())?;
         Ok(kept)
+    }
+
+    /// How long syncs of bytes took, before they became blobs: many at once are one.
+    pub fn syncs(&self) -> &Timing {
+        &self.syncs
+    }
+
+    /// How many blobs are held on to, by files on their way in.
+    pub fn pinned_count(&self) -> usize {
+        self.pins.count()
     }
 
     /// Holds on to a blob that is there with this size.

@@ -48,6 +48,11 @@ impl Pins {
         Pinned { pins: Arc::clone(pins), digest }
     }
 
+    /// How many are held.
+    pub fn count(&self) -> usize {
+        self.held.lock().len()
+    }
+
     /// Nothing if somebody holds on to it.
     pub fn try_remove(pins: &Arc<Self>, digest: Digest) -> Option<Going> {
         let mut held = pins.held.lock();

@@ -39,6 +39,7 @@ use crate::lock::{self, Lock};
 use crate::modes;
 use crate::sqlite::{self, Readers, Tuning};
 use crate::sys;
+use crate::timing::Timing;
 
 pub use backup::{Coming, copy, daily};
 pub use chunks::{ChunkRow, LooseBlob, NamedChunk, UsedBlob};
@@ -87,6 +88,7 @@ pub struct Catalog {
     begun: AtomicU64,
     committed: AtomicU64,
     readers: Readers,
+    commits: Timing,
     // Of who writes to the library.
     _lock: Option<Lock>,
 }
@@ -154,6 +156,7 @@ impl Catalog {
             writer: writer.map(Mutex::new),
             begun: AtomicU64::new(0),
             committed: AtomicU64::new(0),
+            commits: Timing::default(),
             _lock: lock,
         }
     }
@@ -295,6 +298,17 @@ impl Catalog {
         writer.map_or(0, |writer| sys::statement_replans(&writer.connection)) + self.readers.replans()
     }
 
+    /// How long commits took, each with its sync.
+    pub fn commits(&self) -> &Timing {
+        &self.commits
+    }
+
+    /// Bytes of its write-ahead log: 0 where there is none.
+    pub fn wal_bytes(&self) -> u64 {
+        let [log, _] = JOURNALS;
+        std::fs::metadata(self.dir.join(log)).map_or(0, |log| log.len())
+    }
+
     /// Whether there are changes that are not durable yet.
     pub fn has_changes(&self) -> bool {
         self.committed.load(Ordering::Acquire) < self.begun.load(Ordering::Acquire)
@@ -304,7 +318,7 @@ impl Catalog {
         if let Some(error) = &writer.failed {
             return Err(error.clone());
         }
-        if let Err(error) = writer.connection.execute_batch("COMMIT") {
+        if let Err(error) = self.commits.of(|| writer.connection.execute_batch("COMMIT")) {
             return Err(give_up(writer, &failed(&self.path, &error)));
         }
         writer.changes = 0;
