@@ -19,6 +19,10 @@ const WAIT: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What stands in the place of a lock is written to: a link is not followed, and nothing holds the opener up.
 const NOT_THROUGH: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+/// Of a command line, more is not looked at.
+const COMMAND_BYTES_MAX: u64 = 4096;
+/// No command's name is longer.
+const COMMAND_WORD_BYTES_MAX: usize = 24;
 /// No pid is longer.
 const PID_BYTES_MAX: u64 = 32;
 
@@ -99,10 +103,50 @@ pub fn holder_pid(dir: &Path) -> Option<u32> {
     matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)).then(|| pid_in(&file)).flatten()
 }
 
-/// Whoever holds it, or held it last, as a person is told.
+/// The process that holds it, or held it last, as a person is told: its id, what it does, and for how long it has had the
+/// lock.
 pub fn holder(dir: &Path) -> String {
-    let pid = File::open(path(dir)).ok().and_then(|file| pid_in(&file));
-    pid.map_or("another process".to_owned(), |pid| format!("process {pid}"))
+    let unknown = || "another process".to_owned();
+    let Ok(file) = File::open(path(dir)) else { return unknown() };
+    // It is signed when it is taken.
+    let held_for = file.metadata().and_then(|meta| meta.modified()).ok().and_then(|signed| signed.elapsed().ok());
+    let Some(pid) = pid_in(&file) else { return unknown() };
+    let mut typed = Vec::new();
+    let read = File::open(format!("/proc/{pid}/cmdline"))
+        .and_then(|cmdline| cmdline.take(COMMAND_BYTES_MAX).read_to_end(&mut typed));
+    let command = read.ok().and_then(|_| command(&typed));
+    told(pid, command.as_deref(), held_for)
+}
+
+fn told(pid: u32, command: Option<&str>, held_for: Option<Duration>) -> String {
+    let parts = [command.map(|command| format!("`{command}`")), held_for.map(|time| format!("for {}", roughly(time)))];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { format!("process {pid}") } else { format!("process {pid} ({})", parts.join(", ")) }
+}
+
+/// The program and its command, of the words of a command line, each with a zero behind it. The others are not told: they may
+/// be passwords.
+fn command(typed: &[u8]) -> Option<String> {
+    let mut words = typed.split(|byte| *byte == 0);
+    let program = Path::new(std::str::from_utf8(words.next()?).ok()?).file_name()?.to_str()?.to_owned();
+    let is_command = |word: &&str| {
+        (1..=COMMAND_WORD_BYTES_MAX).contains(&word.len())
+            && word.starts_with(|letter: char| letter.is_ascii_lowercase())
+            && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+    };
+    let command = words.filter_map(|word| std::str::from_utf8(word).ok()).take(1).find(is_command);
+    let program: String = program.chars().filter(|letter| !letter.is_control()).collect();
+    Some(command.map_or_else(|| program.clone(), |command| format!("{program} {command}")))
+}
+
+/// In the largest unit there is one of.
+fn roughly(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ ..60 => format!("{seconds} s"),
+        seconds @ ..3600 => format!("{} min", seconds / 60),
+        seconds @ ..86_400 => format!("{} h", seconds / 3600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
 }
 
 /// Whether a file of so many bytes is empty, or holds a pid and no more.
@@ -130,6 +174,26 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[test]
+    fn who_holds_it_is_told_with_what_it_does_and_without_its_secrets() {
+        let told = |typed: &[u8]| command(typed);
+        let put = told(b"/usr/bin/reelfs\0put\0s3://me:secret@bucket\0").unwrap();
+        assert_eq!(put, "reelfs put");
+        assert_eq!(told(b"reelfs\0--token=secret\0mount\0").unwrap(), "reelfs");
+        assert_eq!(told(b"/srv/films\0Secret\0").unwrap(), "films");
+        assert_eq!(told(b""), None);
+        let minutes = Duration::from_secs(200);
+        assert_eq!(super::told(7, Some(&put), Some(minutes)), "process 7 (`reelfs put`, for 3 min)");
+        assert_eq!(super::told(7, None, None), "process 7");
+        // This very process, as others are told.
+        let temp = tempfile::tempdir().unwrap();
+        assert_eq!(holder(temp.path()), "another process");
+        Lock::take(temp.path()).unwrap().unwrap().sign(temp.path()).unwrap();
+        let whole = holder(temp.path());
+        assert!(whole.starts_with(&format!("process {} (`", std::process::id())), "{whole}");
+        assert!(whole.contains("`, for "), "{whole}");
+    }
 
     #[test]
     fn lock_that_another_name_or_program_shares_is_held_and_left_as_it_is() {

@@ -616,3 +616,24 @@ fn help_and_version_are_answers() {
     let help = String::from_utf8(place.run(&["--help"]).stdout).unwrap();
     assert!(!help.contains("unmount-when-orphaned") && !help.contains("probe-mount"));
 }
+
+#[test]
+fn a_library_is_made_as_the_environment_says_and_tells_who_holds_it() {
+    let place = Place::new();
+    let init = |name: &str, variables: &[(&str, &str)]| {
+        Command::new(env!("CARGO_BIN_EXE_reelfs"))
+            .args(["init", &place.path(name)])
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap()
+    };
+    let sizes = [("REELFS_INLINE_MAX", "1M"), ("REELFS_LIBRARY_CHUNK_SIZE", "4M")];
+    assert!(init("library", &sizes).status.success());
+    let held = reelfs::library::catalog::Catalog::open(Path::new(&place.path("library"))).unwrap();
+    assert_eq!((held.cut().inline_bytes_max, held.cut().chunk_size_bytes), (1 << 20, 4 << 20));
+    let nonsense = init("other", &[("REELFS_INLINE_MAX", "much")]);
+    assert_eq!(nonsense.status.code(), Some(2), "{nonsense:?}");
+    // This process has it open.
+    let holder = format!("open for writing by process {} (`", std::process::id());
+    place.refuses(&["put", "@films/film.mp4", "@library"], &[&holder, "`, for "]);
+}

@@ -17,10 +17,10 @@ pub struct InitArgs {
     library: String,
     /// Keep files of up to this size inside the catalog, where they are read fastest. Default: 64 KiB; on a key-value
     /// store, files of up to 20 MiB are one value.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", env = "REELFS_INLINE_MAX", value_parser = parse_size)]
     inline_max: Option<u64>,
     /// Cut larger files into chunks of this size. Default: 2 MiB; on a key-value store 5 MiB.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", env = "REELFS_LIBRARY_CHUNK_SIZE", value_parser = parse_size)]
     chunk_size: Option<u64>,
     /// Let your group read it: folders are 0750 and files 0640 then, also those that are made later. Default: the library is
     /// yours alone, 0700 and 0600, whatever the umask. A server says itself who may read.
