@@ -195,6 +195,9 @@ pub struct PlacesConfig {
     pub ssh_command: Vec<String>,
     /// Most connections to a server over SFTP or FTP at once.
     pub connections: usize,
+    /// Longest silence of a store, and longest wait for another program that writes to the same one; a request that moves
+    /// much is given longer.
+    pub answer_timeout: Duration,
     /// Largest file that is read whole, into memory, from a web server that ignores ranges.
     pub whole_file_max_bytes: u64,
 }
@@ -207,6 +210,7 @@ impl Default for PlacesConfig {
             web: WebConfig::default(),
             ssh_command,
             connections: CONNECTIONS as usize,
+            answer_timeout: Duration::from_secs_f64(CHUNK_TIMEOUT_SECONDS),
             whole_file_max_bytes: WHOLE_FILE_MAX_BYTES,
         }
     }

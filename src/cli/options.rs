@@ -278,6 +278,7 @@ impl MountOptions {
                 web: web.into_config()?,
                 ssh_command: parse_command(&sftp.ssh_command)?,
                 connections,
+                answer_timeout: fetch.chunk_timeout,
                 whole_file_max_bytes: fetch.whole_file_max,
             },
             mountpoint,
@@ -349,7 +350,7 @@ pub fn parse_seconds(text: &str) -> Result<Duration> {
 }
 
 /// As above, but not nothing: what may take no time at all can't be done.
-fn parse_timeout(text: &str) -> Result<Duration> {
+pub fn parse_timeout(text: &str) -> Result<Duration> {
     let timeout = parse_seconds(text)?;
     if timeout.is_zero() {
         Err(Error::new(Kind::Invalid, "a timeout must be longer than 0 seconds"))

@@ -3,6 +3,7 @@
 
 use std::ops::Bound;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -12,12 +13,14 @@ use reelfs::error::Kind;
 use reelfs::range::ByteRange;
 use reelfs::store::keyed::address::Address;
 use reelfs::store::keyed::{Keyed, Seen, Swap};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::daemon::{Daemon, free_port};
 use super::needs::{Need, Test};
 
 const REDIS: &[Need] = &[Need::Program("redis-server")];
+const STUCK: &[Need] = &[Need::Program("redis-server"), Need::Program("rclone")];
 const S3: &[Need] = &[Need::Program("rclone")];
 
 pub fn tests() -> Vec<Test> {
@@ -27,6 +30,7 @@ pub fn tests() -> Vec<Test> {
         Test::new("homes::redis", REDIS, redis),
         Test::new("homes::a_bucket", S3, a_bucket),
         Test::new("homes::a_server_that_is_not_there", &[], a_server_that_is_not_there),
+        Test::new("homes::a_server_that_is_stuck", STUCK, a_server_that_is_stuck),
     ]
 }
 
@@ -110,6 +114,55 @@ fn a_server_that_is_not_there() {
         let error = get(&*open(&url, &config, true), "any").unwrap_err();
         assert_eq!(error.kind(), Kind::Unreachable, "{error}");
     }
+}
+
+/// Every command ends, and says which store did not answer, what it was asked for, and for how long.
+fn a_server_that_is_stuck() {
+    let (folder, redis, port) = redis_server();
+    let (_bucket, s3, config) = s3_server();
+    let endpoint = config.endpoint.unwrap();
+    let note = folder.path().join("note");
+    std::fs::write(&note, "text").unwrap();
+    let (note, got) = (note.to_str().unwrap(), folder.path().join("got"));
+    let got = got.to_str().unwrap();
+    let redis_url = format!("kv+redis://127.0.0.1:{port}/0/films");
+    let stores = [(&*redis_url, vec![]), ("kv+s3://films/library", vec!["--s3-endpoint", &*endpoint])];
+    let run = |arguments: &[&str], options: &[&str]| {
+        let output = Command::new("timeout")
+            .args(["60", env!("CARGO_BIN_EXE_reelfs")])
+            .args(arguments)
+            .args(options)
+            .args(["--chunk-timeout", "0.5"])
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (url, options) in &stores {
+        let put = format!("{url}/note");
+        assert_eq!(run(&["init", url], options).0, Some(0));
+        assert_eq!(run(&["put", note, &put], options).0, Some(0));
+    }
+    redis.send(Signal::STOP);
+    s3.send(Signal::STOP);
+    thread::scope(|scope| {
+        for (url, options) in &stores {
+            for command in ["ls", "get", "put", "verify"] {
+                let run = &run;
+                scope.spawn(move || {
+                    let path = format!("{url}/note");
+                    let command = match command {
+                        "get" => vec!["get", &path, got],
+                        "put" => vec!["put", note, &path],
+                        _ => vec![command, url],
+                    };
+                    let (code, said) = run(&command, options);
+                    assert_eq!(code, Some(1), "{command:?}: {said}");
+                    let is_told = said.contains("no answer within") && said.contains("films");
+                    assert!(is_told && !said.contains("os error"), "{command:?}: {said}");
+                });
+            }
+        }
+    });
 }
 
 fn get(home: &dyn Keyed, key: &str) -> reelfs::error::Result<Bytes> {

@@ -20,13 +20,13 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use jiff::Timestamp;
 
 use super::exit::Outcome;
-use super::options::{Env, S3Options};
+use super::options::{Env, S3Options, parse_timeout};
 use super::{complain, written};
 use crate::cli::web_options::WebOptions;
 use crate::config::PlacesConfig;
@@ -37,6 +37,12 @@ use crate::library::{Library, Named, PAGE_NAMES_MAX, Query};
 /// How libraries that are far away are reached.
 #[derive(Debug, Args)]
 pub struct LibraryOptions {
+    /// Seconds of silence after which a store counts as stuck; each request is made three times. Default 10.
+    #[arg(
+        long, value_name = "SECONDS", env = "REELFS_CHUNK_TIMEOUT", default_value = "10", value_parser = parse_timeout,
+        help_heading = "The far side",
+    )]
+    chunk_timeout: Duration,
     #[command(flatten)]
     web: WebOptions,
     #[command(flatten)]
@@ -47,7 +53,8 @@ impl LibraryOptions {
     /// As the rooms below take it.
     fn places(self) -> Result<PlacesConfig> {
         let env: Env = &|name| std::env::var_os(name);
-        Ok(PlacesConfig { s3: self.s3.into_config(env)?, web: self.web.into_config()?, ..PlacesConfig::default() })
+        let (s3, web) = (self.s3.into_config(env)?, self.web.into_config()?);
+        Ok(PlacesConfig { s3, web, answer_timeout: self.chunk_timeout, ..PlacesConfig::default() })
     }
 
     fn open(self, text: &str, access: Access) -> Result<Opened> {

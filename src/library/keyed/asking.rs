@@ -9,13 +9,16 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::value;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::range::ByteRange;
 use crate::retry::Retry;
 use crate::store::keyed::{Key, Keyed, Limits, Swap};
 
 /// From the first try of one request to the last: a server that restarts is back by then.
 const RETRIES_LAST: Duration = Duration::from_mins(2);
+
+/// Requests for the same that get no answer in time: a home that is stuck costs so many times its timeout.
+const TIMEOUTS_MAX: u32 = 3;
 
 /// Keys asked for at once: what buckets answer with.
 pub(super) const LIST_KEYS: usize = 1_000;
@@ -119,10 +122,14 @@ impl Asking {
 
     fn again<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
         self.retry.asked();
-        let (since, mut attempt) = (Instant::now(), 0);
+        let (since, mut attempt, mut timeouts) = (Instant::now(), 0, 0);
         loop {
             match work() {
                 Err(error) => {
+                    timeouts += u32::from(error.kind() == Kind::TimedOut);
+                    if timeouts >= TIMEOUTS_MAX {
+                        return Err(error.context(format_args!("asked {timeouts} times")));
+                    }
                     let left = RETRIES_LAST.saturating_sub(since.elapsed());
                     std::thread::sleep(self.retry.wait(attempt, &error, left)?);
                     attempt += 1;

@@ -160,7 +160,7 @@ impl Address {
         let (components, s3) = (self.components()?, &places.s3);
         let access = || Access::new(&places.web).map(Arc::new);
         Ok(match self.home {
-            Home::Redb => Box::new(RedbFile::open(&path(&components), is_new, self.shown())?),
+            Home::Redb => Box::new(RedbFile::open(&path(&components), is_new, self.shown(), places.answer_timeout)?),
             Home::Folder => Box::new(Folder::open(&path(&components), is_new, self.shown())?),
             Home::Redis => {
                 let database = components.first().map_or(FIRST_DATABASE, String::as_str);
@@ -169,7 +169,8 @@ impl Address {
                 let failed = |error| Error::new(Kind::Invalid, format!("{}: {error}", self.shown()));
                 let info = url.into_connection_info().map_err(failed)?;
                 let info = info.set_tcp_settings(redis::io::tcp::TcpSettings::default().set_nodelay(true));
-                Box::new(RedisServer::new(info, prefix(components.get(1..).unwrap_or_default()), self.shown())?)
+                let prefix = prefix(components.get(1..).unwrap_or_default());
+                Box::new(RedisServer::new(info, prefix, self.shown(), places.answer_timeout)?)
             }
             Home::S3 => {
                 let place = remote::service::Address::new(self.url.clone());
@@ -178,7 +179,7 @@ impl Address {
                 let prefix = prefix(&components);
                 let limits = limits(S3_KEY_BYTES_MAX, &prefix, None);
                 let transport = Transport::new(&described, Some(&place.base(s3)?), &access()?)?;
-                Box::new(Service::new(operator, transport, prefix, described, limits)?)
+                Box::new(Service::new(operator, transport, prefix, described, limits, places.answer_timeout)?)
             }
             Home::Cloudflare => {
                 let [namespace, rest @ ..] = &components[..] else {
@@ -194,7 +195,7 @@ impl Address {
                 let prefix = prefix(rest);
                 let limits = limits(CLOUDFLARE_KEY_BYTES_MAX, &prefix, Some(CLOUDFLARE_REQUESTS_PER_SECOND));
                 let transport = Transport::new(&self.shown(), None, &access()?)?;
-                Box::new(Service::new(operator, transport, prefix, self.shown(), limits)?)
+                Box::new(Service::new(operator, transport, prefix, self.shown(), limits, places.answer_timeout)?)
             }
         })
     }

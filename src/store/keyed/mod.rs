@@ -20,8 +20,6 @@ use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 
-/// Longest silence of a home, and longest wait for another writer of the same file. Longer than any server's own word.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A link slower than this is no link: a value on its way is waited for so much longer.
 const SLOWEST_BYTES_PER_SECOND: u64 = 32 << 10;
 /// Bytes of one value, where the home itself would take more: it is held in memory, and others take 25 MiB.
@@ -169,8 +167,8 @@ pub trait Keyed: Send + Sync {
 }
 
 /// How long a call that moves so many bytes may take.
-fn timeout(bytes: u64) -> Duration {
-    ANSWER_TIMEOUT + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND)
+fn timeout(answer_timeout: Duration, bytes: u64) -> Duration {
+    answer_timeout + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND)
 }
 
 fn missing(home: &str, key: &str) -> Error {

@@ -12,7 +12,7 @@ use redb::{
     TableDefinition, TableError, TransactionError, WriteTransaction,
 };
 
-use super::{ANSWER_TIMEOUT, IsValue, Key, Keyed, LIMITS, Limits, Step, Swap, at_least, missing, within};
+use super::{IsValue, Key, Keyed, LIMITS, Limits, Step, Swap, at_least, missing, within};
 use crate::error::{Error, Kind, Result};
 use crate::modes::{self, Modes};
 use crate::range::ByteRange;
@@ -34,11 +34,12 @@ pub(super) struct RedbFile {
     database: Database,
     described: String,
     path: PathBuf,
+    answer_timeout: Duration,
 }
 
 impl RedbFile {
     /// The file at `path`; made if it may be (`is_new`), else `Missing` unless it is there.
-    pub fn open(path: &Path, is_new: bool, described: String) -> Result<Self> {
+    pub fn open(path: &Path, is_new: bool, described: String, answer_timeout: Duration) -> Result<Self> {
         if path.is_dir() {
             return Err(Error::new(Kind::Missing, format!("{}: a folder, not a file", path.display())));
         }
@@ -55,7 +56,7 @@ impl RedbFile {
             }
             error => Error::new(Kind::Unsupported, format!("{}: {error}", path.display())),
         })?;
-        let file = Self { database, described, path: path.to_owned() };
+        let file = Self { database, described, path: path.to_owned(), answer_timeout };
         if is_new {
             // Readers find the tables there.
             file.write(|_| Ok(()))?;
@@ -84,12 +85,12 @@ impl RedbFile {
         let since = Instant::now();
         loop {
             match self.database.try_begin_write() {
-                Err(TransactionError::WouldBlock) if since.elapsed() < ANSWER_TIMEOUT => {
+                Err(TransactionError::WouldBlock) if since.elapsed() < self.answer_timeout => {
                     std::thread::sleep(WRITER_POLL);
                 }
                 Err(TransactionError::WouldBlock) => {
-                    let message =
-                        format!("{}: another program has been writing to it all the time", self.path.display());
+                    let (path, waited) = (self.path.display(), self.answer_timeout.as_secs_f64());
+                    let message = format!("{path}: another program has been writing to it for {waited} s");
                     return Err(Error::new(Kind::Busy, message));
                 }
                 other => return other.map_err(|error| self.failed(error.into())),

@@ -35,20 +35,21 @@ pub(super) struct RedisServer {
     described: String,
     /// Open and idle. Held for a look only.
     idle: Mutex<Vec<Line>>,
+    answer_timeout: Duration,
 }
 
 impl RedisServer {
     /// Asks nothing yet.
-    pub fn new(info: ConnectionInfo, prefix: String, described: String) -> Result<Self> {
+    pub fn new(info: ConnectionInfo, prefix: String, described: String, answer_timeout: Duration) -> Result<Self> {
         if !matches!(info.addr(), ConnectionAddr::Tcp(..)) {
             let message = format!("{described}: only a plain connection over TCP is built in: kv+redis://HOST/0");
             return Err(Error::new(Kind::Invalid, message));
         }
-        Ok(Self { info, prefix, described, idle: Mutex::default() })
+        Ok(Self { info, prefix, described, idle: Mutex::default(), answer_timeout })
     }
 
-    /// Does `work`, which moves so many bytes, on a connection of its own.
-    fn ask<T>(&self, bytes: u64, work: impl Fn(&mut Line) -> RedisResult<T>) -> Result<T> {
+    /// Does `work`, which moves so many bytes of `what`, on a connection of its own.
+    fn ask<T>(&self, what: &str, bytes: u64, work: impl Fn(&mut Line) -> RedisResult<T>) -> Result<T> {
         let idle = self.idle.lock().pop();
         let was_idle = idle.is_some();
         let answer = self.ask_on(idle, bytes, &work);
@@ -57,7 +58,7 @@ impl RedisServer {
             Err(error) if was_idle && error.is_connection_dropped() => self.ask_on(None, bytes, &work),
             other => other,
         }
-        .map_err(|error| self.failed(&error))
+        .map_err(|error| self.failed(&error, what, bytes))
     }
 
     fn ask_on<T>(&self, idle: Option<Line>, bytes: u64, work: impl Fn(&mut Line) -> RedisResult<T>) -> RedisResult<T> {
@@ -65,7 +66,7 @@ impl RedisServer {
             Some(connection) => connection,
             None => Line::open(&self.info, CONNECT_TIMEOUT)?,
         };
-        connection.allow(timeout(bytes))?;
+        connection.allow(timeout(self.answer_timeout, bytes))?;
         let answer = work(&mut connection);
         // One that failed half-way would answer the next question with the rest of this one.
         let is_sound =
@@ -120,7 +121,7 @@ impl RedisServer {
         Ok(write.query::<Option<()>>(connection)?.map(|()| done))
     }
 
-    fn failed(&self, error: &RedisError) -> Error {
+    fn failed(&self, error: &RedisError, what: &str, bytes: u64) -> Error {
         let kind = match error.kind() {
             _ if error.is_timeout() => Kind::TimedOut,
             _ if error.is_io_error() || error.is_connection_dropped() => Kind::Unreachable,
@@ -140,8 +141,21 @@ impl RedisServer {
                 _ => Kind::Unsupported,
             },
         };
-        let what = error.to_string();
-        Error::new(kind, format!("{}: {}", self.described, what.split_whitespace().collect::<Vec<_>>().join(" ")))
+        let why = match kind {
+            // The system's own word for it is "Resource temporarily unavailable".
+            Kind::TimedOut => format!("no answer within {} s", timeout(self.answer_timeout, bytes).as_secs_f64()),
+            _ => error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
+        };
+        Error::new(kind, format!("{}: {}: {why}", self.described, what.escape_debug()))
+    }
+}
+
+/// For messages: one key, or the first of several.
+fn named<'a>(mut keys: impl ExactSizeIterator<Item = &'a String>) -> String {
+    match (keys.next(), keys.len()) {
+        (None, _) => String::new(),
+        (Some(key), 0) => key.clone(),
+        (Some(key), more) => format!("{key} and {more} more"),
     }
 }
 
@@ -159,7 +173,7 @@ impl Keyed for RedisServer {
             return Ok(Bytes::new());
         }
         let (key_there, bytes) = (self.key(key), range.len().min(VALUE_BYTES_MAX));
-        let value: Vec<u8> = self.ask(bytes, |connection| {
+        let value: Vec<u8> = self.ask(key, bytes, |connection| {
             redis::cmd("GETRANGE").arg(&key_there).arg(range.start).arg(range.end - 1).query(connection)
         })?;
         if !value.is_empty() {
@@ -168,7 +182,7 @@ impl Keyed for RedisServer {
         // No value, and none that reaches so far, look the same. Asked for together: one may be written in between.
         let mut both = redis::pipe();
         both.atomic().cmd("GETRANGE").arg(&key_there).arg(range.start).arg(range.end - 1).cmd("EXISTS").arg(&key_there);
-        let (value, is_there): (Vec<u8>, bool) = self.ask(bytes, |connection| both.query(connection))?;
+        let (value, is_there): (Vec<u8>, bool) = self.ask(key, bytes, |connection| both.query(connection))?;
         if is_there { Ok(value.into()) } else { Err(missing(&self.described, key)) }
     }
 
@@ -179,7 +193,7 @@ impl Keyed for RedisServer {
             self.add_put(&mut pipe, key, value);
         }
         let bytes = entries.iter().map(|(_, value)| value.len() as u64).sum();
-        self.ask(bytes, |connection| pipe.query(connection))
+        self.ask(&named(entries.iter().map(|(key, _)| key)), bytes, |connection| pipe.query(connection))
     }
 
     fn delete(&self, keys: &[String]) -> Result<()> {
@@ -189,7 +203,7 @@ impl Keyed for RedisServer {
         let mut pipe = redis::pipe();
         pipe.atomic();
         self.add_delete(&mut pipe, keys);
-        self.ask(0, |connection| pipe.query(connection))
+        self.ask(&named(keys.iter()), 0, |connection| pipe.query(connection))
     }
 
     fn swap(&self, swaps: &[Swap]) -> Result<Vec<bool>> {
@@ -200,7 +214,8 @@ impl Keyed for RedisServer {
         let looked_at = swaps.iter().map(|swap| swap.seen.range.len().min(VALUE_BYTES_MAX));
         let bytes = written.chain(looked_at).sum();
         for _ in 0..SWAPS_MAX {
-            let swapped = self.ask(bytes, |connection| {
+            let what = named(swaps.iter().map(|swap| &swap.key));
+            let swapped = self.ask(&what, bytes, |connection| {
                 let swapped = self.try_swap(connection, swaps);
                 // What is watched on this connection would undo the next one's work.
                 if !matches!(swapped, Ok(Some(_))) {
@@ -223,7 +238,8 @@ impl Keyed for RedisServer {
         };
         // No UTF-8 holds this byte.
         let end = [b"(", prefix.as_bytes(), &[0xff]].concat();
-        let keys: Vec<String> = self.ask(0, |connection| {
+        let what = format!("keys of {prefix}");
+        let keys: Vec<String> = self.ask(&what, 0, |connection| {
             let mut command = redis::cmd("ZRANGEBYLEX");
             command.arg(self.key(INDEX)).arg(&start).arg(&end).arg("LIMIT").arg(0).arg(limit).query(connection)
         })?;
@@ -232,7 +248,7 @@ impl Keyed for RedisServer {
             pipe.cmd("STRLEN").arg(self.key(key));
         }
         let sizes: Vec<u64> =
-            if keys.is_empty() { Vec::new() } else { self.ask(0, |connection| pipe.query(connection))? };
+            if keys.is_empty() { Vec::new() } else { self.ask(&what, 0, |connection| pipe.query(connection))? };
         Ok(keys.into_iter().zip(sizes).map(|(key, size)| Key { key, size_bytes: Some(size) }).collect())
     }
 }

@@ -2,12 +2,13 @@
 //! Never here: who asks, and which service it is (see `address`). Nothing async is seen outside `store`.
 
 use std::ops::Bound;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use opendal::{BytesRange, EntryMode, ErrorKind, HttpTransporter, OperationContext, Operator};
 
-use super::{ANSWER_TIMEOUT, Key, Keyed, Limits, is_from, missing, timeout};
+use super::{Key, Keyed, Limits, is_from, missing, timeout};
 use crate::cancel::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
@@ -29,6 +30,7 @@ pub(super) struct Service {
     prefix: String,
     described: String,
     limits: Limits,
+    answer_timeout: Duration,
 }
 
 impl Service {
@@ -39,16 +41,17 @@ impl Service {
         prefix: String,
         described: String,
         limits: Limits,
+        answer_timeout: Duration,
     ) -> Result<Self> {
         let transport = HttpTransporter::new(Counted { transport, url: described.clone(), pages: None });
         let operator = operator.with_context(OperationContext::new().with_http_transport(transport));
-        Ok(Self { driver: Driver::new()?, operator, prefix, described, limits })
+        Ok(Self { driver: Driver::new()?, operator, prefix, described, limits, answer_timeout })
     }
 
     /// Waits for an answer to something that moves so many bytes.
     fn wait<T>(&self, key: &str, bytes: u64, work: impl Future<Output = opendal::Result<T>>) -> Result<T> {
         let shown = self.shown(key);
-        let patience = Patience { stall: timeout(bytes), cancel: Cancel::new() };
+        let patience = Patience { stall: timeout(self.answer_timeout, bytes), cancel: Cancel::new() };
         self.driver.wait(&patience, &shown, async { work.await.map_err(|error| self.failed(key, &error)) })
     }
 
@@ -113,7 +116,7 @@ impl Keyed for Service {
         let Some((mut stream, size_bytes)) = opened else { return Ok(Bytes::new()) };
         let wanted = range.end.min(size_bytes).saturating_sub(range.start) as usize;
         let mut bytes = BytesMut::with_capacity(wanted);
-        let patience = Patience { stall: ANSWER_TIMEOUT, cancel: Cancel::new() };
+        let patience = Patience { stall: self.answer_timeout, cancel: Cancel::new() };
         while bytes.len() < wanted {
             let next = async { stream.next().await.transpose().map_err(|error| self.failed(key, &error)) };
             let Some(piece) = self.driver.wait(&patience, self.shown(key), next)? else {
