@@ -62,7 +62,7 @@ impl Page {
         page.gauge("reelfs_library_replans", "Kept statements planned anew: about 0.", status.replans);
         page.gauge("reelfs_library_pinned_blobs", "Blobs held on to by files on their way in.", status.pinned_blobs);
         page.counter("reelfs_library_gc_blobs_total", "Blobs removed, as no file needed them.", status.gc_blobs);
-        page.counter("reelfs_library_gc_bytes_total", "Their bytes.", status.gc_bytes);
+        page.counter("reelfs_library_gc_bytes_total", "Bytes of the blobs that were removed.", status.gc_bytes);
         page.gauge("reelfs_library_disk_free_bytes", "Still to be written to its disk.", status.disk_free_bytes);
     }
 
@@ -72,11 +72,27 @@ impl Page {
         page.counter("reelfs_reads_total", "Reads answered.", metrics.reads.get());
         page.counter("reelfs_reads_waited_total", "Reads that waited for the origin.", metrics.reads_waited.get());
         page.counter("reelfs_read_errors_total", "Reads that ended in an error.", metrics.read_errors.get());
-        page.counter("reelfs_read_cached_bytes_total", "Bytes had at once.", metrics.read_cached_bytes.get());
-        page.counter("reelfs_read_waited_bytes_total", "Bytes that were waited for.", metrics.read_waited_bytes.get());
-        page.counter("reelfs_read_wait_seconds_total", "How long.", seconds(metrics.read_wait_micros.get()));
+        page.counter(
+            "reelfs_read_cached_bytes_total",
+            "Bytes that readers had at once.",
+            metrics.read_cached_bytes.get(),
+        );
+        page.counter(
+            "reelfs_read_waited_bytes_total",
+            "Bytes that readers waited for.",
+            metrics.read_waited_bytes.get(),
+        );
+        page.counter(
+            "reelfs_read_wait_seconds_total",
+            "How long readers waited for bytes, together.",
+            seconds(metrics.read_wait_micros.get()),
+        );
         page.counter("reelfs_stalls_total", "Times a player was kept waiting while it played.", metrics.stalls.get());
-        page.counter("reelfs_stalled_seconds_total", "How long.", seconds(metrics.stalled_micros.get()));
+        page.counter(
+            "reelfs_stalled_seconds_total",
+            "How long players were kept waiting while they played.",
+            seconds(metrics.stalled_micros.get()),
+        );
         page.counter("reelfs_origin_bytes_total", "Bytes that came from the origin.", metrics.origin_bytes.get());
         page.counter("reelfs_origin_requests_total", "Range requests to the origin.", metrics.origin_requests.get());
         page.counter(
@@ -86,30 +102,50 @@ impl Page {
         );
         page.counter("reelfs_origin_retries_total", "Requests made again.", metrics.retries.get());
         page.counter("reelfs_origin_hedges_total", "Second requests, as the first was late.", metrics.hedges.get());
-        page.counter("reelfs_origin_hedge_wins_total", "Of them, answered first.", metrics.hedge_wins.get());
+        page.counter(
+            "reelfs_origin_hedge_wins_total",
+            "Second requests that were answered first.",
+            metrics.hedge_wins.get(),
+        );
         let cancelled = metrics.flights_cancelled.get();
         page.counter("reelfs_flights_cancelled_total", "Fetches that nobody wanted any longer.", cancelled);
-        page.counter("reelfs_origin_outages_total", "Times it was found to be away.", metrics.origin_outages.get());
+        page.counter(
+            "reelfs_origin_outages_total",
+            "Times the origin was found to be away.",
+            metrics.origin_outages.get(),
+        );
         page.gauge(
             "reelfs_origin_away",
-            "1 while it is not asked, as it does not answer.",
+            "1 while the origin is not asked, as it does not answer.",
             u8::from(drive.health() != Health::Closed),
         );
-        page.head("reelfs_origin_answer_seconds", "summary", "Until an answer began, of the last few hundred.");
+        page.head(
+            "reelfs_origin_answer_seconds",
+            "summary",
+            "Until an answer of the origin began, of the last few hundred.",
+        );
         for percent in [50, 90, 99] {
             if let Some(time) = metrics.origin_answer_times.percentile(percent) {
                 page.line(&format!("reelfs_origin_answer_seconds{{quantile=\"0.{percent}\"}}"), time.as_secs_f64());
             }
         }
-        page.gauge("reelfs_cache_used_bytes", "On the disk now.", cache.used_bytes());
-        page.gauge("reelfs_cache_budget_bytes", "Never more than this.", cache.budget_bytes());
+        page.gauge("reelfs_cache_used_bytes", "What the cache takes of its disk now.", cache.used_bytes());
+        page.gauge(
+            "reelfs_cache_budget_bytes",
+            "The cache never takes more of its disk than this.",
+            cache.budget_bytes(),
+        );
         page.counter("reelfs_cache_written_bytes_total", "Written to the cache.", metrics.cache_written_bytes.get());
         page.counter(
             "reelfs_cache_evicted_bytes_total",
             "Evicted to keep the budget.",
             metrics.cache_evicted_bytes.get(),
         );
-        page.counter("reelfs_cache_skipped_bytes_total", "Served, and not kept.", metrics.cache_skipped_bytes.get());
+        page.counter(
+            "reelfs_cache_skipped_bytes_total",
+            "Bytes that were served, and not kept in the cache.",
+            metrics.cache_skipped_bytes.get(),
+        );
         page.counter(
             "reelfs_cache_corrupt_chunks_total",
             "Chunks that failed their hash.",
@@ -120,7 +156,11 @@ impl Page {
         page.counter("reelfs_index_lookups_total", "Questions to the index for reads.", metrics.index_lookups.get());
         page.gauge("reelfs_index_replans", "Kept statements planned anew: about 0.", inner.index_replans);
         page.gauge("reelfs_index_wal_bytes", "The index's write-ahead log.", inner.index_wal_bytes);
-        page.counter("reelfs_wasted_bytes_total", "Fetched, and never read.", metrics.wasted_bytes.get());
+        page.counter(
+            "reelfs_wasted_bytes_total",
+            "Bytes that were fetched, and never read.",
+            metrics.wasted_bytes.get(),
+        );
         page.gauge("reelfs_problems", "What is wrong now: 0 while all is well.", metrics.problems.now().len());
     }
 

@@ -175,12 +175,15 @@ impl Drive {
         }
         let drive = Arc::downgrade(self);
         let (node, asked) = (Arc::clone(&file.node), Arc::downgrade(&file));
+        let chunk = file.handle.entry().slot(range.start);
         self.reader.read(
             &file.handle,
             range,
             Box::new(move |answer| {
                 if let Err(error) = &answer {
-                    log::warn!("{}: reading {range}: {error}", node.path);
+                    // By its chunk: a program asks for many parts of one. That the origin is away was said when it went.
+                    let level = if error.kind() == Kind::Away { log::Level::Info } else { log::Level::Warn };
+                    log::log!(level, "{}: reading in {chunk}: {error}", node.path);
                     if error.kind() == Kind::TimedOut
                         && let Some(file) = asked.upgrade()
                     {

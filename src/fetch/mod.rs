@@ -13,6 +13,7 @@ mod late;
 mod limit;
 mod memory;
 mod race;
+mod request;
 mod throttle;
 mod width;
 mod worker;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::flight::{Flight, Whole};
 use super::lanes::{Flown, Seat};
 use super::race::Race;
+use super::request::Request;
 use super::{Resident, Shared};
 use crate::cancel::Cancel;
 use crate::config::BLOCK_SIZE_BYTES;
@@ -55,7 +56,11 @@ impl Shared {
                 if error.kind() == Kind::Cancelled {
                     self.metrics.flights_cancelled.add(1);
                 } else {
-                    log::warn!("{} {}: {error}", flight.entry.path(), flight.missing());
+                    // A reader who waits warns of it himself. By its chunk, whatever part of it was wanted: what is said
+                    // again is counted.
+                    let level = if flight.is_waited_for() { log::Level::Info } else { log::Level::Warn };
+                    let entry = &flight.entry;
+                    log::log!(level, "{} {}: {error}", entry.path(), entry.slot(flight.missing().start));
                 }
                 // The table is held while the end moves: nobody may find the range free before it is.
                 let mut table = self.table.lock();
@@ -193,7 +198,7 @@ impl Shared {
     /// One request, from the first missing byte on, or what is under way already.
     fn land(&self, flight: &Arc<Flight>, seat: &Seat<'_>, give_up_at: &mut Instant) -> Result<()> {
         let entry = &flight.entry;
-        let mut asked_at = None;
+        let mut request = Request::new(flight);
         let (mut body, body_end) = if let Some((body, body_end)) = flight.take_begun() {
             self.metrics.origin_requests.add(1);
             self.throttle.came_unasked(body_end.saturating_sub(flight.missing().start));
@@ -204,14 +209,14 @@ impl Shared {
                 // Cut short meanwhile.
                 return Ok(());
             }
-            asked_at = Some(Instant::now());
+            request.asked(asked);
             let body = self.ask(flight, asked)?;
             seat.answered();
             (body, asked.end)
         };
         while let Some(piece) = body.next()? {
-            if let Some(asked_at) = asked_at.take() {
-                self.metrics.chunk_first_byte.add(asked_at.elapsed());
+            if let Some(first_byte) = request.came(piece.len()) {
+                self.metrics.chunk_first_byte.add(first_byte);
             }
             self.metrics.origin_bytes.add(piece.len() as u64);
             self.metrics.origin_rate.add(piece.len() as u64);

@@ -221,6 +221,7 @@ impl Shared {
         let committed = file.commit(&self.disk(file.node_id()))?;
         if committed {
             self.figures.commit.add(begun.elapsed());
+            log::info!("node {}: committed in {:.1?}", file.node_id(), begun.elapsed());
         }
         Ok(committed)
     }

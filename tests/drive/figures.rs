@@ -13,7 +13,7 @@ use reelfs::demo::{Link, Server, ServerConfig};
 
 use super::compare::{made, wait_until};
 use super::control::{self, samples, scrape, told};
-use super::mount::{Mount, Place, open_direct, reelfs};
+use super::mount::{Mount, Place, open_direct, read_direct, reelfs};
 use super::needs::{FUSE, Need, Test};
 
 const FILM: (u64, u64) = (0xf1, 64 << 20);
@@ -22,6 +22,8 @@ pub fn tests() -> Vec<Test> {
     vec![
         Test::new("figures::of_a_film_that_is_played", &[FUSE], of_a_film_that_is_played),
         Test::new("figures::of_a_library_that_is_written_to", &[FUSE], of_a_library_that_is_written_to),
+        Test::new("figures::all_are_in_the_guide_and_the_dashboard_knows_them", &[FUSE], all_are_in_the_guide),
+        Test::new("figures::warnings_of_one_chunk_are_one", &[FUSE], warnings_of_one_chunk_are_one),
         Test::new("figures::promtool_is_content", &[FUSE, Need::Program("promtool")], promtool_is_content),
     ]
 }
@@ -148,6 +150,76 @@ fn of_a_library_that_is_written_to() {
     let text = control::status(&mount.place, &[]);
     let text = String::from_utf8_lossy(&text.stdout);
     assert!(text.contains("  written 5.0 MiB in ") && text.contains(" removed ("), "{text}");
+    mount.end();
+}
+
+/// Each name on a page, with its kind.
+fn kinds(address: &str) -> BTreeMap<String, String> {
+    let page = scrape(address, "/metrics").1;
+    let kinds = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    kinds.map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect()
+}
+
+/// The words of an expression that may be names of series.
+fn names(expression: &str) -> impl Iterator<Item = &str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    expression.split(move |c| !is_part(c)).filter(|word| word.starts_with("reelfs_") || word.starts_with("process_"))
+}
+
+fn all_are_in_the_guide() {
+    let server = server();
+    let drive = Mount::new(&server.url(), &["--metrics-listen", ":0", "-v"]);
+    // A summary has no series before its first answer.
+    open_direct(&drive.file("films/a.mkv")).unwrap();
+    let mut told = kinds(&address(&drive.place));
+    drive.end();
+    let (page, library) = library();
+    told.extend(kinds(&page));
+    library.end();
+    let guide = include_str!("../../docs/metrics.md");
+    let rows = guide.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `")?.split(" | ");
+        Some((cells.next()?.trim_end_matches('`').to_owned(), cells.next()?.to_owned()))
+    });
+    assert_eq!(rows.collect::<BTreeMap<_, _>>(), told, "docs/metrics.md has a row for each metric");
+    // The dashboard is of Grafana's JSON model, and each of its expressions asks for what there is.
+    let dashboard: serde_json::Value = serde_json::from_str(include_str!("../../docs/grafana-dashboard.json")).unwrap();
+    assert!(dashboard["schemaVersion"].as_u64() >= Some(36) && dashboard["title"] == "reelfs");
+    let panels = dashboard["panels"].as_array().unwrap();
+    let ids: std::collections::BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids.len(), panels.len());
+    for panel in panels {
+        let place = &panel["gridPos"];
+        assert!(place["x"].as_u64().unwrap() + place["w"].as_u64().unwrap() <= 24, "{panel}");
+        assert!(panel["type"] == "timeseries" && panel["fieldConfig"]["defaults"]["unit"].is_string(), "{panel}");
+        for target in panel["targets"].as_array().unwrap() {
+            let expression = target["expr"].as_str().unwrap();
+            let mut asked = names(expression).peekable();
+            assert!(asked.peek().is_some(), "{expression}");
+            for name in asked {
+                let is_histogram = |name: &str| told.get(name).is_some_and(|kind| kind == "histogram");
+                let is_known = told.contains_key(name) && !is_histogram(name);
+                assert!(is_known || name.strip_suffix("_bucket").is_some_and(is_histogram), "{expression}: {name}");
+            }
+        }
+    }
+}
+
+/// Whatever parts of it programs ask for, a chunk that can't be had is warned of once; the count is told later.
+fn warnings_of_one_chunk_are_one() {
+    let server = server();
+    let mount = Mount::new(&server.url(), &["-v", "--retries", "0", "--chunk-timeout", "2"]);
+    read_direct(&mount.file("films/a.mkv"), 0, 4096).unwrap();
+    read_direct(&mount.file("films/a.mkv"), 20 << 20, 4096).unwrap();
+    let is_told = |line: &str| line.contains("films/a.mkv [20971520, ") && line.contains("the first byte after");
+    wait_until("a request is told", || mount.place.log().lines().any(is_told));
+    server.shutdown();
+    for part in 0..6 {
+        read_direct(&mount.file("films/a.mkv"), (40 << 20) + part * (256 << 10), 4096).unwrap_err();
+    }
+    let log = mount.place.log();
+    let warned = log.lines().filter(|line| line.contains(" WARN ") && line.contains("[41943040, 44040192)"));
+    assert_eq!(warned.count(), 1, "{log}");
     mount.end();
 }
 
