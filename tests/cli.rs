@@ -637,3 +637,45 @@ fn a_library_is_made_as_the_environment_says_and_tells_who_holds_it() {
     let holder = format!("open for writing by process {} (`", std::process::id());
     place.refuses(&["put", "@films/film.mp4", "@library"], &[&holder, "`, for "]);
 }
+
+#[test]
+fn a_recut_that_is_killed_loses_nothing_and_goes_on() {
+    const FILES: usize = 600;
+    let place = Place::new();
+    assert!(place.run(&["init", "--inline-max", "1K", "@library"]).status.success());
+    for n in 0..FILES {
+        fs::write(place.path(&format!("films/{n}")), vec![n as u8; 4000 + n]).unwrap();
+    }
+    assert!(place.run(&["put", "-q", "@films", "@library"]).status.success());
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let mut killed = 0;
+    for max in ["64K", "1K", "64K"] {
+        for _ in 0..4 {
+            let mut recut = Command::new(env!("CARGO_BIN_EXE_reelfs"))
+                .args(["recut", "-q", "--inline-max", max, &place.path("library")])
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            std::thread::sleep(Duration::from_millis(dice.u64(5..150)));
+            recut.kill().unwrap();
+            killed += usize::from(!recut.wait().unwrap().success());
+            let verified = place.run(&["verify", "-q", "@library"]);
+            assert!(verified.status.success(), "{verified:?}");
+        }
+        let done = said(&place.run(&["recut", "-q", "--inline-max", max, "@library"]));
+        assert!(done.contains("are kept in the catalog: "), "{done}");
+    }
+    assert!(killed > 0, "none was killed while it ran");
+    let done = said(&place.run(&["recut", "-q", "--inline-max", "64K", "@library"]));
+    assert!(done.contains("0 files moved into it, 0 files out of it"), "{done}");
+    assert!(place.run(&["get", "-q", "@library/films", "@out"]).status.success());
+    for n in 0..FILES {
+        assert!(fs::read(place.path(&format!("out/{n}"))).unwrap() == vec![n as u8; 4000 + n], "{n}");
+    }
+    place.refuses(&["recut", "--inline-max", "64K", "kv+file:///nowhere"], &["in a store"]);
+    let held = reelfs::library::catalog::Catalog::open(Path::new(&place.path("library"))).unwrap();
+    place.refuses(&["recut", "--inline-max", "64K", "@library"], &["open for writing by process"]);
+    drop(held);
+}

@@ -2,6 +2,7 @@
 //! Never here: the catalog's tables, and what a mount makes of the two.
 
 mod check;
+mod recut;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::sys;
 
+pub use recut::Recut;
+
 /// Chunks cut while the disk is busy with earlier ones: what a draft holds in memory beside the writer.
 const CHUNKS_AHEAD: usize = 2;
 /// Chunks synced together: 128 MiB of the default size, for the price of one sync.
@@ -29,7 +32,7 @@ const BATCH_CHUNKS: usize = 64;
 /// How long the bytes of a replaced file stay for whoever still reads it, from a process of its own. Those of a file that
 /// is removed go with it.
 const REPLACED_GRACE: Duration = Duration::from_mins(10);
-/// Rows looked at in one step by `verify`, `gc` and `purge`.
+/// Rows looked at in one step by `verify`, `gc`, `purge` and `recut`.
 const STEP: usize = 1_000;
 /// Permission bits of files that are put.
 const FILE_MODE: u32 = 0o644;

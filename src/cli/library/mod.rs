@@ -1,5 +1,5 @@
 //! The commands that work on libraries: `init`, `put`, `get`, `ls`, `stat`, `rm`, `mv`, `tag`, `purge`, `verify`, `gc`, `copy`,
-//! `backup`.
+//! `backup`, `recut`.
 //! What they share stands here. Never here: what a library does about it.
 
 pub mod backup;
@@ -11,6 +11,7 @@ pub mod ls;
 pub mod mv;
 pub mod purge;
 pub mod put;
+pub mod recut;
 pub mod rm;
 pub mod stat;
 pub mod tag;

@@ -17,6 +17,7 @@ mod files;
 mod list;
 mod names;
 mod nodes;
+mod recut;
 mod salvage;
 mod schema;
 mod tags;
@@ -46,6 +47,7 @@ pub use chunks::{ChunkRow, LooseBlob, NamedChunk, UsedBlob};
 pub use files::Placed;
 pub use names::{Entry, NAMES_PAGE};
 pub use nodes::{FileNode, InlineState, Node, NodeKind};
+pub use recut::Misplaced;
 pub use salvage::{Salvaged, damaged, salvage};
 pub use schema::{create, is_at, is_ours};
 

@@ -250,7 +250,7 @@ pub(super) fn cut(connection: &Connection, path: &Path) -> Result<Cut> {
     Ok(cut)
 }
 
-fn check_cut(cut: Cut) -> Result<()> {
+pub(super) fn check_cut(cut: Cut) -> Result<()> {
     let chunk = cut.chunk_size_bytes;
     if !(CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&chunk) || !chunk.is_multiple_of(CHUNK_BYTES_MIN) {
         let message = format!("chunks of {chunk} bytes: a multiple of 4 KiB, up to 24 MiB");

@@ -276,3 +276,88 @@ fn what_is_no_library_is_told_how_to_become_one() {
     fs::write(temp.path().join("somebody's"), "x").unwrap();
     assert_eq!(Local::create(temp.path(), CUT).unwrap_err().kind(), Kind::Invalid);
 }
+
+/// The sizes of files that are kept in the catalog, and of those that are not.
+fn by_place(local: &Local) -> (Vec<u64>, Vec<u64>) {
+    let files = local.catalog.read(|view| view.files(0, 100)).unwrap();
+    let (inside, outside): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| file.inline.is_some());
+    let sizes = |files: Vec<catalog::FileNode>| {
+        let mut sizes: Vec<_> = files.into_iter().map(|file| file.size_bytes).collect();
+        sizes.sort_unstable();
+        sizes
+    };
+    (sizes(inside), sizes(outside))
+}
+
+#[test]
+fn files_move_across_the_threshold_and_back_however_often_it_is_broken_off() {
+    let (temp, local) = local();
+    let (chunk, inline) = (CUT.chunk_size_bytes, CUT.inline_bytes_max);
+    let sizes = [0, 1, inline / 2, inline, inline + 1, chunk, chunk + 1, 3 * chunk];
+    let bytes_of = |n: usize| bytes(sizes[n] as usize, n as u64);
+    let check = |local: &Local| {
+        for n in 0..sizes.len() {
+            assert!(get(local, &format!("a/{n}")).unwrap() == bytes_of(n), "{n}");
+        }
+        let found = local.verify(&mut |_| true, &mut |finding| assert_eq!(finding.what, Damage::Orphaned));
+        found.unwrap();
+    };
+    for n in 0..sizes.len() {
+        put(&local, &format!("a/{n}"), &bytes_of(n), &["old"]);
+    }
+    check(&local);
+    let times = |local: &Local, n| local.manifest(&format!("a/{n}")).unwrap().meta().clone();
+    let before: Vec<_> = (0..sizes.len()).map(|n| times(&local, n)).collect();
+    let mut local = local;
+    for max in [0, chunk, inline / 2, inline, chunk] {
+        // As often as it takes, each time by a process of its own.
+        let mut rounds = 0;
+        loop {
+            let mut seen = 0;
+            let recut = local.recut(max, &mut |_| {
+                seen += 1;
+                seen < 2
+            });
+            let recut = recut.unwrap();
+            check(&local);
+            drop(local);
+            local = Local::open(temp.path()).unwrap();
+            check(&local);
+            rounds += 1;
+            assert!(rounds < 10);
+            if !recut.is_broken_off {
+                break;
+            }
+        }
+        let (inside, outside): (Vec<_>, Vec<_>) = sizes.iter().partition(|size| **size <= max);
+        assert_eq!(by_place(&local), (inside, outside), "{max}");
+        assert_eq!(local.cut(), Cut { inline_bytes_max: max, ..CUT });
+        let again = local.recut(max, &mut |_| true).unwrap();
+        assert_eq!((again.taken_in, again.taken_out, again.total_bytes), (0, 0, 0), "nothing is left to do");
+    }
+    let after: Vec<_> = (0..sizes.len()).map(|n| times(&local, n)).collect();
+    assert_eq!(before, after);
+    assert_eq!(local.recut(chunk + 1, &mut |_| true).unwrap_err().kind(), Kind::Invalid);
+    // Nothing is left of files that are inside, once their grace is over.
+    local.gc(Duration::ZERO, false).unwrap();
+    let blobs = by_place(&local).1.iter().map(|size| size.div_ceil(chunk)).sum::<u64>();
+    assert!(blob_files(temp.path()).len() as u64 <= blobs);
+    check(&local);
+}
+
+#[test]
+fn a_damaged_file_is_not_moved_and_the_others_are() {
+    let (temp, local) = local();
+    let size = CUT.inline_bytes_max as usize + 1;
+    for n in 0..3 {
+        put(&local, &format!("{n}"), &bytes(size, n), &[]);
+    }
+    let blob = local.blobs.path(Digest::of(&bytes(size, 1)));
+    fs::set_permissions(&blob, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&blob, vec![0; size]).unwrap();
+    let recut = local.recut(CUT.chunk_size_bytes, &mut |_| true).unwrap();
+    assert_eq!((recut.taken_in, recut.failed.len()), (2, 1));
+    assert_eq!((&*recut.failed[0].0, recut.failed[0].1.kind()), ("1", Kind::Corrupt));
+    assert!(get(&local, "0").unwrap() == bytes(size, 0) && get(&local, "2").unwrap() == bytes(size, 2));
+    drop(temp);
+}
