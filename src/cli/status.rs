@@ -72,7 +72,7 @@ mod tests {
     fn files_stand_below_their_mount() {
         let text = text(&status_report::tests::mount());
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines.len(), 12, "{text}");
-        assert_eq!((lines[8], lines[11]), ("  films/a film.mkv", "  and 2 more files"));
+        assert_eq!(lines.len(), 14, "{text}");
+        assert_eq!((lines[10], lines[13]), ("  films/a film.mkv", "  and 2 more files"));
     }
 }

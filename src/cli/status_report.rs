@@ -24,7 +24,9 @@ pub(super) fn whole(mount: &Snapshot) -> Vec<(&'static str, String)> {
     lines.extend(mount.library.as_ref().map(|library| ("library", of_library(library))));
     lines.extend(mount.library.as_ref().filter(|library| !library.is_read_only).map(|it| ("written", written(it))));
     lines.extend(mount.origin.as_ref().map(|told| ("origin", origin(told))));
+    lines.extend(mount.origin.as_ref().map(|told| ("hedges", hedges(told))));
     lines.extend(mount.cache.as_ref().map(|told| ("cache", cache(told))));
+    lines.extend(mount.cache.as_ref().map(|told| ("index", index(told))));
     lines.extend(mount.reads.as_ref().map(|told| ("reads", reads(told))));
     for (name, timed) in [("waits", &WAITS[..]), ("disk", &DISK[..])] {
         let told = timings(mount, timed);
@@ -155,6 +157,26 @@ fn cache(cache: &CacheSnapshot) -> String {
         format_size(cache.budget_bytes),
         format_size(cache.evicted_bytes),
         format_size(cache.wasted_bytes),
+    )
+}
+
+fn hedges(origin: &OriginSnapshot) -> String {
+    format!(
+        "{} for late answers, {} were first; {} called off",
+        counted(origin.hedges, "second request", "second requests"),
+        origin.hedge_wins,
+        counted(origin.flights_cancelled, "fetch", "fetches"),
+    )
+}
+
+/// The machinery behind the cache.
+fn index(cache: &CacheSnapshot) -> String {
+    format!(
+        "{}, {}, {} in its journal; {} for the disk",
+        counted(cache.index_lookups, "lookup", "lookups"),
+        counted(cache.index_replans, "statement planned anew", "statements planned anew"),
+        format_size(cache.index_wal_bytes),
+        counted(cache.queued_jobs as u64, "job waits", "jobs wait"),
     )
 }
 
@@ -304,9 +326,9 @@ pub(super) mod tests {
                 latency_p99_ms: Some(130.0),
                 errors: 1,
                 retries: 1,
-                hedges: 0,
-                hedge_wins: 0,
-                flights_cancelled: 0,
+                hedges: 3,
+                hedge_wins: 2,
+                flights_cancelled: 4,
             }),
             cache: Some(CacheSnapshot {
                 used_bytes: 30 << 20,
@@ -338,7 +360,9 @@ pub(super) mod tests {
             [
                 "source: http://host/films/",
                 "origin: 3.0 MiB/s, 30.0 MiB in 16 requests; answers in 41 ms, 99 % in 130 ms; 1 error, 1 retry",
+                "hedges: 3 second requests for late answers, 2 were first; 4 fetches called off",
                 "cache: 30.0 MiB of 10.0 GiB, 0 B evicted, 1.0 MiB fetched and never read",
+                "index: 3 lookups, 0 statements planned anew, 1.0 MiB in its journal; 0 jobs wait for the disk",
                 "reads: 98.0 % from the cache, 1 stall (0.5 s)",
                 "waits: open 1.2 ms (99 % 40 ms)",
                 "disk: query 7 µs (99 % 2.5 s)",
@@ -353,7 +377,7 @@ pub(super) mod tests {
         let problems = vec![ProblemSnapshot { part: "cache".into(), noticed: noticed.clone() }];
         let lines = told(&Snapshot { problems, last_error: Some(noticed), ..mount });
         assert_eq!(lines[1], "wrong: cache: full\\u{1b} (for 1 min 5 s, since 2001-09-09 01:46:40 UTC)");
-        assert_eq!(lines[8], "error: 1 min 5 s ago, 2001-09-09 01:46:40 UTC: full\\u{1b}");
+        assert_eq!(lines[10], "error: 1 min 5 s ago, 2001-09-09 01:46:40 UTC: full\\u{1b}");
     }
 
     #[test]
