@@ -23,6 +23,8 @@ const NOT_THROUGH: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 const COMMAND_BYTES_MAX: u64 = 4096;
 /// No command's name is longer.
 const COMMAND_WORD_BYTES_MAX: usize = 24;
+/// The hidden command that a mount in the background runs.
+const IN_BACKGROUND: &str = "serve-in-background";
 /// No pid is longer.
 const PID_BYTES_MAX: u64 = 32;
 
@@ -135,6 +137,8 @@ fn command(typed: &[u8]) -> Option<String> {
             && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
     };
     let command = words.filter_map(|word| std::str::from_utf8(word).ok()).take(1).find(is_command);
+    // What a person typed to start it.
+    let command = command.map(|command| if command == IN_BACKGROUND { "mount" } else { command });
     let program: String = program.chars().filter(|letter| !letter.is_control()).collect();
     Some(command.map_or_else(|| program.clone(), |command| format!("{program} {command}")))
 }
@@ -182,6 +186,7 @@ mod tests {
         assert_eq!(put, "reelfs put");
         assert_eq!(told(b"reelfs\0--token=secret\0mount\0").unwrap(), "reelfs");
         assert_eq!(told(b"/srv/films\0Secret\0").unwrap(), "films");
+        assert_eq!(told(b"reelfs\0serve-in-background\0--\0/mnt\0").unwrap(), "reelfs mount");
         assert_eq!(told(b""), None);
         let minutes = Duration::from_secs(200);
         assert_eq!(super::told(7, Some(&put), Some(minutes)), "process 7 (`reelfs put`, for 3 min)");
