@@ -53,6 +53,9 @@
 //! a mount: what a program changes is copied into scratch files, chunk by chunk, until `fsync` or `close` commits it. Long
 //! writes are answered while the disk still has them, and hashed on the way.
 //!
+//! A backup ([`library::backup`]) copies the catalog as it is at one moment, and then the blobs that it names, which no process
+//! removes meanwhile.
+//!
 //! # The rooms, lowest floor first
 //!
 //! A room uses rooms on floors below its own, and nothing else (`tests/tidy.rs` holds it to that).

@@ -103,7 +103,7 @@ fn nothing_false_is_left_and_nothing_is_lost() {
         |generation: u64| (0..FILES).map(move |number| (name(number), made(generation * FILES + number, FILE_BYTES)));
     let server = Server::start(ServerConfig { link, files: files(0).collect(), ..ServerConfig::default() }).unwrap();
     let place = Place::new();
-    let (begun, mut generation, mut kept_bytes, mut checked_bytes) = (Instant::now(), 0, 0, 0);
+    let (begun, mut generation, mut most_kept_bytes, mut checked_bytes) = (Instant::now(), 0, 0, 0);
     let mut before: HashMap<String, RangeSet> = HashMap::new();
     for kill in 0..kills {
         let options = ["--chunk-size", "128KiB", "--fill", "never", "--connections", "4", "--lookahead-chunks", "4"];
@@ -143,7 +143,9 @@ fn nothing_false_is_left_and_nothing_is_lost() {
         }
         server.reset_counts();
         let after = recorded(&place);
-        kept_bytes = after.values().map(RangeSet::len).sum::<u64>();
+        let kept_bytes = after.values().map(RangeSet::len).sum::<u64>();
+        // Right after all is new there may be none.
+        most_kept_bytes = most_kept_bytes.max(kept_bytes);
         for (path, ranges) in &before {
             let lost: Vec<_> = ranges
                 .iter()
@@ -162,8 +164,8 @@ fn nothing_false_is_left_and_nothing_is_lost() {
     }
     println!(
         "{kills} kills in {:.1?}: {checked_bytes} bytes of recorded chunks read again and right, none fetched again; \
-         {generation} times all new, {kept_bytes} bytes recorded at the end",
+         {generation} times all new, {most_kept_bytes} bytes recorded at most",
         begun.elapsed()
     );
-    assert!(checked_bytes > 0 && kept_bytes > 0);
+    assert!(checked_bytes > 0 && most_kept_bytes > 0);
 }
