@@ -58,9 +58,7 @@ impl Shared {
                 } else {
                     // A reader who waits warns of it himself. By its chunk, whatever part of it was wanted: what is said
                     // again is counted.
-                    // An outage was warned of when it began.
-                    let is_told = flight.is_waited_for() || error.kind() == Kind::Away;
-                    let level = if is_told { log::Level::Info } else { log::Level::Warn };
+                    let level = if flight.is_waited_for() { log::Level::Info } else { log::Level::Warn };
                     let entry = &flight.entry;
                     log::log!(level, "{} {}: {error}", entry.path(), entry.slot(flight.missing().start));
                 }
