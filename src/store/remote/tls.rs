@@ -22,11 +22,8 @@ const AUTHORITY_AS_SERVER: &str = "CaUsedAsEndEntity";
 /// TLS as the user wants it. `Invalid` if a file holds no certificate or key, or they don't fit.
 pub(super) fn client_config(web: &WebConfig) -> Result<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier: Arc<dyn ServerCertVerifier> = if web.is_insecure {
-        Arc::new(AnyServer(Arc::clone(&provider)))
-    } else {
-        Arc::new(Trust::new(&provider, web.ca_cert.as_deref())?)
-    };
+    let servers = if web.is_insecure { Servers::Any } else { Servers::known(&provider, web.ca_cert.as_deref())? };
+    let verifier = Arc::new(Trust { servers, provider: Arc::clone(&provider) });
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::new(Kind::Local, format!("TLS can't be used: {error}")))?
@@ -63,19 +60,30 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| Error::new(Kind::Invalid, format!("{} can't be read: {error}", path.display())))
 }
 
-/// Trusts what an authority has signed, and a certificate that the user or the machine names itself: `openssl req -x509`
-/// makes one that is an authority's and a server's at once, which webpki alone refuses.
+/// Which server is taken for the one that is meant.
 #[derive(Debug)]
 struct Trust {
-    /// `None`: there are no certificates at all, and no server is trusted.
-    authorities: Option<Arc<WebPkiServerVerifier>>,
-    /// The same certificates, to be compared byte by byte.
-    named: Vec<CertificateDer<'static>>,
+    servers: Servers,
     provider: Arc<CryptoProvider>,
 }
 
-impl Trust {
-    fn new(provider: &Arc<CryptoProvider>, ca_cert: Option<&Path>) -> Result<Self> {
+#[derive(Debug)]
+enum Servers {
+    /// `--insecure`: any that has the key of the certificate it shows.
+    Any,
+    /// Those whose certificate an authority has signed, and those that the user or the machine names itself: `openssl req
+    /// -x509` makes a certificate that is an authority's and a server's at once, which webpki alone refuses.
+    Known {
+        /// `None`: there are no certificates at all, and no server is trusted.
+        authorities: Option<Arc<WebPkiServerVerifier>>,
+        /// The same certificates, to be compared byte by byte.
+        named: Vec<CertificateDer<'static>>,
+    },
+}
+
+impl Servers {
+    /// Of the machine's certificates, and those in the file `ca_cert`.
+    fn known(provider: &Arc<CryptoProvider>, ca_cert: Option<&Path>) -> Result<Self> {
         let loaded = rustls_native_certs::load_native_certs();
         for error in &loaded.errors {
             log::debug!("of the machine's certificates: {error}");
@@ -93,7 +101,7 @@ impl Trust {
             let failed = |error| Error::new(Kind::Local, format!("certificates can't be checked: {error}"));
             Some(builder.build().map_err(failed)?)
         };
-        Ok(Self { authorities, named, provider: Arc::clone(provider) })
+        Ok(Self::Known { authorities, named })
     }
 }
 
@@ -106,12 +114,15 @@ impl ServerCertVerifier for Trust {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> std::result::Result<ServerCertVerified, rustls::Error> {
-        let Some(authorities) = &self.authorities else {
+        let Servers::Known { authorities, named } = &self.servers else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        let Some(authorities) = authorities else {
             return Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer));
         };
         match authorities.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             // webpki looks at the dates before it finds that.
-            Err(error) if error.to_string().contains(AUTHORITY_AS_SERVER) && self.named.contains(end_entity) => {
+            Err(error) if error.to_string().contains(AUTHORITY_AS_SERVER) && named.contains(end_entity) => {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())
             }
@@ -139,44 +150,5 @@ impl ServerCertVerifier for Trust {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// `--insecure`: any server is taken for the one that is meant, as long as it has the key of the certificate it shows.
-#[derive(Debug)]
-struct AnyServer(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
