@@ -93,8 +93,10 @@ impl Setting {
     fn is_secret(&self) -> bool {
         let has_password =
             |value: &String| Url::parse(value).is_ok_and(|url| url.password().is_some_and(|it| !it.is_empty()));
-        ["password", "secret", "token"].iter().any(|word| self.id.contains(word))
-            || self.values.iter().any(has_password)
+        // The path of a file tells nothing, `@FILE` neither.
+        let is_named = ["password", "secret", "token", "header"].iter().any(|word| self.id.contains(word));
+        let is_path = self.id.ends_with("_file") || self.values.iter().all(|value| value.starts_with('@'));
+        (is_named && !is_path) || self.values.iter().any(has_password)
     }
 }
 
@@ -372,6 +374,9 @@ mod tests {
             ("source = 'http://me:secret@host/'", 0o640, false),
             ("source = 'http://me@host/'", 0o644, false),
             ("source = '/srv/films'", 0o644, false),
+            ("header = ['X-Key: secret']", 0o644, true),
+            ("header = '@/etc/reelfs/headers'", 0o644, false),
+            ("bearer-token-file = '/etc/reelfs/token'", 0o644, false),
         ] {
             fs::write(&path, text).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
