@@ -213,6 +213,27 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_of_the_catalog_replaces_an_earlier_one_and_nothing_else() {
+        let temp = tempfile::tempdir().unwrap();
+        let (from, to, film) = (temp.path().join("library"), temp.path().join("copy"), temp.path().join("film.mkv"));
+        drop(filled(&from));
+        fs::write(&film, "mine").unwrap();
+        // A process that is no more, and one that is.
+        let left = ["copy.new-4194999", "copy.new-4194999-journal"].map(|name| temp.path().join(name));
+        let others = ["copy.new-1", "copy.new-x"].map(|name| temp.path().join(name));
+        left.iter().chain(&others).for_each(|path| fs::write(path, "left").unwrap());
+        for _ in 0..2 {
+            catalog::copy(&from, &to).unwrap();
+        }
+        assert!(left.iter().all(|path| !path.exists()) && others.iter().all(|path| path.exists()));
+        for wrong in [&film, &from.join("catalog.sqlite")] {
+            assert_eq!(catalog::copy(&from, wrong).unwrap_err().kind(), Kind::Invalid);
+        }
+        assert_eq!(fs::read_to_string(&film).unwrap(), "mine");
+        assert!(is_sound(&Local::open(&from).unwrap()));
+    }
+
+    #[test]
     fn a_damaged_chunk_is_counted_and_not_copied() {
         let temp = tempfile::tempdir().unwrap();
         let (from, to) = (temp.path().join("library"), temp.path().join("copy"));

@@ -28,9 +28,11 @@ const DAILY_AFTER: Duration = Duration::from_hours(24);
 const COMING: &str = "catalog.sqlite.backup";
 
 /// Copies the catalog of the library in `dir` to `file`, which is replaced in one step, and synced. The copy was read again
-/// and is sound.
+/// and is sound. `Invalid` if `file` is something else than an earlier copy: a library's own catalog, or any other file.
 pub fn copy(dir: &Path, file: &Path) -> Result<()> {
     schema::check_is_there(dir)?;
+    check_target(file)?;
+    remove_left_over(file);
     let path = schema::path(dir);
     let from = sqlite::open_reader(&path, READING).map_err(|error| failed(&path, &error))?;
     schema::check(&from, &path)?;
@@ -43,13 +45,48 @@ pub fn copy(dir: &Path, file: &Path) -> Result<()> {
     let made = copy_to(&from, &path, &new).and_then(|()| {
         File::open(&new).and_then(|file| file.sync_all()).map_err(io)?;
         fs::rename(&new, file).map_err(io)?;
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder_of(file).unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
     });
     if made.is_err() {
         let _ = fs::remove_file(&new);
     }
     made
+}
+
+fn check_target(file: &Path) -> Result<()> {
+    // Whatever way leads to it.
+    let Ok(there) = fs::canonicalize(file) else { return Ok(()) };
+    let invalid = |why: &str| Error::new(Kind::Invalid, format!("{} {why}: give another name", file.display()));
+    if there.parent().is_some_and(|folder| schema::is_at(folder) && schema::path(folder) == there) {
+        return Err(invalid("is the catalog of a library, and no copy"));
+    }
+    let is_copy = sqlite::open_reader(file, READING).is_ok_and(|copy| schema::check(&copy, file).is_ok());
+    if is_copy { Ok(()) } else { Err(invalid("is there, and is no copy of a catalog")) }
+}
+
+/// What copies to `file` left over that were killed.
+fn remove_left_over(file: &Path) {
+    let Some(name) = file.file_name().and_then(|name| name.to_str()) else { return };
+    let folder = folder_of(file).unwrap_or(Path::new("."));
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries {
+        let left = entry.file_name().to_str().and_then(|left| pid_of(left, name));
+        if left.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The process that made `left`, if that is a copy on its way to `name`, or the journal of one.
+fn pid_of(left: &str, name: &str) -> Option<u32> {
+    let pid = left.strip_prefix(name)?.strip_prefix(".new-")?;
+    pid.strip_suffix("-journal").unwrap_or(pid).parse().ok()
+}
+
+/// `None` of a bare name.
+fn folder_of(file: &Path) -> Option<&Path> {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty())
 }
 
 fn copy_to(from: &Connection, path: &Path, new: &Path) -> Result<()> {
