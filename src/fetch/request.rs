@@ -45,8 +45,11 @@ impl Drop for Request<'_> {
         if self.asked.is_none() && self.came_bytes == 0 {
             return;
         }
-        let told = line(self.flight.entry.path(), self.asked, self.came_bytes, self.first_byte, self.begun.elapsed());
-        log::info!("{told}");
+        // Made only where it is logged.
+        log::info!(
+            "{}",
+            line(self.flight.entry.path(), self.asked, self.came_bytes, self.first_byte, self.begun.elapsed())
+        );
     }
 }
 
