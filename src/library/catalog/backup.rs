@@ -96,7 +96,11 @@ fn copy_to(from: &Connection, path: &Path, new: &Path) -> Result<()> {
     {
         let backup = Backup::new(from, &mut copy).map_err(wrong)?;
         // All in one step is one moment; with a journal of this kind, no writer waits for it.
-        match backup.step(-1).map_err(|error| failed(path, &error))? {
+        let stepped = backup.step(-1).map_err(|error| {
+            // What is full is the disk of the copy.
+            if sqlite::kind(&error) == Kind::Full { wrong(error) } else { failed(path, &error) }
+        });
+        match stepped? {
             StepResult::Done => {}
             _ => return Err(Error::new(Kind::Busy, format!("the catalog {} is busy: try again", path.display()))),
         }
