@@ -229,6 +229,7 @@ impl Drive {
     /// kernel has forgotten it: see [`Drive::name_ttl`]. What was known is shown if the origin takes longer than a moment.
     pub fn refresh(&self, path: &str) -> Result<()> {
         let path = path.trim_matches('/');
+        self.origin.look_anew();
         self.listings.refresh_below(path);
         self.stats.refresh_below(path);
         // What is there by this name, its folder tells.

@@ -109,6 +109,8 @@ pub struct Manifest {
     content: Content,
     meta: Meta,
     kept: Kept,
+    told_by: Option<Digest>,
+    is_of_another_program: bool,
 }
 
 impl Manifest {
@@ -118,7 +120,8 @@ impl Manifest {
             Content::Inline(bytes) => bytes.len() as u64,
             Content::Chunks(chunks) => check_chunks(chunks)?,
         };
-        Ok(Self { size_bytes, content, meta, kept: Kept::default() })
+        let (kept, told_by, is_of_another_program) = (Kept::default(), None, false);
+        Ok(Self { size_bytes, content, meta, kept, told_by, is_of_another_program })
     }
 
     /// Exact.
@@ -141,6 +144,24 @@ impl Manifest {
     /// Where its home keeps the chunks.
     pub fn kept(&self) -> &Kept {
         &self.kept
+    }
+
+    /// The same file, of which the home told this when its manifest was read: where hashes are missing, another file at the
+    /// same place is told by it.
+    #[must_use]
+    pub fn told_by(self, digest: Digest) -> Self {
+        Self { told_by: Some(digest), ..self }
+    }
+
+    /// The same file, which another program put as it is: it is read, and neither changed nor replaced.
+    #[must_use]
+    pub fn of_another_program(self) -> Self {
+        Self { is_of_another_program: true, ..self }
+    }
+
+    /// Whether another program put it, and not even a manifest.
+    pub fn is_of_another_program(&self) -> bool {
+        self.is_of_another_program
     }
 
     /// What is known of it, and nothing else.
@@ -180,7 +201,7 @@ impl Manifest {
     }
 
     /// What tells two states of the file's bytes apart: equal exactly if size, cut and hashes are. Where hashes are
-    /// missing (see [`Manifest::is_proved`]), it tells nothing but sizes.
+    /// missing (see [`Manifest::is_proved`]), it tells sizes, and what the home told.
     pub fn content_id(&self) -> Digest {
         let mut hasher = Hasher::new();
         let of_inline;
@@ -200,6 +221,9 @@ impl Manifest {
             }
         }
         hasher.update(&self.size_bytes.to_le_bytes());
+        if let Some(told_by) = &self.told_by {
+            hasher.update(told_by.as_bytes());
+        }
         hasher.finish()
     }
 }

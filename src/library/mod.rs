@@ -167,6 +167,11 @@ pub trait Library: Send + Sync {
     /// One page of names.
     fn list(&self, query: &Query) -> Result<Page>;
 
+    /// Looks for what other programs have put since, where `list` does not show it by itself.
+    fn find_others(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// The bytes of chunk `n` of a manifest that is not inline; they hash to what it says. `Corrupt` (naming file, chunk and place)
     /// if those that are kept do not, `Missing` if there are none.
     fn chunk(&self, path: &str, manifest: &Manifest, n: usize) -> Result<Bytes>;

@@ -323,6 +323,10 @@ impl Origin for Breaker {
         self.shared.ask_timed(|origin| origin.begin(path, end, patience))
     }
 
+    fn look_anew(&self) {
+        self.shared.origin.look_anew();
+    }
+
     fn warm(&self, every: Duration) {
         if self.health() == Health::Closed {
             self.shared.origin.warm(every);

@@ -35,6 +35,9 @@ pub trait Origin: Send + Sync {
         Ok(None)
     }
 
+    /// Whoever lists next looks for what others have put, too, also where that takes long. Returns at once.
+    fn look_anew(&self) {}
+
     /// Makes a few connections ready for requests to come, unless that was done less than `_every` ago. Returns at once;
     /// what comes of it is not told.
     fn warm(&self, _every: Duration) {}

@@ -37,6 +37,7 @@ mod offline;
 mod outage;
 mod passthrough;
 mod places;
+mod plain;
 mod private;
 mod puts;
 mod readers;
@@ -121,6 +122,7 @@ fn main() {
         shown::tests(),
         slow_disk::tests(),
         steps::tests(),
+        plain::tests(),
         stored::tests(),
         storm::tests(),
         units::tests(),

@@ -47,64 +47,64 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// A place for a library.
-struct Store {
-    url: String,
+pub struct Store {
+    pub url: String,
     s3: S3Config,
     _server: Option<Daemon>,
-    folder: TempDir,
+    pub folder: TempDir,
 }
 
 impl Store {
-    fn file() -> Self {
+    pub fn file() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("kv+redb://{}/films.redb", folder.path().display());
         Self { url, s3: S3Config::default(), _server: None, folder }
     }
 
-    fn folder() -> Self {
+    pub fn folder() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("kv+file://{}/films", folder.path().display());
         Self { url, s3: S3Config::default(), _server: None, folder }
     }
 
-    fn redis() -> Self {
+    pub fn redis() -> Self {
         let (folder, server, port) = redis_server();
         let url = format!("kv+redis://127.0.0.1:{port}/1/films");
         Self { url, s3: S3Config::default(), _server: Some(server), folder }
     }
 
-    fn bucket() -> Self {
+    pub fn bucket() -> Self {
         let (folder, server, s3) = s3_server();
         Self { url: "kv+s3://films/my/library".into(), s3, _server: Some(server), folder }
     }
 
-    fn options(&self) -> Vec<&str> {
+    pub fn options(&self) -> Vec<&str> {
         self.s3.endpoint.iter().flat_map(|endpoint| ["--s3-endpoint", endpoint]).collect()
     }
 
-    fn at(&self, path: &str) -> String {
+    pub fn at(&self, path: &str) -> String {
         format!("{}/{path}", self.url)
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub fn run(&self, arguments: &[&str]) -> Output {
         reelfs().args(arguments).args(self.options()).stdin(Stdio::null()).output().unwrap()
     }
 
     /// What a command says that must succeed.
-    fn done(&self, arguments: &[&str]) -> String {
+    pub fn done(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{arguments:?}: {said}");
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn init(&self) {
+    pub fn init(&self) {
         let chunk = CHUNK_BYTES.to_string();
         let said = self.done(&["init", &self.url, "--inline-max", &chunk, "--chunk-size", &chunk]);
         assert!(said.contains(&self.url), "{said}");
     }
 
-    fn home(&self) -> Box<dyn Keyed> {
+    pub fn home(&self) -> Box<dyn Keyed> {
         Address::parse(self.url.strip_prefix("kv+").unwrap())
             .unwrap()
             .open(&PlacesConfig { s3: self.s3.clone(), ..PlacesConfig::default() }, false)
@@ -138,7 +138,7 @@ impl Store {
     }
 }
 
-fn film(seed: u64, size: usize) -> Vec<u8> {
+pub fn film(seed: u64, size: usize) -> Vec<u8> {
     let mut bytes = vec![0; size];
     generate(seed, 0, &mut bytes);
     bytes

@@ -15,6 +15,7 @@ use crate::library::{Library, Named, NamedKind, PAGE_NAMES, PAGE_NAMES_MAX, Page
 
 /// List what is in a library, in the order of the paths' bytes.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags, as they are typed")]
 pub struct LsArgs {
     /// A library, or a folder or a file of it.
     #[arg(value_name = "LIBRARY[/PATH]")]
@@ -37,6 +38,9 @@ pub struct LsArgs {
     /// Go on where a listing with --limit ended.
     #[arg(long, value_name = "CURSOR")]
     cursor: Option<String>,
+    /// First look for what other programs have put since. Only a Redis server has to be told; it may go through all its keys.
+    #[arg(long)]
+    refresh: bool,
     /// As JSON, for programs: `{"names": […], "cursor": …}`.
     #[arg(long)]
     json: bool,
@@ -47,6 +51,9 @@ pub struct LsArgs {
 /// Lists.
 pub fn run(args: LsArgs, out: &mut dyn Write) -> Result<()> {
     let opened = args.options.open(&args.library, Access::Look)?;
+    if args.refresh {
+        opened.library.find_others()?;
+    }
     let limit = args.limit.map(|limit| limit as usize);
     let mut query = Query {
         folder: opened.path,

@@ -277,6 +277,10 @@ impl Put<'_> {
             Err(error) if matches!(error.kind(), Kind::Missing | Kind::Corrupt) => None,
             Err(error) => return Err(error),
         };
+        if before.as_ref().is_some_and(Manifest::is_of_another_program) {
+            let message = format!("{}: another program's file is there, and stays", found.to.escape_debug());
+            return Err(Error::new(Kind::Unsupported, message));
+        }
         let tags = if self.tags.is_empty() {
             before.iter().flat_map(|file| file.meta().tags.clone()).collect()
         } else {

@@ -51,6 +51,9 @@ pub fn run(args: StatArgs, out: &mut dyn Write) -> Result<()> {
 }
 
 fn kept(manifest: &Manifest) -> String {
+    if manifest.is_of_another_program() {
+        return "as another program put it: read-only".to_owned();
+    }
     match manifest.content() {
         Content::Inline(_) => "whole, in one place".to_owned(),
         Content::Chunks(chunks) => {

@@ -49,6 +49,7 @@ impl Home {
             Err(error) if matches!(error.kind(), Kind::Missing | Kind::Corrupt) => None,
             Err(error) => return Err(error),
         };
+        check_ours(&path, before.as_ref())?;
         if !replaces.allows(before.as_ref().map(Manifest::content_id)) {
             let message = format!("{}: somebody else has put it meanwhile, and that stays", path.escape_debug());
             return Err(Error::new(Kind::Changed, message));
@@ -80,6 +81,7 @@ impl Home {
     /// Fetches a file into `file`.
     pub fn fetch(&self, path: &str, manifest: &Manifest, file: &File) -> Result<()> {
         let (library, path) = self.at(path)?;
+        check_ours(&path, Some(manifest))?;
         let write = |bytes: &[u8], at| file.write_all_at(bytes, at).map_err(|error| Error::io("staging", &error));
         match manifest.content() {
             Content::Inline(bytes) => write(bytes, 0)?,
@@ -132,6 +134,14 @@ impl Home {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Refuses what would take the place of another program's value.
+fn check_ours(path: &str, there: Option<&Manifest>) -> Result<()> {
+    if !there.is_some_and(Manifest::is_of_another_program) {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Unsupported, format!("{}: another program's file: it is read-only", path.escape_debug())))
 }
 
 /// A file from byte 0 on, wherever somebody else reads it.

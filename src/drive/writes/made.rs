@@ -126,6 +126,10 @@ impl Origin for WithMade {
         self.origin.begin(path, end, patience)
     }
 
+    fn look_anew(&self) {
+        self.origin.look_anew();
+    }
+
     fn warm(&self, every: Duration) {
         self.origin.warm(every);
     }

@@ -12,7 +12,7 @@ use super::value;
 use crate::error::{Kind, Result};
 use crate::range::ByteRange;
 use crate::retry::Retry;
-use crate::store::keyed::{Key, Keyed, Limits, Swap};
+use crate::store::keyed::{Key, Keyed, Limits, Look, Swap};
 
 /// From the first try of one request to the last: a server that restarts is back by then.
 const RETRIES_LAST: Duration = Duration::from_mins(2);
@@ -60,6 +60,12 @@ impl Asking {
         self.again(|| self.home.get(key, range))
     }
 
+    /// What is known of a value without reading it.
+    pub fn look(&self, key: &str) -> Result<Look> {
+        self.pace(1);
+        self.again(|| self.home.look(key))
+    }
+
     /// Writes in this order; what is written at once is no more than the home takes.
     pub fn put(&self, entries: &[(String, Bytes)]) -> Result<()> {
         for some in entries.chunks(self.limits().batch_keys_max.max(1)) {
@@ -94,6 +100,11 @@ impl Asking {
 
     pub fn swap_one(&self, swap: Swap) -> Result<bool> {
         Ok(self.swap(&[swap])?.iter().all(|is_done| *is_done))
+    }
+
+    /// See [`Keyed::find_others`].
+    pub fn find_others(&self) -> Result<()> {
+        self.again(|| self.home.find_others())
     }
 
     pub fn list(&self, prefix: &str, from: Bound<&str>, limit: usize) -> Result<Vec<Key>> {

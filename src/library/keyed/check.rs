@@ -75,10 +75,11 @@ impl Check<'_> {
             // Removed meanwhile.
             Err(error) if error.kind() == Kind::Missing => return Ok(true),
             Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
-                log::warn!("{error}");
                 if error.kind() == Kind::Unsupported && value::is_foreign(&self.library.asking.get(path, HEAD)?) {
+                    log::debug!("{error}");
                     return Ok((self.go_on)(self.verified));
                 }
+                log::warn!("{error}");
                 (self.found)(Finding {
                     what: Damage::Damaged,
                     path: Some(path.to_owned()),
@@ -112,7 +113,12 @@ impl Check<'_> {
             if chunk.proof == Proof::Zeros {
                 continue;
             }
-            let what = match self.library.checked_chunk(path, &manifest, n) {
+            let checked = self.library.checked_chunk(path, &manifest, n);
+            if let (Err(error), Proof::Size) = (&checked, chunk.proof) {
+                // Of what others wrote, sizes are all there is to tell.
+                log::warn!("{error}");
+            }
+            let what = match checked {
                 Ok(_) => None,
                 Err(error) if error.kind() == Kind::Missing => Some(Damage::Missing),
                 Err(error) if error.kind() == Kind::Corrupt => Some(Damage::Damaged),

@@ -165,7 +165,7 @@ pub(super) fn check(path: &str, limits: &Limits) -> Result<()> {
 /// Whether a file may be given this path: libraries are found by our own name, wherever it stands.
 pub(super) fn check_new(path: &str, limits: &Limits) -> Result<()> {
     check(path, limits)?;
-    if path.split('/').all(|name| name != OURS) {
+    if !is_nested(path) {
         return Ok(());
     }
     let message =
@@ -192,6 +192,11 @@ pub(super) fn check_home(limits: &Limits) -> Result<()> {
 /// Whether a key is below our own name.
 pub(super) fn is_ours(key: &str) -> bool {
     key.strip_prefix(OURS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Whether a key belongs to a library whose top is a folder of this one: it is found by our own name.
+pub(super) fn is_nested(key: &str) -> bool {
+    key.split('/').any(|name| name == OURS)
 }
 
 /// After all of our own keys.

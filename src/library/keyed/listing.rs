@@ -106,7 +106,7 @@ fn ordered(named: &Named) -> String {
 /// The name that a key leads to; nothing if no file may be called so.
 fn named(prefix: &str, key: &str, is_recursive: bool) -> Option<Named> {
     let rest = key.strip_prefix(prefix)?;
-    if !rest.split('/').all(is_safe_name) {
+    if !rest.split('/').all(is_safe_name) || keys::is_nested(key) {
         return None;
     }
     let (path, kind) = match rest.split_once('/') {

@@ -20,6 +20,7 @@ mod keys;
 mod listing;
 mod passing;
 mod purge;
+mod raw;
 mod value;
 
 pub use value::is_ours as is_value;
@@ -154,17 +155,31 @@ impl KeyedLibrary {
         Self { asking: Arc::new(asking), settings, folders, plain, passing: InPassing::default() }
     }
 
-    /// What is under a file's key. `Missing`; `Corrupt` if it is damaged; `Unsupported` if it is another program's, or of a
-    /// newer reelfs.
+    /// What is under a file's key. `Missing`; `Corrupt` if it is damaged; `Unsupported` if it is another program's and no
+    /// manifest, or of a newer reelfs: whatever changes something asks this, and leaves such a value alone.
     fn load(&self, path: &str) -> Result<Loaded> {
-        let head = self.asking.get(path, HEAD)?;
-        if value::begins(path, &head).is_ok_and(|begins| begins == Begins::Json) && head.len() as u64 >= HEAD_BYTES {
-            return read(path, &self.asking.get(path, WHOLE)?);
-        }
-        read(path, &head)
+        self.read_whole(path).and_then(|value| read(path, &value))
     }
 
-    /// The same; nothing if there is no file, or none that could be read: what is put in its place is better.
+    /// What is shown of a file, whoever put it. As `load`; but a value of another program is a file, too.
+    fn shown(&self, path: &str) -> Result<Manifest> {
+        let value = self.read_whole(path)?;
+        let head = value.slice(..value.len().min(HEAD_BYTES as usize));
+        match read_ours(path, &value) {
+            Err(_) if value::is_foreign(&head) && !keys::is_nested(path) => self.raw(path, head),
+            Err(_) if value::is_foreign(&head) => Err(is_foreign(path)),
+            ours => Ok(ours?.manifest),
+        }
+    }
+
+    /// All of a manifest, and the first `HEAD_BYTES` of anything else.
+    fn read_whole(&self, path: &str) -> Result<Bytes> {
+        let head = self.asking.get(path, HEAD)?;
+        let is_json = value::begins(path, &head).is_ok_and(|begins| begins == Begins::Json);
+        if is_json && head.len() as u64 >= HEAD_BYTES { self.asking.get(path, WHOLE) } else { Ok(head) }
+    }
+
+    /// As `load`; nothing if there is no file, or none that could be read: what is put in its place is better.
     fn load_any(&self, path: &str) -> Result<Option<Loaded>> {
         match self.load(path) {
             Ok(loaded) => Ok(Some(loaded)),
@@ -203,12 +218,22 @@ impl KeyedLibrary {
         let chunk = manifest.chunks()[n];
         let place = place(path, manifest, n);
         let shown = || format!("{}: chunk {n} (`{}`)", path.escape_debug(), place.escape_debug());
+        let promised = chunk.range.len();
         let bytes = self.kept_bytes(path, manifest, n).map_err(|error| match error.kind() {
-            Kind::Missing => Error::new(Kind::Missing, format!("{} is missing", shown())),
+            Kind::Missing => Error::new(Kind::Missing, format!("{} is missing: {promised} bytes", shown())),
             _ => error,
         })?;
         if chunk.fits(&bytes) {
             return Ok(bytes);
+        }
+        if bytes.len() as u64 != promised {
+            let found = match manifest.kept() {
+                // No more than one too many was read.
+                Kept::Under { .. } => self.asking.look(&place).map_or(bytes.len() as u64, |look| look.size_bytes),
+                _ => bytes.len() as u64,
+            };
+            let message = format!("{}: {found} bytes are there, and the manifest says {promised}", shown());
+            return Err(Error::new(Kind::Corrupt, message));
         }
         Err(Error::new(Kind::Corrupt, format!("{}: its bytes are not the ones that were put", shown())))
     }
@@ -225,8 +250,7 @@ impl Library for KeyedLibrary {
 
     fn manifest(&self, path: &str) -> Result<Manifest> {
         keys::check(path, self.asking.limits())?;
-        match self.load(path) {
-            Ok(loaded) => Ok(loaded.manifest),
+        match self.shown(path) {
             Err(error) if error.kind() == Kind::Missing => {
                 if self.is_folder(path)? {
                     return Err(Error::new(
@@ -236,12 +260,16 @@ impl Library for KeyedLibrary {
                 }
                 Err(Error::new(Kind::Missing, format!("{}: no such file in {}", path.escape_debug(), self.describe())))
             }
-            Err(error) => Err(error),
+            shown => shown,
         }
     }
 
     fn list(&self, query: &Query) -> Result<Page> {
         listing::list(self, query)
+    }
+
+    fn find_others(&self) -> Result<()> {
+        self.asking.find_others()
     }
 
     fn chunk(&self, path: &str, manifest: &Manifest, n: usize) -> Result<Bytes> {
@@ -255,21 +283,26 @@ impl Library for KeyedLibrary {
         let error = match self.checked_chunk(path, manifest, n) {
             // No hash tells whose bytes they are, and another program writes the next file's to the same keys.
             Ok(bytes) if chunk.proof == Proof::Size => {
-                let is_same = |now: Loaded| {
-                    now.manifest.kept() == manifest.kept() && now.manifest.content() == manifest.content()
+                let is_same =
+                    |now: &Manifest| now.kept() == manifest.kept() && now.content_id() == manifest.content_id();
+                return match self.shown(path) {
+                    Ok(now) if is_same(&now) => Ok(bytes),
+                    Err(error) if !matches!(error.kind(), Kind::Missing | Kind::Corrupt | Kind::Unsupported) => {
+                        Err(error)
+                    }
+                    _ => Err(replaced()),
                 };
-                return if self.load_any(path)?.is_some_and(is_same) { Ok(bytes) } else { Err(replaced()) };
             }
             Err(error) if matches!(error.kind(), Kind::Missing | Kind::Corrupt) => error,
             other => return other,
         };
         // A file that was replaced meanwhile looks like a damaged one.
-        match self.load(path) {
-            Ok(now) if now.manifest.content_id() == manifest.content_id() => {
-                if now.manifest.kept() == manifest.kept() {
+        match self.shown(path) {
+            Ok(now) if now.content_id() == manifest.content_id() => {
+                if now.kept() == manifest.kept() {
                     return Err(error);
                 }
-                self.checked_chunk(path, &now.manifest, n)
+                self.checked_chunk(path, &now, n)
             }
             Ok(_) => Err(replaced()),
             Err(gone) if gone.kind() == Kind::Missing => {
@@ -361,7 +394,7 @@ fn settings(asking: &Asking) -> Result<Option<Settings>> {
     Ok(Some(settings))
 }
 
-/// What a file's value says, of which all of a manifest is there, and the first `HEAD_BYTES` of anything else.
+/// What a file's own value says, of which all of a manifest is there, and the first `HEAD_BYTES` of anything else.
 fn read(path: &str, value: &Bytes) -> Result<Loaded> {
     let head = &value[..value.len().min(HEAD_BYTES as usize)];
     read_ours(path, value).map_err(|error| if value::is_foreign(head) { is_foreign(path) } else { error })
@@ -376,7 +409,9 @@ fn read_ours(path: &str, value: &Bytes) -> Result<Loaded> {
         return Err(Error::new(Kind::Corrupt, format!("{}: larger than any manifest is", path.escape_debug())));
     }
     let (manifest, id) = value::read_manifest(path, value)?;
-    Ok(Loaded { manifest, id, seen: seen_of(value) })
+    let seen = seen_of(value);
+    let manifest = if id.is_none() { manifest.told_by(seen.sha256) } else { manifest };
+    Ok(Loaded { manifest, id, seen })
 }
 
 /// The error of whoever finds something else than a file.

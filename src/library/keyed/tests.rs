@@ -239,10 +239,18 @@ fn a_plain_manifest_of_another_program_reads_and_goes() {
     assert_eq!(read(&library, "films/plain.mkv").unwrap(), b"0123456789ab");
     assert_eq!(names(&library), ["films/plain.mkv", "films/plain.mkv_chunk_2"]);
     assert_eq!(findings(&library), [], "what is not ours is not damaged");
-    home.put(&[entry("films/plain.mkv_chunk_1", "abc")]).unwrap();
-    assert_eq!(read(&library, "films/plain.mkv").unwrap_err().kind(), Kind::Corrupt);
-    home.put(&[entry("films/plain.mkv_chunk_1", "a")]).unwrap();
-    assert_eq!(read(&library, "films/plain.mkv").unwrap_err().kind(), Kind::Corrupt);
+    for (chunk, found) in [("abcdefg", "7 bytes are there"), ("a", "1 bytes are there"), ("", "0 bytes are there")] {
+        home.put(&[entry("films/plain.mkv_chunk_1", chunk)]).unwrap();
+        let error = read(&library, "films/plain.mkv").unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt);
+        let said = error.to_string();
+        let is_told = said.contains(found) && said.contains("the manifest says 2") && said.contains("mkv_chunk_1");
+        assert!(is_told && !said.contains('\n'), "{said}");
+    }
+    home.delete(&["films/plain.mkv_chunk_1".to_owned()]).unwrap();
+    let error = read(&library, "films/plain.mkv").unwrap_err();
+    assert!(error.kind() == Kind::Missing && error.to_string().ends_with("is missing: 2 bytes"), "{error}");
+    home.put(&[entry("films/plain.mkv_chunk_1", "ab")]).unwrap();
     for change in [library.rename("films/plain.mkv", "x"), library.set_tags("films/plain.mkv", &["a".into()])] {
         assert_eq!(change.unwrap_err().kind(), Kind::Unsupported);
     }
@@ -267,7 +275,7 @@ fn what_is_not_ours_is_left_alone() {
             library.rename(key, "other"),
             library.remove(key),
             library.set_tags(key, &["a".to_owned()]),
-            library.manifest(key).map(|_| ()),
+            library.set_modified(key, SystemTime::now()),
         ] {
             let error = changed.unwrap_err();
             assert!(error.kind() == Kind::Unsupported && error.to_string().contains("another program"), "{error}");
@@ -280,7 +288,40 @@ fn what_is_not_ours_is_left_alone() {
     assert_eq!(own_keys(&home), BTreeSet::new());
     for (key, text) in foreign {
         assert_eq!(home.get(key, ByteRange::new(0, 100)).unwrap(), text);
+        assert_eq!(read(&library, key).unwrap(), text.as_bytes());
+        assert!(library.manifest(key).unwrap().is_of_another_program());
     }
+}
+
+#[test]
+fn a_value_of_another_program_is_a_file_of_its_size() {
+    let home = Arc::new(Memory::default());
+    let library = library(&home);
+    let put = |bytes: &[u8]| home.put(&[("raw".to_owned(), Bytes::copy_from_slice(bytes))]).unwrap();
+    for size in [1, 100, 65_535, 65_536, 65_537, (4 << 20) + 1, 9 << 20] {
+        let value = bytes(3, size);
+        put(&value);
+        let manifest = library.manifest("raw").unwrap();
+        assert_eq!((manifest.size_bytes(), manifest.is_of_another_program()), (size as u64, true));
+        assert!(read(&library, "raw").unwrap() == value, "{size}");
+    }
+    // Nothing of two states, as far as size and beginning tell.
+    let old = library.manifest("raw").unwrap();
+    library.chunk("raw", &old, 1).unwrap();
+    for other in [bytes(3, (9 << 20) + 1), bytes(3, 5 << 20), bytes(4, 9 << 20), b"{}".to_vec()] {
+        put(&other);
+        assert_eq!(library.chunk("raw", &old, 1).unwrap_err().kind(), Kind::Changed, "{}", other.len());
+    }
+    home.delete(&["raw".to_owned()]).unwrap();
+    assert_eq!(library.chunk("raw", &old, 0).unwrap_err().kind(), Kind::Changed);
+    // What may be all that is left of a file of ours is none of another program's, and ours is none elsewhere.
+    for damaged in [0, 100, 70_000] {
+        put(&vec![0; damaged]);
+        assert_eq!(library.manifest("raw").unwrap_err().kind(), Kind::Corrupt);
+    }
+    home.put(&[("nested/.reelfs/tags/a".to_owned(), "of another library".into())]).unwrap();
+    assert_eq!(library.manifest("nested/.reelfs/tags/a").unwrap_err().kind(), Kind::Unsupported);
+    assert_eq!(names(&library), ["raw"]);
 }
 
 #[test]

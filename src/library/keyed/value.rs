@@ -14,6 +14,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::keys::Id;
+use super::raw::unknown;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::library::manifest::{CHUNK_BYTES_MAX, Kept, stretches};
@@ -100,9 +101,10 @@ pub(super) fn begins(path: &str, head: &[u8]) -> Result<Begins> {
 }
 
 /// Whether a value that cannot be read was never one of a library: what is ours says so in several places, and says it still
-/// in some of them when it is damaged. Nothing at all may be what is left of anything.
+/// in some of them when it is damaged. Nothing at all, or nothing but zeros, may be what is left of anything.
 pub(super) fn is_foreign(head: &[u8]) -> bool {
-    let begins = head.starts_with(&MAGIC[..SIGN_BYTES]) || MAGIC.starts_with(head);
+    let is_blank = head.iter().all(|byte| *byte == 0);
+    let begins = is_blank || head.starts_with(&MAGIC[..SIGN_BYTES]) || MAGIC.starts_with(head);
     let has = |sign: &&[u8]| head.windows(sign.len()).any(|bytes| bytes == *sign);
     !begins && !SIGNS.iter().any(has)
 }
@@ -230,11 +232,7 @@ fn checked(path: &str, json: Json) -> Result<(Vec<Chunk>, Meta)> {
             };
             (Some(ours.sha256), Meta { content_type: json.original_content_type, tags, modified, created })
         }
-        None => {
-            let unknown = SystemTime::UNIX_EPOCH;
-            let content_type = json.original_content_type;
-            (None, Meta { content_type, tags: Vec::new(), modified: unknown, created: unknown })
-        }
+        None => (None, Meta { content_type: json.original_content_type, ..unknown() }),
     };
     if let Some(hashes) = &hashes
         && hashes.len() != sizes.len()
@@ -466,7 +464,7 @@ mod tests {
                 assert!(!is_foreign(&flipped), "bit {at}");
             }
         }
-        assert!(!is_foreign(b"") && !is_foreign(b"REELFS2\n") && !is_foreign(b"REE"));
+        assert!(!is_foreign(b"") && !is_foreign(&[0; 100]) && !is_foreign(b"REELFS2\n") && !is_foreign(b"REE"));
         let huge = [MAGIC, &u32::MAX.to_le_bytes(), b"{}"].concat();
         assert_eq!(read_frame("a", &huge.into()).unwrap_err().kind(), Kind::Corrupt);
     }

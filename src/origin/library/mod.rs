@@ -10,6 +10,7 @@ mod chunks;
 
 use std::cmp::min;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -46,6 +47,8 @@ pub struct Kept {
     places: PlacesConfig,
     described: String,
     opened: OnceLock<Opened>,
+    /// What others have put is to be looked for.
+    is_to_look: AtomicBool,
 }
 
 /// The library, and what is known of it.
@@ -78,7 +81,8 @@ impl Kept {
     /// The library that `address` lies in. Asks nothing yet.
     pub fn new(address: &Address, places: &PlacesConfig) -> Self {
         let described = address.located(&places.s3);
-        Self { address: address.clone(), places: places.clone(), described, opened: OnceLock::new() }
+        let (opened, is_to_look) = (OnceLock::new(), AtomicBool::default());
+        Self { address: address.clone(), places: places.clone(), described, opened, is_to_look }
     }
 
     fn opened(&self) -> Result<&Opened> {
@@ -197,8 +201,17 @@ impl Manifests {
 }
 
 impl Origin for Kept {
+    fn look_anew(&self) {
+        self.is_to_look.store(true, Ordering::Relaxed);
+    }
+
     fn list(&self, folder: &str, _: &Patience, pages: &mut Pages<'_>) -> Result<()> {
         let opened = self.opened()?;
+        if self.is_to_look.swap(false, Ordering::Relaxed)
+            && let Err(error) = opened.library.find_others()
+        {
+            log::warn!("{error}: what other programs have put since may not be listed");
+        }
         let mut paging = Paging::new(pages);
         if let (Root::File(path, name), "") = (&opened.root, folder) {
             let (stat, _) = opened.ask(path.clone())?;

@@ -13,13 +13,13 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
 use std::ops::Bound;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::{IsValue, Key, Keyed, Limits, is_from, missing};
+use super::{IsValue, Key, Keyed, Limits, Look, is_from, missing};
 use crate::error::{Error, Kind, Result};
 use crate::modes::{self, Modes};
 use crate::range::ByteRange;
@@ -263,6 +263,16 @@ impl Keyed for Folder {
         let mut bytes = vec![0; end.saturating_sub(range.start) as usize];
         file.read_exact_at(&mut bytes, range.start).map_err(failed)?;
         Ok(bytes.into())
+    }
+
+    fn look(&self, key: &str) -> Result<Look> {
+        let path = self.path(key)?;
+        let failed = |error: io::Error| Error::io(path.display(), &error);
+        let Some(file) = self.open_value(key).map_err(failed)? else { return Err(missing(&self.described, key)) };
+        let metadata = file.metadata().map_err(failed)?;
+        // Whatever time a program sets, the system's own of the last change goes on.
+        let etag = format!("{} {}.{}", metadata.ino(), metadata.ctime(), metadata.ctime_nsec());
+        Ok(Look { size_bytes: metadata.len(), modified: metadata.modified().ok(), etag: Some(etag) })
     }
 
     fn put(&self, entries: &[(String, Bytes)]) -> Result<()> {

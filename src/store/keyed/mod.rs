@@ -7,12 +7,13 @@ pub mod folder;
 pub(crate) mod memory;
 mod redb_file;
 mod redis_line;
+mod redis_names;
 mod redis_server;
 mod service;
 
 use std::io::Read;
 use std::ops::Bound;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
@@ -63,6 +64,17 @@ pub struct Key {
     pub key: String,
     /// Of its value, where the listing tells.
     pub size_bytes: Option<u64>,
+}
+
+/// What a home knows of a value without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Exact.
+    pub size_bytes: u64,
+    /// Last change, where the home tells.
+    pub modified: Option<SystemTime>,
+    /// What the home tells two states of the value apart by, if it does.
+    pub etag: Option<String>,
 }
 
 /// What a value was when it was looked at.
@@ -130,6 +142,13 @@ pub trait Keyed: Send + Sync {
     /// The bytes of a value that lie within `range`: fewer, or none, where the value ends before. `Missing` without a value.
     fn get(&self, key: &str, range: ByteRange) -> Result<Bytes>;
 
+    /// What is known of a value. `Missing` without one.
+    fn look(&self, key: &str) -> Result<Look> {
+        let first = self.list(key, Bound::Included(key), 1)?.into_iter().next().filter(|first| first.key == key);
+        let size_bytes = first.and_then(|key| key.size_bytes).ok_or_else(|| missing(self.describe(), key))?;
+        Ok(Look { size_bytes, modified: None, etag: None })
+    }
+
     /// Writes values, in this order where not at once, each wholly or not at all; they are there after a power cut when
     /// this returns. At most `batch_keys_max`.
     fn put(&self, entries: &[(String, Bytes)]) -> Result<()>;
@@ -160,6 +179,11 @@ pub trait Keyed: Send + Sync {
     /// that a library is there: a home that is merely looked into may be anybody's folder. `is_value` tells the values of
     /// reelfs from other files, by their bytes.
     fn mend_modes(&self, _is_value: &IsValue<'_>) {}
+
+    /// Looks for values that other programs have put since, where `list` does not show them by itself. May go through all keys.
+    fn find_others(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Keys that begin with `prefix`, in the order of their bytes, from `from` on: at most `limit`, and fewer only where no
     /// more follow.

@@ -1,8 +1,9 @@
 //! A home on a Redis server. Its keys have no order of their own: a sorted set beside them lists them, written in the same
 //! transaction.
-//! Never here: what is in it. How lasting a write is, the server's own settings say.
+//! Never here: what is in it, and which keys are listed (see `redis_names`). How lasting a write is, the server's own settings say.
 
 use std::ops::Bound;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,12 +11,12 @@ use parking_lot::Mutex;
 use redis::{ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind};
 
 use super::redis_line::Line;
-use super::{Key, Keyed, Limits, Step, Swap, VALUE_BYTES_MAX, at_least, missing, timeout};
+use super::{Key, Keyed, Limits, Look, Step, Swap, VALUE_BYTES_MAX, missing, timeout};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 
 /// The sorted set of all keys.
-const INDEX: &str = ".reelfs/index";
+pub(super) const INDEX: &str = ".reelfs/index";
 /// A server that has not taken the connection by then is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections kept for whoever comes next; more are closed after use.
@@ -36,6 +37,8 @@ pub(super) struct RedisServer {
     /// Open and idle. Held for a look only.
     idle: Mutex<Vec<Line>>,
     answer_timeout: Duration,
+    /// The index lists what others have put, as far as it can.
+    pub(super) knows_others: AtomicBool,
 }
 
 impl RedisServer {
@@ -45,11 +48,12 @@ impl RedisServer {
             let message = format!("{described}: only a plain connection over TCP is built in: kv+redis://HOST/0");
             return Err(Error::new(Kind::Invalid, message));
         }
-        Ok(Self { info, prefix, described, idle: Mutex::default(), answer_timeout })
+        let (idle, knows_others) = (Mutex::default(), AtomicBool::default());
+        Ok(Self { info, prefix, described, idle, answer_timeout, knows_others })
     }
 
     /// Does `work`, which moves so many bytes of `what`, on a connection of its own.
-    fn ask<T>(&self, what: &str, bytes: u64, work: impl Fn(&mut Line) -> RedisResult<T>) -> Result<T> {
+    pub(super) fn ask<T>(&self, what: &str, bytes: u64, work: impl Fn(&mut Line) -> RedisResult<T>) -> Result<T> {
         let idle = self.idle.lock().pop();
         let was_idle = idle.is_some();
         let answer = self.ask_on(idle, bytes, &work);
@@ -79,7 +83,11 @@ impl RedisServer {
         answer
     }
 
-    fn key(&self, key: &str) -> String {
+    pub(super) fn described(&self) -> &str {
+        &self.described
+    }
+
+    pub(super) fn key(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
     }
 
@@ -186,6 +194,14 @@ impl Keyed for RedisServer {
         if is_there { Ok(value.into()) } else { Err(missing(&self.described, key)) }
     }
 
+    fn look(&self, key: &str) -> Result<Look> {
+        let there = self.key(key);
+        let mut both = redis::pipe();
+        both.atomic().cmd("STRLEN").arg(&there).cmd("EXISTS").arg(&there);
+        let (size_bytes, is_there): (u64, bool) = self.ask(key, 0, |connection| both.query(connection))?;
+        if is_there { Ok(Look { size_bytes, modified: None, etag: None }) } else { Err(missing(&self.described, key)) }
+    }
+
     fn put(&self, entries: &[(String, Bytes)]) -> Result<()> {
         let mut pipe = redis::pipe();
         pipe.atomic();
@@ -230,25 +246,11 @@ impl Keyed for RedisServer {
         Err(Error::new(Kind::Busy, format!("{}: what is to be replaced changes all the time", self.described)))
     }
 
+    fn find_others(&self) -> Result<()> {
+        self.walk()
+    }
+
     fn list(&self, prefix: &str, from: Bound<&str>, limit: usize) -> Result<Vec<Key>> {
-        let start = match at_least(prefix, from) {
-            Bound::Included(start) if !start.is_empty() => [b"[", start.as_bytes()].concat(),
-            Bound::Excluded(start) => [b"(", start.as_bytes()].concat(),
-            _ => b"-".to_vec(),
-        };
-        // No UTF-8 holds this byte.
-        let end = [b"(", prefix.as_bytes(), &[0xff]].concat();
-        let what = format!("keys of {prefix}");
-        let keys: Vec<String> = self.ask(&what, 0, |connection| {
-            let mut command = redis::cmd("ZRANGEBYLEX");
-            command.arg(self.key(INDEX)).arg(&start).arg(&end).arg("LIMIT").arg(0).arg(limit).query(connection)
-        })?;
-        let mut pipe = redis::pipe();
-        for key in &keys {
-            pipe.cmd("STRLEN").arg(self.key(key));
-        }
-        let sizes: Vec<u64> =
-            if keys.is_empty() { Vec::new() } else { self.ask(&what, 0, |connection| pipe.query(connection))? };
-        Ok(keys.into_iter().zip(sizes).map(|(key, size)| Key { key, size_bytes: Some(size) }).collect())
+        self.names(prefix, from, limit)
     }
 }

@@ -2,13 +2,13 @@
 //! Never here: who asks, and which service it is (see `address`). Nothing async is seen outside `store`.
 
 use std::ops::Bound;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use opendal::{BytesRange, EntryMode, ErrorKind, HttpTransporter, OperationContext, Operator};
 
-use super::{Key, Keyed, Limits, is_from, missing, timeout};
+use super::{Key, Keyed, Limits, Look, is_from, missing, timeout};
 use crate::cancel::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
@@ -129,6 +129,13 @@ impl Keyed for Service {
         }
         bytes.truncate(wanted);
         Ok(bytes.freeze())
+    }
+
+    fn look(&self, key: &str) -> Result<Look> {
+        let path = self.path(key)?;
+        let metadata = self.wait(key, 0, self.operator.stat(&path))?;
+        let modified = metadata.last_modified().map(SystemTime::from);
+        Ok(Look { size_bytes: metadata.content_length(), modified, etag: metadata.etag().map(str::to_owned) })
     }
 
     fn put(&self, entries: &[(String, Bytes)]) -> Result<()> {
