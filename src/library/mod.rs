@@ -7,6 +7,7 @@
 pub mod backup;
 pub mod blobs;
 pub mod catalog;
+pub mod content_type;
 pub mod keyed;
 pub mod local;
 pub mod manifest;
@@ -195,6 +196,13 @@ pub trait Library: Send + Sync {
     /// Begins a file. Nothing is seen of it before it is committed; dropped, it leaves orphans at most. `expected` is what will
     /// be written, if that is known: chunks that an earlier, broken-off draft of the same content left need not be sent again.
     fn draft(&self, path: &str, expected: Option<&[Chunk]>) -> Result<Box<dyn Draft + '_>>;
+
+    /// The same of a file in the plain form: as other programs of the same store write it. Without hashes, without tags, and with
+    /// a moment in which it is not there while it replaces another one. `Unsupported` where no other program has such a form.
+    fn plain_draft(&self, path: &str) -> Result<Box<dyn Draft + '_>> {
+        let (library, path) = (self.describe(), path.escape_debug());
+        Err(Error::new(Kind::Unsupported, format!("{path}: {library} has no plain form: only stores do (kv+…)")))
+    }
 
     /// Returns when every name that was given or taken away before is durable. Names that are given one by one, without
     /// this, cost a sync together and not each.

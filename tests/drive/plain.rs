@@ -5,7 +5,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::Stdio;
+use std::process::{Command, Output, Stdio};
 
 use super::mount::{Mount, reelfs};
 use super::needs::{FUSE, Need, Test};
@@ -14,6 +14,10 @@ use super::stored::{Store, film};
 const REDIS: &[Need] = &[FUSE, Need::Program("redis-server")];
 const S3: &[Need] = &[FUSE, Need::Program("rclone")];
 
+const PYTHON: &[Need] = &[FUSE, Need::Program("python3")];
+const PYTHON_REDIS: &[Need] = &[FUSE, Need::Program("redis-server"), Need::Program("python3")];
+const PYTHON_S3: &[Need] = &[FUSE, Need::Program("rclone"), Need::Program("python3")];
+
 pub fn tests() -> Vec<Test> {
     vec![
         Test::new("plain::found_on_redis", REDIS, found_on_redis),
@@ -21,6 +25,9 @@ pub fn tests() -> Vec<Test> {
         Test::new("plain::by_hand_in_a_folder", &[FUSE], || by_hand_in(&Store::folder(), "films")),
         Test::new("plain::by_hand_on_redis", REDIS, by_hand_on_redis),
         Test::new("plain::by_hand_in_a_bucket", S3, || by_hand_in(&Store::bucket(), "films/my/library")),
+        Test::new("plain::put_in_a_folder", PYTHON, put_plain_in_a_folder),
+        Test::new("plain::put_on_redis", PYTHON_REDIS, put_plain_on_redis),
+        Test::new("plain::put_in_a_bucket", PYTHON_S3, put_plain_in_a_bucket),
     ]
 }
 
@@ -236,4 +243,86 @@ fn cut_off(store: &Store, redis: &mut Redis, top: &str) {
         }
     }
     assert_eq!(store.done(&["ls", &store.at("many")]).lines().count(), 30_000);
+}
+
+/// What is put as other programs do it is read by one that knows nothing else, and comes back.
+fn put_plain(store: &Store, reader: &[&str]) {
+    store.init();
+    let (films, taken) = (store.folder.path().join("to put"), store.folder.path().join("taken"));
+    fs::create_dir_all(films.join("a b")).unwrap();
+    let sizes = [0, 1, 1024, 1025, 300_000];
+    for (seed, size) in sizes.into_iter().enumerate() {
+        fs::write(films.join(format!("a b/{size}é.mkv")), film(seed as u64, size)).unwrap();
+    }
+    let path = |size: usize| format!("shelf/a b/{size}é.mkv");
+    let is_whole = |size: usize, expected: &[u8]| {
+        let read = python(reader, &path(size));
+        assert!(read.status.success(), "{size}: {}", String::from_utf8_lossy(&read.stderr));
+        assert!(read.stdout == expected && read.stderr == b"video/x-matroska\n", "{size}");
+    };
+    let source = films.join("a b");
+    let put = ["put", "--plain", source.to_str().unwrap(), &store.at("shelf/")];
+    assert!(store.done(&put).contains("5 files put"));
+    for (seed, size) in sizes.into_iter().enumerate() {
+        is_whole(size, &film(seed as u64, size));
+        store.done(&["get", &store.at(&path(size)), taken.to_str().unwrap()]);
+        assert!(fs::read(&taken).unwrap() == film(seed as u64, size));
+    }
+    let names = store.done(&["ls", "-r", &store.url]);
+    assert_eq!(names.lines().count(), sizes.len(), "chunks are no files: {names}");
+    assert!(
+        !store.done(&["stat", "--json", &store.at(&path(1025))]).contains("\"modified\":\"2"),
+        "the form has no time"
+    );
+    let mount = Mount::new(&store.url, &store.options());
+    for (seed, size) in sizes.into_iter().enumerate() {
+        assert!(fs::read(mount.file(&path(size))).unwrap() == film(seed as u64, size), "{size}");
+    }
+    mount.end();
+    // A shorter one in its place, from a pipe; and one of ours in its place.
+    let short = film(9, 2000);
+    let mut put = reelfs();
+    let mut put = put
+        .args(["put", "--plain", "-", &store.at(&path(300_000))])
+        .args(store.options())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    put.stdin.take().unwrap().write_all(&short).unwrap();
+    assert!(put.wait().unwrap().success());
+    is_whole(300_000, &short);
+    assert_eq!(store.done(&["ls", "-r", &store.url]).lines().count(), sizes.len());
+    assert_eq!(store.keys().iter().filter(|key| key.contains("300000é.mkv_chunk_")).count(), 2);
+    store.done(&["put", source.join("1é.mkv").to_str().unwrap(), &store.at(&path(300_000))]);
+    assert!(!python(reader, &path(300_000)).status.success(), "it is no longer in that form");
+    store.done(&["rm", "-r", &store.at("shelf")]);
+    store.done(&["gc", "--grace", "0", &store.url]);
+    assert_eq!(store.keys(), [".reelfs/library.json"]);
+    let tagged = store.run(&["put", "--plain", "--tag", "x", source.to_str().unwrap(), &store.url]);
+    assert!(String::from_utf8_lossy(&tagged.stderr).contains("--tag"), "{tagged:?}");
+}
+
+/// Fifty lines that know only the plain form.
+fn python(reader: &[&str], path: &str) -> Output {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/plain_reader.py");
+    Command::new("python3").arg(script).args(reader).arg(path).env("PATH", super::needs::path()).output().unwrap()
+}
+
+fn put_plain_in_a_folder() {
+    let store = Store::folder();
+    let top = store.folder.path().join("films");
+    put_plain(&store, &["folder", top.to_str().unwrap()]);
+}
+
+fn put_plain_on_redis() {
+    let store = Store::redis();
+    let place = store.url.strip_prefix("kv+redis://").unwrap().to_owned();
+    put_plain(&store, &["redis", &place]);
+}
+
+fn put_plain_in_a_bucket() {
+    let store = Store::bucket();
+    let url = format!("{}/films/my/library", store.options()[1]);
+    put_plain(&store, &["http", &url]);
 }

@@ -51,6 +51,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         Test::new("puts::killed_at_every_step", &[Need::Program("strace")], killed_at_every_step),
         Test::new("puts::a_salvage_killed_at_every_step", &[Need::Program("strace")], a_salvage_killed_at_every_step),
+        Test::new("puts::tagged_by_what_files_are", &[], tagged_by_what_files_are),
         Test::new("puts::on_a_full_disk", &[Need::Root], on_a_full_disk),
         Test::alone("puts::memory_is_bounded", &[], memory_is_bounded),
     ]
@@ -288,4 +289,52 @@ fn peak_memory_kib(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Tags that are made of path, size and type are tags like any other; a file whose tag can't be one is told, and others are put.
+fn tagged_by_what_files_are() {
+    let temp = tempfile::tempdir().unwrap();
+    let (films, long) = (temp.path().join("films"), "é".repeat(70));
+    for (path, size) in [
+        ("Dark {2017}/S1/one & \"two\".MKV", 3 << 20),
+        ("Dark {2017}/poster.jpg", 10),
+        ("note", 1),
+        (&*format!("{long}/film.mkv"), 5),
+        ("a\nb/film.mkv", 5),
+    ] {
+        let file = films.join(path);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, vec![7; size]).unwrap();
+    }
+    let films = films.to_str().unwrap();
+    for home in ["library:", "kv+file://", "kv+redb://"] {
+        let library = format!("{home}{}", temp.path().join(home.trim_matches([':', '/'])).display());
+        let run = |arguments: &[&str]| {
+            let output = Command::new(env!("CARGO_BIN_EXE_reelfs")).args(arguments).output().unwrap();
+            let (out, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+            (output.status.code(), out, said)
+        };
+        assert_eq!(run(&["init", &library]).0, Some(0));
+        let by = ["--tag", "all", "--tag-by", "show={folder:2}", "--tag-by", "{kind}", "--tag-by", "up to {size}"];
+        let put = |more: &[&str]| run(&[&["put", films, &format!("{library}/shelf")], &by[..], more].concat());
+        let (code, out, said) = put(&[]);
+        assert!(code == Some(1) && out.contains("3 files put"), "{out}{said}");
+        assert!(said.lines().count() == 2 && said.contains("is no tag") && !said.contains("\na"), "{said}");
+        let again = put(&[]).1;
+        assert!(again.contains("0 files put") && again.contains("3 files there already"), "{again}");
+        for (path, tags, content_type) in [
+            ("Dark {2017}/S1/one & \"two\".MKV", "all, show=Dark {2017}, up to 10MiB, video", "video/x-matroska"),
+            ("Dark {2017}/poster.jpg", "all, image, show=Dark {2017}, up to 1MiB", "image/jpeg"),
+            ("note", "all, up to 1MiB", "-"),
+        ] {
+            let stat = run(&["stat", &format!("{library}/shelf/{path}")]).1;
+            let told = format!("type      {content_type}\ntags      {tags}\n");
+            assert!(stat.contains(&told), "{home}: {stat}");
+        }
+        // Who says nothing of tags and types changes none.
+        assert!(run(&["put", films, &format!("{library}/shelf")]).1.contains("3 files there already"));
+        assert!(run(&["purge", &library, "--tag", "show=Dark {2017}"]).1.starts_with("2 files"));
+        let (code, _, said) = run(&["put", films, &library, "--tag-by", "{year}"]);
+        assert!(code == Some(2) && said.contains("there is no {year}, but {folder}"), "{said}");
+    }
 }

@@ -112,7 +112,7 @@ impl Store {
     }
 
     /// All but words about what was removed, which stay for an hour.
-    fn keys(&self) -> Vec<String> {
+    pub fn keys(&self) -> Vec<String> {
         let (home, mut keys) = (self.home(), Vec::<String>::new());
         loop {
             let from = keys.last().map_or(Bound::Unbounded, |last| Bound::Excluded(last.as_str()));

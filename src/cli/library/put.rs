@@ -1,6 +1,7 @@
 //! `reelfs put`: puts files and folders into a library, several at a time.
 //! Never here: how a stream is cut (see `library::writer`).
 
+mod tag_by;
 mod tree;
 
 use std::fs::File;
@@ -15,6 +16,7 @@ use clap::Args;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
+use self::tag_by::Pattern;
 use self::tree::Found;
 use super::{Interrupted, LibraryOptions, counted, is_folder, line, name_of};
 use crate::cli::exit::Outcome;
@@ -25,7 +27,9 @@ use crate::control::Progress;
 use crate::error::{Error, Kind, Result};
 use crate::library::place::Access;
 use crate::library::writer::{self, Writer};
-use crate::library::{Content, Library, Manifest, Meta, Named, PAGE_NAMES_MAX, Query, check_path, check_tags};
+use crate::library::{
+    Content, Cut, Draft, Library, Manifest, Meta, Named, PAGE_NAMES_MAX, Query, check_path, check_tags, content_type,
+};
 use crate::store::join;
 
 /// Files found and not begun: found far faster than put.
@@ -54,10 +58,22 @@ pub struct PutArgs {
     /// Mark the files with this tag, for `reelfs purge --tag`. May be given more than once.
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
+    /// Mark each file with a tag that is made of its path in the library, its size and its type; no tag where a file has no
+    /// such part. May be given more than once. `{folder}` is the folder's path, `{folder:1}` the first folder of it, `{name}` the
+    /// file's name without its ending, `{ending}` that in small letters, `{type}` is like video/mp4, `{kind}` like video, `{size}` one
+    /// of 1MiB, 10MiB, 100MiB, 1GiB, 10GiB, 100GiB (it has at most so much) and huge. `{{` stands for `{`. For example:
+    /// --tag-by 'show={folder:2}' --tag-by '{kind}' --tag-by 'up to {size}'
+    #[arg(long, value_name = "PATTERN", value_parser = Pattern::parse)]
+    tag_by: Vec<Pattern>,
+    /// Put them as other programs of the same store do: under each name a manifest without hashes, and the bytes in
+    /// `NAME_chunk_0` and so on. Such a file has no tags and no time, is put anew each time, and is not there for a moment while
+    /// it replaces another one. Only into stores (kv+…).
+    #[arg(long, conflicts_with_all = ["tags", "tag_by"])]
+    plain: bool,
     /// Only say where each file would go, and which are there already.
     #[arg(long)]
     dry_run: bool,
-    /// The MIME type to keep with them.
+    /// The MIME type to keep with them. Default: what the ending of a name stands for.
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
     /// Files put at a time.
@@ -79,7 +95,9 @@ pub fn run(args: PutArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCod
         // Of a stream nothing has a name before its end, and whoever it came from may have been stopped, too.
         interrupted: if is_stream { None } else { Some(Interrupted::listen()?) },
         tags,
+        tag_by: args.tag_by,
         content_type: args.content_type,
+        is_plain: args.plain,
         tally: Tally::default(),
         outcome: Mutex::new(Outcome::Done),
         current: Mutex::default(),
@@ -93,7 +111,11 @@ pub fn run(args: PutArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCod
             line(out, &format!("would put standard input as `{}`", opened.path))?;
             return Ok(ExitCode::SUCCESS);
         }
-        let meta = Meta { content_type: put.content_type.clone(), tags: put.tags.clone(), ..Meta::now() };
+        if !put.tag_by.is_empty() {
+            return Err(misuse("--tag-by wants files: what comes from standard input has no size before its end"));
+        }
+        let content_type = put.content_type.clone().or_else(|| content_type::of_name(&opened.path));
+        let meta = Meta { content_type, tags: put.tags.clone(), ..Meta::now() };
         put.stream(&mut io::stdin().lock(), &opened.path, None, meta, &|| Ok(()))?;
     } else {
         let is_into = opened.is_folder
@@ -119,7 +141,9 @@ struct Put<'a> {
     library: &'a dyn Library,
     interrupted: Option<Interrupted>,
     tags: Vec<String>,
+    tag_by: Vec<Pattern>,
     content_type: Option<String>,
+    is_plain: bool,
     tally: Tally,
     // Guards what came of the files so far. Taken alone.
     outcome: Mutex<Outcome>,
@@ -179,7 +203,7 @@ impl Put<'_> {
                 let said = found.and_then(|found| {
                     check_path(&found.to)?;
                     let (from, to) = (found.from.display(), &found.to);
-                    if self.library.manifest(to).is_ok_and(|there| is_same(&there, &found)) {
+                    if !self.is_plain && self.library.manifest(to).is_ok_and(|there| is_same(&there, &found)) {
                         skipped += 1;
                         return Ok(format!("there already: {to} (from {from})"));
                     }
@@ -281,16 +305,18 @@ impl Put<'_> {
             let message = format!("{}: another program's file is there, and stays", found.to.escape_debug());
             return Err(Error::new(Kind::Unsupported, message));
         }
-        let tags = if self.tags.is_empty() {
+        let known_type = || before.as_ref()?.meta().content_type.clone();
+        let content_type = self.content_type.clone().or_else(known_type).or_else(|| content_type::of_name(&found.to));
+        let tags = if self.tags.is_empty() && self.tag_by.is_empty() {
             before.iter().flat_map(|file| file.meta().tags.clone()).collect()
         } else {
-            self.tags.clone()
+            self.tags_of(found, content_type.as_deref())?
         };
-        let content_type = self.content_type.clone().or_else(|| before.as_ref()?.meta().content_type.clone());
-        if let Some(before) = &before
+        if let Some(before) = before.as_ref().filter(|_| !self.is_plain)
             && is_same(before, found)
             && before.meta().tags == tags
-            && before.meta().content_type == content_type
+            // One that an earlier version put has none, and is not put again for that.
+            && (self.content_type.is_none() || before.meta().content_type == content_type)
             && self.library.is_whole(before)?
         {
             self.tally.done_bytes.fetch_add(found.size_bytes, Ordering::Relaxed);
@@ -299,10 +325,19 @@ impl Put<'_> {
         }
         let failed = |error: io::Error| Error::io("reading it", &error);
         let mut file = File::open(&found.from).map_err(failed)?;
-        let expected = self.library.wants_expected().then(|| self.cut(&file)).transpose()?;
+        let is_read_twice = self.library.wants_expected() && !self.is_plain;
+        let expected = is_read_twice.then(|| self.cut(&file)).transpose()?;
         let meta = Meta { content_type, tags, modified: found.modified, ..Meta::now() };
         let reading = file.try_clone().map_err(failed)?;
         self.stream(&mut file, &found.to, expected.as_ref(), meta, &|| still_the_same(&reading, found))
+    }
+
+    /// Those that were given, and those that are made of what is known of a file.
+    fn tags_of(&self, found: &Found, content_type: Option<&str>) -> Result<Vec<String>> {
+        let made = self.tag_by.iter().filter_map(|pattern| pattern.tag(&found.to, found.size_bytes, content_type));
+        let tags = check_tags(self.tags.iter().cloned().chain(made).collect());
+        // It is the file's path that makes no tag: nothing is wrong with what was typed.
+        tags.map_err(|error| Error::new(Kind::Unsupported, error.to_string()))
     }
 
     /// What a file will be cut into, so that what an earlier run sent need not be sent again.
@@ -326,7 +361,13 @@ impl Put<'_> {
             Some(Content::Chunks(chunks)) => Some(chunks.as_slice()),
             _ => None,
         };
-        let mut writer = Writer::new(self.library.draft(to, chunks)?, self.library.cut());
+        let (draft, cut): (Box<dyn Draft + '_>, _) = if self.is_plain {
+            // A manifest in any case: what is short is told from it by nothing else.
+            (self.library.plain_draft(to)?, Cut { inline_bytes_max: 0, ..self.library.cut() })
+        } else {
+            (self.library.draft(to, chunks)?, self.library.cut())
+        };
+        let mut writer = Writer::new(draft, cut);
         writer.write_all_of(stream, &mut |count| {
             self.tally.done_bytes.fetch_add(count, Ordering::Relaxed);
             self.goes_on()

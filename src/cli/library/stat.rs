@@ -11,7 +11,7 @@ use crate::cli::written;
 use crate::config::format_size;
 use crate::error::{Error, Kind, Result};
 use crate::library::place::{self, Access};
-use crate::library::{Content, Manifest, Proof};
+use crate::library::{Content, Manifest, Meta, Proof, content_type};
 
 /// Show what a library knows of a file: size, chunks, hashes, type, tags, times.
 #[derive(Debug, Args)]
@@ -44,10 +44,15 @@ pub fn run(args: StatArgs, out: &mut dyn Write) -> Result<()> {
     line(out, &format!("path      {}", opened.path))?;
     line(out, &format!("size      {size} ({})", format_size(size)))?;
     line(out, &format!("kept      {}", kept(&manifest)))?;
-    line(out, &format!("type      {}", meta.content_type.as_deref().unwrap_or("-")))?;
+    line(out, &format!("type      {}", content_type(&opened.path, meta).as_deref().unwrap_or("-")))?;
     line(out, &format!("tags      {}", if meta.tags.is_empty() { "-".to_owned() } else { meta.tags.join(", ") }))?;
     line(out, &format!("modified  {}", shown_time(meta.modified)))?;
     line(out, &format!("created   {}", shown_time(meta.created)))
+}
+
+/// What was given, or else what the name stands for.
+fn content_type(path: &str, meta: &Meta) -> Option<String> {
+    meta.content_type.clone().or_else(|| content_type::of_name(path))
 }
 
 fn kept(manifest: &Manifest) -> String {
@@ -84,7 +89,7 @@ fn as_json(path: &str, manifest: &Manifest) -> serde_json::Value {
         "path": path,
         "size_bytes": manifest.size_bytes(),
         "is_inline": matches!(manifest.content(), Content::Inline(_)),
-        "content_type": meta.content_type,
+        "content_type": content_type(path, meta),
         "tags": meta.tags,
         "modified": json_time(meta.modified),
         "created": json_time(meta.created),

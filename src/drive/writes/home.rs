@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use super::staged::Replaces;
 use crate::error::{Error, Kind, Result};
 use crate::library::writer::{self, Writer};
-use crate::library::{Content, Library, Manifest, Meta, Proof, Query};
+use crate::library::{Content, Library, Manifest, Meta, Proof, Query, content_type};
 use crate::origin::library::Kept;
 
 /// A file that is changed in place is fetched whole first: up to so many bytes, some minutes on a slow line.
@@ -54,7 +54,8 @@ impl Home {
             let message = format!("{}: somebody else has put it meanwhile, and that stays", path.escape_debug());
             return Err(Error::new(Kind::Changed, message));
         }
-        let meta = Meta { modified, ..before.map_or_else(Meta::now, Manifest::into_meta) };
+        let mut meta = Meta { modified, ..before.map_or_else(Meta::now, Manifest::into_meta) };
+        meta.content_type = meta.content_type.or_else(|| content_type::of_name(&path));
         let cut = library.cut();
         let content = writer::chunks_of(&mut FromStart::of(file), cut, &mut |_| Ok(()))?;
         let manifest = Manifest::new(content, meta.clone())?;

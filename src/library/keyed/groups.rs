@@ -64,7 +64,7 @@ impl Mark {
     }
 
     /// By the clock of whoever wrote it.
-    fn is_older(&self, grace: Duration) -> bool {
+    pub fn is_older(&self, grace: Duration) -> bool {
         let since = SystemTime::UNIX_EPOCH + Duration::from_secs(self.since);
         // A clock that is ahead: as if it was written now.
         SystemTime::now().duration_since(since).unwrap_or_default() >= grace
@@ -267,6 +267,7 @@ impl KeyedLibrary {
         if !is_dry_run {
             self.collect_refs(grace)?;
             self.collect_tags(grace)?;
+            self.collect_plain(grace)?;
         }
         for_each_group(self, &mut |id, chunks| {
             // References that nothing became of are gone by now, unless this is a dry run.

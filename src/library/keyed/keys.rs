@@ -8,6 +8,7 @@
 //! .reelfs/refs/<id>/<path's hash>    a file that needs the group: its path
 //! .reelfs/gone/<id>                  since when nobody needs the group
 //! .reelfs/swept/<id>                 since when the group is being removed, or was
+//! .reelfs/plain/<path's hash>        a file that is being put in the plain form: its path
 //! .reelfs/tags/<tag>/<path's hash>   a file with this tag: its path
 //! ```
 
@@ -34,6 +35,8 @@ pub(super) const GONE: &str = ".reelfs/gone/";
 pub(super) const SWEPT: &str = ".reelfs/swept/";
 /// The index of tags.
 pub(super) const TAGS: &str = ".reelfs/tags/";
+/// All files that are being put in the plain form.
+pub(super) const PLAIN: &str = ".reelfs/plain/";
 /// In front of a chunk's number.
 const CHUNK: &str = "_chunk_";
 /// Bytes of the longest key of ours but those of tags.
@@ -125,6 +128,16 @@ impl fmt::Display for Id {
 /// Chunk `n` of the chunks with this prefix.
 pub(super) fn chunk(prefix: &str, n: usize) -> String {
     format!("{prefix}{CHUNK}{n}")
+}
+
+/// In front of the numbers of all chunks with this prefix.
+pub(super) fn chunk_prefix(prefix: &str) -> String {
+    format!("{prefix}{CHUNK}")
+}
+
+/// Says that the file at `path` is being put in the plain form.
+pub(super) fn plain(path: &str) -> String {
+    format!("{PLAIN}{}", path_hash(path))
 }
 
 /// The prefix and the number of a chunk's key, as `chunk` writes it.

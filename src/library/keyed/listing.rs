@@ -118,16 +118,21 @@ fn named(prefix: &str, key: &str, is_recursive: bool) -> Option<Named> {
 }
 
 impl KeyedLibrary {
-    /// Whether a key holds a chunk of another program's file, whose manifest stands beside it.
+    /// Whether a key holds a chunk of a file in the plain form, whose manifest stands beside it, or will in a moment.
     pub(super) fn is_plain_chunk(&self, key: &str) -> Result<bool> {
         let Some((base, n)) = keys::parse_chunk(key) else { return Ok(false) };
         let known = self.plain.lock().get(base).copied();
         if let Some((count, _)) = known.filter(|(_, counted)| counted.elapsed() < PLAIN_LIFE) {
             return Ok(n < count);
         }
-        let file = self.load_any(base)?.filter(|file| file.id.is_none());
-        let plain = file.filter(|file| matches!(file.manifest.kept(), Kept::Under { .. }));
-        let count = plain.map_or(0, |file| file.manifest.chunks().len());
+        // One that is being put, or was broken off: nobody knows how many there are.
+        let count = if self.mark(&keys::plain(base))?.is_some() {
+            usize::MAX
+        } else {
+            let file = self.load_any(base)?.filter(|file| file.id.is_none());
+            let plain = file.filter(|file| matches!(file.manifest.kept(), Kept::Under { .. }));
+            plain.map_or(0, |file| file.manifest.chunks().len())
+        };
         self.plain.lock().put(base.to_owned(), (count, Instant::now()));
         Ok(n < count)
     }

@@ -19,6 +19,7 @@ mod groups;
 mod keys;
 mod listing;
 mod passing;
+mod plain;
 mod purge;
 mod raw;
 mod value;
@@ -318,6 +319,10 @@ impl Library for KeyedLibrary {
 
     fn draft(&self, path: &str, expected: Option<&[Chunk]>) -> Result<Box<dyn Draft + '_>> {
         Ok(Box::new(draft::KeyedDraft::begin(self, path, expected)?))
+    }
+
+    fn plain_draft(&self, path: &str) -> Result<Box<dyn Draft + '_>> {
+        Ok(Box::new(plain::PlainDraft::begin(self, path)?))
     }
 
     fn remove(&self, path: &str) -> Result<()> {

@@ -14,6 +14,7 @@ const NOW: Duration = Duration::ZERO;
 mod beside;
 mod content;
 mod kills;
+mod plain;
 
 fn library(home: &Arc<Memory>) -> KeyedLibrary {
     KeyedLibrary::init(Arc::clone(home) as Arc<dyn Keyed>, SETTINGS, 0).unwrap()

@@ -36,6 +36,10 @@ const SIGN_BYTES: usize = 6;
 const SIGNS: [&[u8]; 3] = [b"\"totalSize\"", b"\"chunkCount\"", b"\"actualChunkSizes\""];
 /// How our part of a manifest begins.
 const OURS: &[u8] = b"\"reelfs\":{";
+/// The type of a file of which nobody knows one.
+const UNKNOWN_TYPE: &str = "application/octet-stream";
+/// Blanks behind a plain manifest, each of four.
+const NONCE_BYTES: usize = 32;
 /// What our part of a manifest is written as.
 const VERSION: u32 = 1;
 
@@ -165,12 +169,36 @@ pub(super) fn frame(bytes: &[u8], meta: &Meta) -> Result<Bytes> {
 
 /// A manifest of chunks that are kept in the group `id`.
 pub(super) fn manifest(chunks: &[Chunk], meta: &Meta, chunk_size_bytes: u64, id: Id) -> Result<Bytes> {
-    let value = write(chunks, meta, chunk_size_bytes, Some(id))?;
-    if chunks.len() > CHUNKS_MAX || value.len() as u64 > MANIFEST_BYTES_MAX {
-        let message = format!("{} chunks are too many for one manifest: this home wants larger ones", chunks.len());
+    check_length(chunks.len(), write(chunks, meta, chunk_size_bytes, Some(id))?)
+}
+
+/// A manifest in the plain form: it says nothing that other programs do not.
+pub(super) fn plain(chunks: &[Chunk], content_type: Option<&str>, chunk_size_bytes: u64) -> Result<Bytes> {
+    let sizes: Vec<_> = chunks.iter().map(|chunk| chunk.range.len()).collect();
+    let json = Json {
+        total_size: sizes.iter().sum(),
+        chunk_count: sizes.len() as u64,
+        actual_chunk_sizes: sizes,
+        standard_chunk_size: chunk_size_bytes,
+        original_content_type: Some(content_type.unwrap_or(UNKNOWN_TYPE).to_owned()),
+        reelfs: None,
+    };
+    let mut value = written_out(&json)?;
+    // No program cares for blanks behind it; here they tell two files of the same sizes apart.
+    value.extend((0..NONCE_BYTES).map(|_| *fastrand::choice(b" \t\r\n").unwrap_or(&b' ')));
+    check_length(chunks.len(), value)
+}
+
+fn check_length(chunk_count: usize, value: Vec<u8>) -> Result<Bytes> {
+    if chunk_count > CHUNKS_MAX || value.len() as u64 > MANIFEST_BYTES_MAX {
+        let message = format!("{chunk_count} chunks are too many for one manifest: this home wants larger ones");
         return Err(Error::new(Kind::Invalid, message));
     }
     Ok(value.into())
+}
+
+fn written_out(json: &Json) -> Result<Vec<u8>> {
+    serde_json::to_vec(json).map_err(|error| Error::new(Kind::Local, format!("a manifest cannot be written: {error}")))
 }
 
 fn write(chunks: &[Chunk], meta: &Meta, chunk_size_bytes: u64, id: Option<Id>) -> Result<Vec<u8>> {
@@ -194,7 +222,7 @@ fn write(chunks: &[Chunk], meta: &Meta, chunk_size_bytes: u64, id: Option<Id>) -
             created: written(meta.created),
         }),
     };
-    serde_json::to_vec(&json).map_err(|error| Error::new(Kind::Local, format!("a manifest cannot be written: {error}")))
+    written_out(&json)
 }
 
 fn parse(path: &str, header: &[u8]) -> Result<(Vec<Chunk>, Meta)> {

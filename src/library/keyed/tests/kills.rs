@@ -73,7 +73,7 @@ impl Keyed for Killed {
 
 /// Kills `change` at each of its writes in turn; `check` looks at what is left, then `again` does what a person would do,
 /// and what is there in the end must be exactly what the names there need.
-fn killed_everywhere(
+pub(super) fn killed_everywhere(
     prepare: impl Fn(&KeyedLibrary),
     change: impl Fn(&KeyedLibrary) -> Result<()>,
     check: impl Fn(&KeyedLibrary),
