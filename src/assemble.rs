@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::modes::Modes;
 use crate::origin::Origin;
 use crate::origin::breaker::Breaker;
+use crate::origin::filter::{self, Filtered, Rules};
 use crate::origin::library::Kept;
 use crate::origin::source::Source;
 use crate::read::Reader;
@@ -84,6 +85,9 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
         Some(library) => Arc::clone(library) as Arc<dyn Origin>,
         None => source.open(&config.places)?,
     };
+    let filtered = config.filter.is_given().then(|| Rules::new(&config.filter)).transpose()?;
+    let filtered = filtered.map(|rules| Arc::new(Filtered::new(Arc::clone(&origin), rules)));
+    let origin = filtered.clone().map_or(origin, |filtered| filtered as Arc<dyn Origin>);
     let breaker = Arc::new(Breaker::start(origin, config.fetch.chunk_timeout, Arc::clone(&metrics))?);
     let origin = Arc::clone(&breaker) as Arc<dyn Origin>;
     // One that is taken is told before anything is mounted.
@@ -95,7 +99,8 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     }
     // However the source was written, what was kept of it is found again.
     let kept_as = source.canonical(&|name| std::env::var_os(name)).located(&config.places.s3);
-    let cache = Arc::new(Cache::open(&config.cache, &kept_as, Arc::clone(&metrics))?);
+    let view = filter::view(&config.filter);
+    let cache = Arc::new(Cache::open_view(&config.cache, &kept_as, view.as_deref(), Arc::clone(&metrics))?);
     let made = MadeCache((!cache_was_there).then(|| Arc::clone(&cache)));
     open_to_group(&config.cache.dir, config.is_group_read)?;
     let library = library.filter(|_| !config.fuse.is_read_only);
@@ -104,6 +109,7 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     // A source nobody knows that can't be listed is a mistake in the command more often than a passing fault: say so
     // before mounting.
     let absence = drive.begin()?;
+    filtered.map_or(Ok(()), |filtered| filtered.check_shows())?;
     if let Some(absence) = &absence {
         breaker.found_away(absence);
     }

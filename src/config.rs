@@ -184,6 +184,41 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// What of a source is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterConfig {
+    /// In their order: the first that matches a path decides.
+    pub rules: Vec<FilterRule>,
+    /// Whether what no rule matches is shown. Not where the user said what is to be included.
+    pub shows_rest: bool,
+    /// Only names that players open, of what the rules let through.
+    pub is_media_only: bool,
+}
+
+/// One rule of the filters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterRule {
+    /// Whether what it matches is shown.
+    pub is_included: bool,
+    /// As rsync and rclone write it, see `origin/filter/glob.rs`.
+    pub pattern: String,
+    /// Where the user wrote it, for messages.
+    pub place: String,
+}
+
+impl FilterConfig {
+    /// Whether anything may be left out.
+    pub fn is_given(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
+impl Default for FilterConfig {
+    fn default() -> Self {
+        Self { rules: Vec::new(), shows_rest: true, is_media_only: false }
+    }
+}
+
 /// How places are reached that are not folders here.
 #[derive(Clone, Debug)]
 pub struct PlacesConfig {
@@ -223,6 +258,8 @@ pub struct Config {
     pub source: String,
     /// For sources that are such places.
     pub places: PlacesConfig,
+    /// What of the source is shown.
+    pub filter: FilterConfig,
     /// The folder the drive appears in.
     pub mountpoint: PathBuf,
     /// The kernel's side.

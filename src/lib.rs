@@ -62,7 +62,7 @@
 //!
 //! | room | what it is for |
 //! |---|---|
-//! | [`error`] [`refusal`] [`range`] [`digest`] [`config`] [`metrics`] [`timing`] [`problems`] [`retry`] [`cancel`] [`modes`] [`lock`] [`sqlite`] [`sys`] | pure or tiny; used by all |
+//! | [`error`] [`refusal`] [`range`] [`digest`] [`config`] [`metrics`] [`timing`] [`problems`] [`retry`] [`cancel`] [`modes`] [`lock`] [`media`] [`sqlite`] [`sys`] | pure or tiny; used by all |
 //! | [`store`] | keyed bytes: on a disk; on the web, over `WebDAV`, in buckets (`OpenDAL`; all in `store/remote`); over SFTP and FTP; values under keys (`store/keyed`) |
 //! | [`demo`] | a film and a far server to show it from; also the tests' origin, with any weather |
 //! | [`library`] | files that are put: manifests, chunks, tags; on this machine (`local`), and in a store (`keyed`) |
@@ -119,6 +119,7 @@ pub mod fetch;
 pub mod fuse;
 pub mod library;
 pub mod lock;
+pub mod media;
 pub mod metrics;
 pub mod modes;
 pub mod origin;

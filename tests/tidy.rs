@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 10] = [
     &[
         "error", "refusal", "range", "digest", "config", "metrics", "timing", "problems", "retry", "cancel", "modes",
-        "lock", "sqlite", "sys",
+        "lock", "media", "sqlite", "sys",
     ],
     &["store", "demo"],
     &["library", "cluster", "cache"],

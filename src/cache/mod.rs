@@ -85,6 +85,8 @@ pub struct Cache {
 struct Shared {
     config: CacheConfig,
     origin: String,
+    // Under which the last known tree is written down: the origin, and which part of it is shown.
+    view: String,
     index: Index,
     data: DataDir,
     hot: Hot,
@@ -212,6 +214,12 @@ impl Cache {
     /// Takes the directory for this process, opens or makes the index, removes what a crash left over.
     /// `origin` names the source, without credentials.
     pub fn open(config: &CacheConfig, origin: &str, metrics: Arc<Metrics>) -> Result<Self> {
+        Self::open_view(config, origin, None, metrics)
+    }
+
+    /// The same, of a source of which a part is shown, or in another way: such views share the files' bytes, and each has a last
+    /// known tree of its own. `view` tells it from others.
+    pub fn open_view(config: &CacheConfig, origin: &str, view: Option<&str>, metrics: Arc<Metrics>) -> Result<Self> {
         config.check()?;
         make_folder(&config.dir, Modes::OWNER)?;
         owner::check(&config.dir)?;
@@ -231,6 +239,7 @@ impl Cache {
             renewal_tried_at: Mutex::default(),
             cannot_record: AtomicBool::new(false),
             origin: origin.to_owned(),
+            view: view.map_or_else(|| origin.to_owned(), |view| format!("{origin}\n{view}")),
             config: config.clone(),
             metrics,
             lock: Mutex::new(lock),

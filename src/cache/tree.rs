@@ -151,7 +151,7 @@ impl Cache {
         let shared = &self.shared;
         let mut read = self.tree.read.lock();
         let generation = shared.index.generation();
-        let Some(row) = shared.index.current_listing(&shared.origin, folder)? else { return Ok(None) };
+        let Some(row) = shared.index.current_listing(&shared.view, folder)? else { return Ok(None) };
         let age = micros(SystemTime::now()).checked_sub(row.listed_at);
         // A clock that was set back tells nothing; one that was set ahead only makes things old.
         let age = age.filter(|_| row.listed_at > 0).and_then(|age| u64::try_from(age).ok()).map(Duration::from_micros);
@@ -166,7 +166,7 @@ impl Cache {
     /// What a file was when it was last asked about.
     pub fn known_stat(&self, path: &str) -> Result<Option<Stat>> {
         let (folder, name) = split(path);
-        self.shared.index.known_stat(&self.shared.origin, folder, name)
+        self.shared.index.known_stat(&self.shared.view, folder, name)
     }
 
     /// Writes a folder's names down, sorted as they are, in a while.
@@ -184,7 +184,7 @@ impl Cache {
     pub fn spool_listing(&self, folder: &str) -> Result<Spool> {
         let shared = &self.shared;
         let generation = shared.index.generation();
-        let listing_id = shared.index.begin_listing(&shared.origin, folder)?;
+        let listing_id = shared.index.begin_listing(&shared.view, folder)?;
         Ok(Spool {
             shared: Arc::clone(shared),
             read: Arc::clone(&self.tree.read),
@@ -210,14 +210,14 @@ impl Cache {
     pub fn forget_stats(&self, folder: &str, names: &[Box<str>]) -> Result<()> {
         // What waits to be written would come after.
         self.tree.flush();
-        names.chunks(NAMES_PAGE).try_for_each(|page| self.shared.index.remove_stats(&self.shared.origin, folder, page))
+        names.chunks(NAMES_PAGE).try_for_each(|page| self.shared.index.remove_stats(&self.shared.view, folder, page))
     }
 
     /// What is known of a folder, and of all below it, counts as old from now on.
     pub fn expire_listings(&self, folder: &str) -> Result<()> {
         // What waits to be written would be young again.
         self.tree.flush();
-        self.shared.index.expire_listings(&self.shared.origin, folder)
+        self.shared.index.expire_listings(&self.shared.view, folder)
     }
 
     /// Whether it will be done.
@@ -334,7 +334,7 @@ impl Spool {
         // Read from the first moment on, so that it stays even if it gives way in the next.
         let listing = Arc::new(KeptListing::new(&self.shared, &self.jobs, self.row, self.generation));
         self.read.lock().insert(self.row.listing_id, Arc::downgrade(&listing));
-        let stale = self.shared.index.finish_listing(&self.row, &self.shared.origin, &self.folder)?;
+        let stale = self.shared.index.finish_listing(&self.row, &self.shared.view, &self.folder)?;
         check_generation(&self.shared, self.generation)?;
         self.is_finished = true;
         let _ = self.jobs.try_send(Job::Replaced(stale));
@@ -380,7 +380,7 @@ impl Writer {
                             }
                         }
                     }
-                    self.shared.index.note_stats(&self.shared.origin, &stats)
+                    self.shared.index.note_stats(&self.shared.view, &stats)
                 }
                 Job::Forget { path } => self.forget(&path),
                 Job::Stale(ids) => {
@@ -409,7 +409,7 @@ impl Writer {
 
     /// Writes a small listing down, unless it is the one that is there.
     fn keep(&self, folder: &str, names: &[Listed]) -> Result<()> {
-        let (index, origin) = (&self.shared.index, &self.shared.origin);
+        let (index, origin) = (&self.shared.index, &self.shared.view);
         let now = micros(SystemTime::now());
         if let Some(row) = index.current_listing(origin, folder)?
             && self.is_same(&row, names)?
@@ -442,8 +442,8 @@ impl Writer {
 
     fn forget(&self, path: &str) -> Result<()> {
         let (folder, name) = split(path);
-        self.shared.index.remove_stats(&self.shared.origin, folder, &[name.into()])?;
-        self.remove_unread(&self.shared.index.remove_folder(&self.shared.origin, path)?);
+        self.shared.index.remove_stats(&self.shared.view, folder, &[name.into()])?;
+        self.remove_unread(&self.shared.index.remove_folder(&self.shared.view, path)?);
         Ok(())
     }
 

@@ -13,7 +13,8 @@ use super::say;
 use crate::assemble;
 use crate::config::{CHUNK_TIMEOUT_SECONDS, CONNECTIONS, DIR_TTL_SECONDS, LOOKAHEAD_CHUNKS, RETRIES, THREADS};
 use crate::config::{
-    CacheConfig, Config, DriveConfig, FetchConfig, Fill, FuseConfig, Passthrough, PlacesConfig, ReadConfig,
+    CacheConfig, Config, DriveConfig, FetchConfig, Fill, FilterConfig, FuseConfig, Passthrough, PlacesConfig,
+    ReadConfig,
 };
 use crate::demo::{FILM, FILM_NAME, Link, Server, ServerConfig, tour, watch};
 use crate::error::{Error, Kind, Result};
@@ -84,6 +85,7 @@ fn config(source: String, mountpoint: PathBuf, cache_dir: PathBuf) -> Config {
     Config {
         source,
         places: PlacesConfig::default(),
+        filter: FilterConfig::default(),
         mountpoint,
         // What a read costs is what the demo is about: none goes past the drive.
         fuse: FuseConfig {

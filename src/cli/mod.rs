@@ -9,6 +9,7 @@ mod caches;
 mod completions;
 mod demo;
 mod exit;
+mod filter_options;
 mod library;
 mod man;
 mod mount;

@@ -15,7 +15,7 @@ use crossbeam_channel::Receiver;
 
 use super::options::{Env, MountOptions};
 use super::settings::Settings;
-use super::web_options;
+use super::{filter_options, web_options};
 use super::{misuse, say};
 use crate::assemble;
 use crate::config::Config;
@@ -227,6 +227,9 @@ fn meaningless(source: &str) -> Vec<(&'static [&'static str], &'static str)> {
             &FAR_ONLY,
             "a library on this machine is not cached, and its files have owners and modes of their own",
         ));
+    }
+    if library::local_dir(source).is_some() {
+        all.push((&filter_options::IDS, "a library on this machine is shown whole"));
     }
     if library::local_dir(source).is_none() {
         all.push((&OWN_ONLY, "the source is no library on this machine (library:/path)"));

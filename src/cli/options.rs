@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use url::Url;
 
 use super::cache_dir;
+use super::filter_options::FilterOptions;
 use super::web_options::WebOptions;
 use crate::config::{
     CacheConfig, Config, DriveConfig, FetchConfig, Fill, FuseConfig, Passthrough, PlacesConfig, ReadConfig, S3Config,
@@ -55,6 +56,8 @@ pub struct MountOptions {
     read: ReadOptions,
     #[command(flatten)]
     fetch: FetchOptions,
+    #[command(flatten)]
+    filter: FilterOptions,
     #[command(flatten)]
     web: WebOptions,
     #[command(flatten)]
@@ -254,7 +257,7 @@ enum PassthroughOption {
 impl MountOptions {
     /// What was typed, as it is meant; `env` tells where caches live by default.
     pub fn into_config(self, source: String, mountpoint: PathBuf, env: Env) -> Result<Config> {
-        let Self { cache, read, fetch, web, s3, sftp, drive, watch } = self;
+        let Self { cache, read, fetch, filter, web, s3, sftp, drive, watch } = self;
         let (uid, gid) = sys::invoking_user();
         let parsed = Source::parse(&source)?;
         let s3 = s3.into_config(env)?;
@@ -271,8 +274,14 @@ impl MountOptions {
             chunk_size_bytes: cache.chunk_size,
         };
         cache.check()?;
+        let filter = filter.into_config()?;
+        if filter.is_given() && matches!(parsed, Source::Library(_)) && !drive.read_only {
+            let told = "filters show a part of a library, which could then be written to without being seen whole: add --read-only";
+            return Err(Error::new(Kind::Invalid, told));
+        }
         Ok(Config {
             source,
+            filter,
             places: PlacesConfig {
                 s3,
                 web: web.into_config()?,

@@ -19,9 +19,9 @@ use crate::cancel::Cancel;
 use crate::config::BLOCK_SIZE_BYTES;
 use crate::error::Result;
 use crate::fetch::Expected;
+use crate::media::is_film_name;
 use crate::origin::{Begun, End, Patience, Stat};
 use crate::range::ByteRange;
-use crate::read::is_film_name;
 
 /// Of a file's start: what the kernel's own readahead asks for at the first read of any program.
 const HEAD_BYTES: u64 = 128 << 10;

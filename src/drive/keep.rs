@@ -15,8 +15,9 @@ use super::{Drive, Listing};
 use crate::cache::{self, Pinned};
 use crate::config::format_size;
 use crate::error::{Error, Kind, Result};
+use crate::media::is_film_name;
 use crate::origin::{ListedKind, Stat};
-use crate::read::{Come, is_film_name, opening_bytes};
+use crate::read::{Come, opening_bytes};
 use crate::store::join;
 
 /// Files and folders below one path: a plan of about 200 bytes for each is held while it is worked off.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::Drive;
 use super::listing::Listing;
 use crate::error::{Error, Kind, Result};
+use crate::media::is_film_name;
 use crate::origin::{Listed, ListedKind};
-use crate::read::is_film_name;
 use crate::store::join;
 
 impl Drive {

@@ -2,6 +2,7 @@
 //! Never here: caching, retries, threads. An origin answers once, or fails once; who asks again is decided above.
 
 pub mod breaker;
+pub mod filter;
 pub mod library;
 pub mod object;
 pub mod source;

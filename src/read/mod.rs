@@ -38,7 +38,7 @@ use pattern::{Access, Pattern};
 use pending::Pending;
 use status::Noted;
 
-pub use opening::{is_film_name, opening_bytes};
+pub use opening::opening_bytes;
 pub use pending::Reply;
 pub use status::FileStatus;
 pub use warm::Come;

@@ -12,6 +12,7 @@ use crate::cache::Entry;
 use crate::config::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
 use crate::error::Result;
 use crate::fetch::Lane;
+use crate::media::is_film_name;
 use crate::range::ByteRange;
 
 /// Of a film's start: the first chunk, which is longer than any header but an index, and a second or two of pictures.
@@ -22,19 +23,6 @@ const TAIL_BYTES: u64 = BLOCK_SIZE_BYTES;
 /// Blocks of one film that are looked at: its head, the header behind its pictures, a list of places, the index's own
 /// header, and as many again for the strange ones.
 pub(super) const LOOKS_MAX: usize = 8;
-
-/// Names of films. A person who opens one wants its first pictures and its end at once; of anything else `file(1)` and
-/// thumbnails get what they ask for. A scan does not go by names, see `drive/contact.rs`.
-#[rustfmt::skip]
-const FILM_ENDINGS: [&str; 26] = [
-    "mp4", "m4v", "mov", "m4a", "3gp", "3g2", "f4v", "mkv", "webm", "mka", "avi", // containers that are understood
-    "ts", "m2ts", "mts", "mpg", "mpeg", "vob", "wmv", "asf", "flv", "ogv", "ogg", "ogm", "mxf", "rm", "rmvb",
-];
-
-/// Whether a file is a film by its name.
-pub fn is_film_name(path: &str) -> bool {
-    path.rsplit_once('.').is_some_and(|(_, ending)| FILM_ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
-}
 
 /// What players open any film of this size with: its head and its tail, in whole blocks. They meet in a short one.
 pub(super) fn ends(size_bytes: u64) -> [ByteRange; 2] {
@@ -126,12 +114,5 @@ mod tests {
         }
         assert_eq!(ends(1), [ByteRange::new(0, 1); 2]);
         assert!(ends(0).iter().all(|end| end.is_empty()));
-    }
-
-    #[test]
-    fn films_by_their_names() {
-        assert!(is_film_name("a/b.mkv") && is_film_name("B.MP4") && is_film_name("x.y.webm"));
-        assert!(is_film_name("a.ts") && is_film_name("00001.M2TS") && is_film_name("VTS_01_1.VOB"));
-        assert!(!is_film_name("mkv") && !is_film_name("a.srt") && !is_film_name("a.mkv/b"));
     }
 }

@@ -19,6 +19,7 @@ mod dying;
 mod faults;
 mod figures;
 mod films;
+mod filters;
 mod folders;
 mod ftp;
 mod hanging;
@@ -95,6 +96,7 @@ fn main() {
         faults::tests(),
         figures::tests(),
         films::tests(),
+        filters::tests(),
         folders::tests(),
         ftp::tests(),
         hanging::tests(),
