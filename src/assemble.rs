@@ -99,7 +99,7 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     }
     // However the source was written, what was kept of it is found again.
     let kept_as = source.canonical(&|name| std::env::var_os(name)).located(&config.places.s3);
-    let view = filter::view(&config.filter);
+    let view = filter::view(&config.filter, config.places.links);
     let cache = Arc::new(Cache::open_view(&config.cache, &kept_as, view.as_deref(), Arc::clone(&metrics))?);
     let made = MadeCache((!cache_was_there).then(|| Arc::clone(&cache)));
     open_to_group(&config.cache.dir, config.is_group_read)?;

@@ -219,6 +219,19 @@ impl Default for FilterConfig {
     }
 }
 
+/// Which symbolic links of a folder of this machine, or of one over SFTP, are followed. One that leads back to a folder on the
+/// way to it never is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Links {
+    /// All of them, as every file server does: people put them there on purpose.
+    #[default]
+    Follow,
+    /// Those whose target lies inside the source.
+    FollowInside,
+    /// None: they are not shown.
+    Skip,
+}
+
 /// How places are reached that are not folders here.
 #[derive(Clone, Debug)]
 pub struct PlacesConfig {
@@ -235,6 +248,8 @@ pub struct PlacesConfig {
     pub answer_timeout: Duration,
     /// Largest file that is read whole, into memory, from a web server that ignores ranges.
     pub whole_file_max_bytes: u64,
+    /// Links of folders here and over SFTP.
+    pub links: Links,
 }
 
 impl Default for PlacesConfig {
@@ -247,6 +262,7 @@ impl Default for PlacesConfig {
             connections: CONNECTIONS as usize,
             answer_timeout: Duration::from_secs_f64(CHUNK_TIMEOUT_SECONDS),
             whole_file_max_bytes: WHOLE_FILE_MAX_BYTES,
+            links: Links::default(),
         }
     }
 }

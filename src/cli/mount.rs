@@ -215,6 +215,7 @@ const FAR_ONLY: [&str; 14] = [
 const OWN_ONLY: [&str; 1] = ["backup_daily"];
 const BUCKETS_ONLY: [&str; 3] = ["s3_endpoint", "s3_region", "s3_path_style"];
 const SFTP_ONLY: [&str; 1] = ["ssh_command"];
+const LINKED_ONLY: [&str; 1] = ["links"];
 /// Schemes of what is asked over HTTP.
 const OVER_HTTP: [&str; 9] = ["http", "https", "webdav", "webdavs", "s3", "kv+s3", "kv+cloudflare-kv", "gs", "azblob"];
 
@@ -239,6 +240,9 @@ fn meaningless(source: &str) -> Vec<(&'static [&'static str], &'static str)> {
     }
     if !OVER_HTTP.contains(&scheme.as_str()) {
         all.push((&web_options::IDS, "the source is not asked over HTTP (http://, https://, webdav://, s3://)"));
+    }
+    if library::local_dir(source).is_some() || !matches!(scheme.as_str(), "" | "file" | "sftp") {
+        all.push((&LINKED_ONLY, "only folders of this machine and over SFTP have links that can be followed"));
     }
     if scheme != "sftp" {
         all.push((&SFTP_ONLY, "the source is not read over SFTP (sftp://)"));
@@ -513,7 +517,8 @@ mod tests {
         }
         // Each is an option there is.
         let command = Line::command();
-        for id in FAR_ONLY.iter().chain(&BUCKETS_ONLY).chain(&SFTP_ONLY) {
+        for id in FAR_ONLY.iter().chain(&BUCKETS_ONLY).chain(&SFTP_ONLY).chain(&LINKED_ONLY).chain(&filter_options::IDS)
+        {
             let arg = command.get_arguments().find(|arg| arg.get_id() == *id).unwrap();
             assert_eq!(arg.get_long(), Some(&*id.replace('_', "-")), "{id}");
             assert_eq!(arg.get_env().unwrap().to_str(), Some(&*format!("REELFS_{}", id.to_uppercase())), "{id}");

@@ -14,8 +14,8 @@ use super::cache_dir;
 use super::filter_options::FilterOptions;
 use super::web_options::WebOptions;
 use crate::config::{
-    CacheConfig, Config, DriveConfig, FetchConfig, Fill, FuseConfig, Passthrough, PlacesConfig, ReadConfig, S3Config,
-    parse_listen, parse_rate, parse_size,
+    CacheConfig, Config, DriveConfig, FetchConfig, Fill, FuseConfig, Links, Passthrough, PlacesConfig, ReadConfig,
+    S3Config, parse_listen, parse_rate, parse_size,
 };
 use crate::error::{Error, Kind, Result};
 use crate::fuse::passthrough::is_privileged;
@@ -202,6 +202,10 @@ struct SftpOptions {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "The drive")]
 struct DriveOptions {
+    /// Which symbolic links of a folder of this machine, or over SFTP, are followed: all, those whose target lies inside the
+    /// source, or none. The others are not shown; one that leads back to a folder that it lies in never is.
+    #[arg(long, env = "REELFS_LINKS", value_enum, default_value = "follow")]
+    links: LinksOption,
     /// Seconds for which a listing is fresh, 0 to ask every time. An older one is shown, and refreshed behind it.
     #[arg(long, value_name = "SECONDS", env = "REELFS_DIR_TTL", default_value = "60", value_parser = parse_seconds)]
     dir_ttl: Duration,
@@ -247,6 +251,14 @@ struct WatchOptions {
     metrics_listen: Option<SocketAddr>,
 }
 
+/// `config::Links`, as typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LinksOption {
+    Follow,
+    FollowInside,
+    Skip,
+}
+
 /// `config::Passthrough`, as typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum PassthroughOption {
@@ -289,6 +301,11 @@ impl MountOptions {
                 connections,
                 answer_timeout: fetch.chunk_timeout,
                 whole_file_max_bytes: fetch.whole_file_max,
+                links: match drive.links {
+                    LinksOption::Follow => Links::Follow,
+                    LinksOption::FollowInside => Links::FollowInside,
+                    LinksOption::Skip => Links::Skip,
+                },
             },
             mountpoint,
             fuse: FuseConfig {
@@ -416,6 +433,7 @@ mod tests {
         assert_eq!(config.fetch.connections, config::CONNECTIONS as usize);
         assert_eq!(config.places.connections, PlacesConfig::default().connections);
         assert_eq!(config.places.whole_file_max_bytes, config::WHOLE_FILE_MAX_BYTES);
+        assert_eq!((config.places.links, config.filter.is_given()), (Links::Follow, false));
         assert_eq!(config.places.ssh_command, PlacesConfig::default().ssh_command);
         assert_eq!(config.fetch.chunk_timeout, Duration::from_secs_f64(config::CHUNK_TIMEOUT_SECONDS));
         assert_eq!((config.fetch.retries, config.fetch.bandwidth_limit), (config::RETRIES, None));
@@ -459,9 +477,13 @@ mod tests {
             "--s3-path-style",
             "--metrics-listen=:9100",
             "--ssh-command=ssh -i 'my key'",
+            "--links=follow-inside",
+            "--media-only",
         ])
         .unwrap();
         assert_eq!(config.places.ssh_command, ["ssh", "-i", "my key"]);
+        assert_eq!(config.places.links, Links::FollowInside);
+        assert!(config.filter.is_media_only);
         assert_eq!(config.places.connections, 2);
         assert_eq!(config.places.whole_file_max_bytes, 5 << 20);
         assert_eq!(config.cache.dir, PathBuf::from("c"));
@@ -532,6 +554,7 @@ mod tests {
             "--umask=",
             "--threads=0",
             "--passthrough=on",
+            "--links=outside",
             "--s3-endpoint=host:9000",
             "--s3-endpoint=ftp://host",
             "--s3-endpoint=http://key:secret@host",

@@ -161,7 +161,7 @@ impl Source {
         let access = || Access::new(&places.web).map(Arc::new);
         match self {
             Self::Folder(path) => {
-                let dir = Dir::open(path)?;
+                let dir = Dir::open(path)?.with_links(places.links);
                 let described = dir.root().display().to_string();
                 Ok(Arc::new(Object::new(dir, described)))
             }
@@ -187,7 +187,7 @@ impl Source {
             Self::Sftp(address) => {
                 let url = credentials::with_user_by(address.url(), &|name| std::env::var_os(name));
                 let address = sftp::address::Address::new(url)?;
-                let sftp = Sftp::new(&address, &places.ssh_command, places.connections)?;
+                let sftp = Sftp::new(&address, &places.ssh_command, places.connections, places.links)?;
                 Ok(Arc::new(Object::new(sftp, address.to_string())))
             }
         }

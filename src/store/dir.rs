@@ -1,8 +1,8 @@
 //! A folder of the local machine or of a share it has mounted.
 //! Never here: HTTP, and names as a user typed them.
 //!
-//! Symbolic links are followed, as by every file server: people put them there on purpose. One that leads back to a folder
-//! on the way to it is left out, as the tree would have no end. Names can't climb: a key with `..` in it is refused. What is neither file nor folder (a pipe, a device) does not exist here.
+//! Symbolic links are followed, as by every file server: people put them there on purpose; or as the user wants it (`Links`).
+//! One that leads back to a folder on the way to it is left out, as the tree would have no end. Names can't climb: a key with `..` in it is refused. What is neither file nor folder (a pipe, a device) does not exist here.
 
 use std::fs::{File, Metadata};
 use std::os::unix::ffi::OsStrExt;
@@ -13,7 +13,9 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use log::warn;
 
+use super::loops::Loops;
 use super::{Body, List, Listed, ListedKind, Pages, Paging, Patience, Read, Stat, Version, is_safe_name};
+use crate::config::Links;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 
@@ -26,6 +28,8 @@ pub struct Dir {
     root: PathBuf,
     /// Keys are below the root; else the root is a file and this is its name, the only key.
     file_name: Option<Box<str>>,
+    links: Links,
+    loops: Loops,
 }
 
 impl Dir {
@@ -36,13 +40,21 @@ impl Dir {
         // The program may change its working directory. Components: without a last slash.
         let root: PathBuf = std::path::absolute(path).map_err(failed)?.components().collect();
         if metadata.is_dir() {
-            return Ok(Self { root, file_name: None });
+            return Ok(Self { root, file_name: None, links: Links::default(), loops: Loops::default() });
         }
         let name = path.file_name().and_then(|name| name.to_str()).filter(|name| is_safe_name(name));
         match name {
-            Some(name) if metadata.is_file() => Ok(Self { file_name: Some(name.into()), root }),
+            Some(name) if metadata.is_file() => {
+                Ok(Self { file_name: Some(name.into()), root, links: Links::default(), loops: Loops::default() })
+            }
             _ => Err(Error::new(Kind::Invalid, format!("{}: neither a folder nor a file", path.display()))),
         }
+    }
+
+    /// The same, with such links followed. The root itself may be one in any case.
+    #[must_use]
+    pub fn with_links(self, links: Links) -> Self {
+        Self { links, ..self }
     }
 
     /// The folder or file itself, as an absolute path.
@@ -61,6 +73,34 @@ impl Dir {
                 Kind::Invalid,
                 format!("`{}` is not a path in {}", key.escape_debug(), self.root.display()),
             )),
+        }
+    }
+
+    /// Where `key` is on disk, if no link leads there that is not followed.
+    fn reach(&self, key: &str) -> Result<PathBuf> {
+        let path = self.path(key)?;
+        if self.links == Links::Follow || path == self.root {
+            return Ok(path);
+        }
+        let failed = |error: std::io::Error| Error::io(path.display(), &error);
+        let real = std::fs::canonicalize(&path).map_err(failed)?;
+        let root = std::fs::canonicalize(&self.root).map_err(failed)?;
+        let is_followed = match self.links {
+            Links::Follow => true,
+            Links::FollowInside => real.starts_with(&root),
+            Links::Skip => real == root.join(key),
+        };
+        // What is there now, whatever becomes of a link on the way in the next moment.
+        if is_followed { Ok(real) } else { Err(self.missing(key)) }
+    }
+
+    /// Whether a link in a folder is followed; `root` is the real path of ours.
+    fn follows(&self, link: &Path, root: &Path) -> bool {
+        match self.links {
+            Links::Follow => true,
+            Links::Skip => false,
+            // One that leads nowhere is left out in any case.
+            Links::FollowInside => std::fs::canonicalize(link).is_ok_and(|real| real.starts_with(root)),
         }
     }
 
@@ -107,13 +147,13 @@ impl Way {
 
 impl Read for Dir {
     fn stat(&self, key: &str, _: &Patience) -> Result<Stat> {
-        let path = self.path(key)?;
+        let path = self.reach(key)?;
         let metadata = std::fs::metadata(&path).map_err(|error| Error::io(path.display(), &error))?;
         if metadata.is_file() { Ok(stat(&metadata)) } else { Err(self.missing(key)) }
     }
 
     fn read(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
-        let path = self.path(key)?;
+        let path = self.reach(key)?;
         // Should the file have become a pipe since, opening it must not wait for a writer.
         let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
         let file = file.map_err(|error| Error::io(path.display(), &error))?;
@@ -134,8 +174,12 @@ impl List for Dir {
             listed(name, &metadata).map_or(Ok(()), |listed| paging.add(listed))?;
             return paging.finish();
         }
-        let path = self.path(folder)?;
+        let path = self.reach(folder)?;
         let failed = |error: &std::io::Error| Error::io(path.display(), error);
+        let root = match self.links {
+            Links::FollowInside => std::fs::canonicalize(&self.root).map_err(|error| failed(&error))?,
+            _ => PathBuf::new(),
+        };
         let way = self.way(folder).map_err(|error| failed(&error))?;
         if way.is_round() {
             return Err(self.missing(folder));
@@ -149,14 +193,18 @@ impl List for Dir {
                 skipped += 1;
                 continue;
             };
+            let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+            if is_link && !self.follows(&entry.path(), &root) {
+                continue;
+            }
             // Follows links; one that leads nowhere, and a file removed just now, are left out.
             let metadata = match std::fs::metadata(entry.path()) {
                 Ok(metadata) => metadata,
                 Err(error) if hides_name(&error) => continue,
                 Err(error) => return Err(Error::io(entry.path().display(), &error)),
             };
-            let is_link = || entry.file_type().is_ok_and(|kind| kind.is_symlink());
-            if metadata.is_dir() && way.meets(&metadata, is_link()) {
+            if metadata.is_dir() && way.meets(&metadata, is_link) {
+                self.loops.cut(&entry.path().to_string_lossy());
                 continue;
             }
             let Some(listed) = listed(name, &metadata) else { continue };
@@ -356,6 +404,62 @@ mod tests {
             assert!(!names("a/to_b").any(|name| name == "to_a"));
             for folder in ["self", "up/films", "a/deep/top"] {
                 assert_eq!(list(&dir, folder).unwrap_err().kind(), Kind::Missing, "{folder}");
+            }
+        }
+    }
+
+    #[test]
+    fn links_are_followed_inside_or_not_at_all_as_the_user_wants_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().join("films");
+        fs::create_dir_all(root.join("a/deep")).unwrap();
+        fs::create_dir_all(temp.path().join("outside")).unwrap();
+        fs::create_dir_all(temp.path().join("films too")).unwrap();
+        for file in ["film.mkv", "a/deep/film.mkv", "../outside/film.mkv", "../films too/film.mkv"] {
+            fs::write(root.join(file), file).unwrap();
+        }
+        let absolute = root.join("film.mkv");
+        for (target, link) in [
+            ("film.mkv", "in.mkv"),
+            (absolute.to_str().unwrap(), "absolute.mkv"),
+            ("a", "in"),
+            ("../outside/film.mkv", "out.mkv"),
+            ("../films too/film.mkv", "beside.mkv"),
+            ("../outside", "out"),
+            ("out/../films/film.mkv", "round.mkv"),
+            ("..", "up"),
+            (".", "self"),
+            ("..", "a/up"),
+            ("nowhere", "dangling"),
+        ] {
+            symlink(target, root.join(link)).unwrap();
+        }
+        symlink(&root, temp.path().join("way")).unwrap();
+        let real = ["a", "film.mkv"];
+        let inside = ["a", "absolute.mkv", "film.mkv", "in", "in.mkv", "round.mkv"];
+        let all = ["a", "absolute.mkv", "beside.mkv", "film.mkv", "in", "in.mkv", "out", "out.mkv", "round.mkv", "up"];
+        for (links, shown) in [(Links::Skip, &real[..]), (Links::FollowInside, &inside), (Links::Follow, &all)] {
+            // The root itself may be a link.
+            for root in [root.clone(), temp.path().join("way")] {
+                let dir = Dir::open(&root).unwrap().with_links(links);
+                let names: Vec<_> = list(&dir, "").unwrap().into_iter().map(|listed| listed.name).collect();
+                assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), shown, "{links:?}");
+                assert_eq!(list(&dir, "a").unwrap().len(), 1, "a/up is a loop");
+                // A guessed name gets what its listing shows.
+                for name in ["in.mkv", "absolute.mkv", "out.mkv", "beside.mkv", "round.mkv", "film.mkv"] {
+                    let stat = dir.stat(name, &patience());
+                    assert_eq!(stat.is_ok(), shown.contains(&name), "{links:?} {name}");
+                    let Ok(stat) = stat else { continue };
+                    read_all(&dir, name, &stat, ByteRange::new(0, stat.size_bytes)).unwrap();
+                }
+                for (path, name) in [("in/deep/film.mkv", "in"), ("out/film.mkv", "out")] {
+                    assert_eq!(dir.stat(path, &patience()).is_ok(), shown.contains(&name), "{links:?} {path}");
+                    assert_eq!(list(&dir, name).is_ok(), shown.contains(&name), "{links:?} {name}");
+                }
+                let stat = dir.stat("film.mkv", &patience()).unwrap();
+                let out = dir.read("out.mkv", &stat, ByteRange::new(0, 1), &patience()).err().unwrap();
+                let expected = if links == Links::Follow { Kind::Changed } else { Kind::Missing };
+                assert_eq!(out.kind(), expected, "{links:?}");
             }
         }
     }

@@ -7,6 +7,7 @@ mod driver;
 pub mod ftp;
 pub mod keyed;
 mod listing;
+mod loops;
 pub mod remote;
 mod server;
 pub mod sftp;

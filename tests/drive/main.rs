@@ -30,6 +30,7 @@ mod kills;
 mod late;
 mod lifecycle;
 mod limit;
+mod links;
 mod listings;
 mod memory;
 mod mount;
@@ -106,6 +107,7 @@ fn main() {
         kills::tests(),
         lifecycle::tests(),
         limit::tests(),
+        links::tests(),
         listings::tests(),
         memory::tests(),
         offline::tests(),

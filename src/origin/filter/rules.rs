@@ -2,7 +2,7 @@
 //! Never here: how a pattern is read, and asking an origin.
 
 use super::glob::Glob;
-use crate::config::{FilterConfig, FilterRule};
+use crate::config::{FilterConfig, FilterRule, Links};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::media::is_media_name;
@@ -58,13 +58,13 @@ impl Rules {
     }
 }
 
-/// Tells what is shown of a source by these filters from what is shown by others: short, and the same in every run. `None` if
-/// all is.
-pub fn view(config: &FilterConfig) -> Option<String> {
-    if !config.is_given() {
+/// Tells what is shown of a source by these filters and links from what is shown by others: short, and the same in every run.
+/// `None` if all is.
+pub fn view(config: &FilterConfig, links: Links) -> Option<String> {
+    if !config.is_given() && links == Links::default() {
         return None;
     }
-    let mut text = format!("{} {}\n", config.shows_rest, config.is_media_only);
+    let mut text = format!("{links:?} {} {}\n", config.shows_rest, config.is_media_only);
     for rule in &config.rules {
         // No pattern holds a NUL: a command line can't.
         text.push(if rule.is_included { '+' } else { '-' });

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::*;
 use crate::cancel::Cancel;
-use crate::config::{FilterConfig, FilterRule};
+use crate::config::{FilterConfig, FilterRule, Links};
 use crate::origin::object::Object;
 use crate::store::dir::Dir;
 
@@ -102,12 +102,13 @@ fn one_view_is_told_from_another() {
         FilterConfig { shows_rest: false, ..config(&["+ a"]) },
         FilterConfig { is_media_only: true, ..config(&[]) },
     ];
-    let views: Vec<_> = all.iter().map(view).collect();
+    let mut views: Vec<_> = all.iter().map(|config| view(config, Links::Follow)).collect();
+    views.extend([Links::FollowInside, Links::Skip].map(|links| view(&all[0], links)));
     assert_eq!(views[0], None);
     for (at, view) in views.iter().enumerate() {
-        assert!(!views[at + 1..].contains(view), "{:?}", all[at]);
+        assert!(!views[at + 1..].contains(view), "{at}");
     }
-    assert_eq!(view(&all[3]), view(&config(&["- a", "- b"])));
+    assert_eq!(views[3], view(&config(&["- a", "- b"]), Links::Follow));
 }
 
 #[test]

@@ -25,10 +25,12 @@ use self::session::Answer;
 use self::wire::{Attributes, FileKind, Name, Request};
 use super::driver::Driver;
 use super::listing::too_long;
+use super::loops::Loops;
 use super::server::called;
 use super::{
     Begun, Body, End, LISTING_NAMES_MAX, List, Listed, ListedKind, Pages, Paging, Patience, Read, Stat, is_safe_name,
 };
+use crate::config::Links;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 
@@ -45,6 +47,8 @@ pub struct Sftp {
     described: String,
     /// What the address turned out to be; asked once, when first needed, so that a drive can start without its server.
     root: OnceLock<Root>,
+    links: Links,
+    loops: Loops,
 }
 
 /// What an address turned out to be.
@@ -56,12 +60,12 @@ enum Root {
 
 impl Sftp {
     /// The place at `address`, reached by `program` (`ssh` and what else it is to be told) over `connections` at most.
-    /// Asks nothing yet.
-    pub fn new(address: &Address, program: &[String], connections: usize) -> Result<Self> {
+    /// Such `links` are followed. Asks nothing yet.
+    pub fn new(address: &Address, program: &[String], connections: usize, links: Links) -> Result<Self> {
         let driver = Arc::new(Driver::new()?);
         let pool = Pool::new(&driver, program.to_owned(), address.clone(), connections.max(1));
         let (address, described) = (address.clone(), address.to_string());
-        Ok(Self { driver, pool, address, described, root: OnceLock::new() })
+        Ok(Self { driver, pool, address, described, root: OnceLock::new(), links, loops: Loops::default() })
     }
 
     /// Waits for an answer. If none comes, the connection is not waited for any longer, either.
@@ -102,6 +106,22 @@ impl Sftp {
         }
     }
 
+    /// An error if a link leads to `key` that is not followed. Costs a round trip where not all are.
+    async fn check_links(&self, lease: &Lease, key: &str, what: &str) -> Result<()> {
+        if self.links == Links::Follow || matches!(self.root.get(), Some(Root::File(_))) {
+            return Ok(());
+        }
+        self.check_way(&self.way(lease, key).await, what)
+    }
+
+    fn check_way(&self, way: &Way, what: &str) -> Result<()> {
+        match way.is_followed(self.links) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::new(Kind::Missing, format!("{what}: behind a link that is not followed"))),
+            Err(why) => Err(Error::new(Kind::Unsupported, format!("{what}: {why}"))),
+        }
+    }
+
     /// Of what is at `path`, links followed.
     fn attributes(&self, path: &str, what: &str, patience: &Patience) -> Result<Attributes> {
         self.wait(patience, what, async {
@@ -113,7 +133,15 @@ impl Sftp {
 impl Read for Sftp {
     fn stat(&self, key: &str, patience: &Patience) -> Result<Stat> {
         let (path, what) = self.path(key, patience)?;
-        stat(&self.attributes(&path, &what, patience)?, &what)
+        let attributes = self.wait(patience, &what, async {
+            let lease = self.lease(&path).await?;
+            let attributes = lease.ask(Request::Stat(path.as_bytes()));
+            // In the same round trip.
+            let checked = self.check_links(&lease, key, &what).await;
+            let attributes = attributes.attributes(&what).await?;
+            checked.map(|()| attributes)
+        })?;
+        stat(&attributes, &what)
     }
 
     fn begin(&self, key: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
@@ -122,6 +150,7 @@ impl Read for Sftp {
         let (path, what) = self.path(key, patience)?;
         let begin = async {
             let lease = self.lease(&path).await?;
+            self.check_links(&lease, key, &what).await?;
             // Not one that is open already: what is at this path now is asked for.
             let handle = lease.open(&path, &what).await?;
             let state = lease.ask(Request::StatHandle(handle.name()));
@@ -221,6 +250,7 @@ impl List for Sftp {
             Ok((handle.folder(&what).await?, way, lease))
         };
         let (handle, way, lease) = self.wait(patience, &what, open)?;
+        self.check_way(&way, &what)?;
         if way.is_round() {
             return Err(Error::new(Kind::Missing, format!("{what}: a link that leads back to where it is")));
         }
@@ -239,7 +269,7 @@ impl List for Sftp {
             if page.is_empty() {
                 break;
             }
-            for (name, attributes) in self.wait(patience, &what, follow(&lease, &path, &way, page))? {
+            for (name, attributes) in self.wait(patience, &what, self.follow(&lease, &path, &way, page))? {
                 let Some(name) = str::from_utf8(&name).ok().filter(|name| is_safe_name(name)) else {
                     skipped += 1;
                     continue;
@@ -255,38 +285,62 @@ impl List for Sftp {
     }
 }
 
-/// Names of a folder with what they stand for: links are followed, as by every file server. One that leads nowhere, the
-/// folder's names for itself and the one above, and folders that are on the way to this one are left out.
-async fn follow(lease: &Lease, folder: &str, way: &Way, names: Vec<Name>) -> Result<Vec<(Bytes, Attributes)>> {
-    let names = names.into_iter().filter(|name| !matches!(&*name.name, b"." | b".."));
-    let asked: Vec<_> = names
-        .map(|Name { name, attributes }| {
-            let is_told = !matches!(attributes.kind, None | Some(FileKind::Link));
-            let path = || [folder.as_bytes(), b"/", &name].concat();
-            let ask = || (lease.ask(Request::Stat(&path())), lease.ask(Request::RealPath(&path())));
-            let target = if is_told { None } else { Some(ask()) };
-            (name, attributes, target)
-        })
-        .collect();
-    let mut followed = Vec::with_capacity(asked.len());
-    for (name, attributes, target) in asked {
-        match target {
-            None if attributes.kind == Some(FileKind::Folder) && way.meets(&name) => {}
-            None => followed.push((name, attributes)),
-            Some((target, real)) => match target.attributes(folder).await {
-                Ok(attributes) => {
-                    let is_folder = attributes.kind == Some(FileKind::Folder);
-                    let real = if is_folder { real_path(real, folder).await } else { None };
-                    if !real.is_some_and(|real| way.holds(&real)) {
-                        followed.push((name, attributes));
-                    }
+impl Sftp {
+    /// Names of a folder with what they stand for: links are followed, as by every file server, or as the user wants it. One
+    /// that leads nowhere, the folder's names for itself and the one above, and folders that are on the way to this one are
+    /// left out.
+    async fn follow(
+        &self,
+        lease: &Lease,
+        folder: &str,
+        way: &Way,
+        names: Vec<Name>,
+    ) -> Result<Vec<(Bytes, Attributes)>> {
+        let is_left_out = |name: &Name| {
+            matches!(&*name.name, b"." | b"..")
+                || self.links == Links::Skip && name.attributes.kind == Some(FileKind::Link)
+        };
+        let cut =
+            |name: &[u8]| self.loops.cut(&format!("{}: {folder}/{}", self.described, String::from_utf8_lossy(name)));
+        let names = names.into_iter().filter(|name| !is_left_out(name));
+        let asked: Vec<_> = names
+            .map(|Name { name, attributes }| {
+                let is_told = !matches!(attributes.kind, None | Some(FileKind::Link));
+                let path = || [folder.as_bytes(), b"/", &name].concat();
+                let ask = || (lease.ask(Request::Stat(&path())), lease.ask(Request::RealPath(&path())));
+                let target = if is_told { None } else { Some(ask()) };
+                (name, attributes, target)
+            })
+            .collect();
+        let mut followed = Vec::with_capacity(asked.len());
+        for (name, attributes, target) in asked {
+            match target {
+                None if attributes.kind == Some(FileKind::Folder) && way.meets(&name) => {
+                    cut(&name);
                 }
-                Err(error) if error.kind() == Kind::Unreachable => return Err(error),
-                Err(_) => {}
-            },
+                None => followed.push((name, attributes)),
+                Some((target, real)) => match target.attributes(folder).await {
+                    Ok(found) => {
+                        let is_folder = found.kind == Some(FileKind::Folder);
+                        let is_wanted = is_folder || self.links != Links::Follow;
+                        let real = if is_wanted { real_path(real, folder).await } else { None };
+                        let is_link = attributes.kind == Some(FileKind::Link);
+                        if !way.follows(self.links, &name, is_link, real.as_deref()) {
+                            continue;
+                        }
+                        if is_folder && real.is_some_and(|real| way.holds(&real)) {
+                            cut(&name);
+                        } else {
+                            followed.push((name, found));
+                        }
+                    }
+                    Err(error) if error.kind() == Kind::Unreachable => return Err(error),
+                    Err(_) => {}
+                },
+            }
         }
+        Ok(followed)
     }
-    Ok(followed)
 }
 
 /// What is neither file nor folder (a pipe, a device) does not exist here.
