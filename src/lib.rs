@@ -53,6 +53,9 @@
 //! a mount: what a program changes is copied into scratch files, chunk by chunk, until `fsync` or `close` commits it. Long
 //! writes are answered while the disk still has them, and hashed on the way.
 //!
+//! Small files by new names go together (`cli/library/put/batch.rs`, `library/keyed/together.rs`): a store takes a batch as
+//! one request or transaction, or syncs it once, tags before names. Nothing is counted or said before that.
+//!
 //! A backup ([`library::backup`]) copies the catalog as it is at one moment, and then the blobs that it names, which no process
 //! removes meanwhile.
 //!

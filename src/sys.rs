@@ -233,6 +233,16 @@ pub fn sync_filesystem(file: &File) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether `sync_filesystem` keeps what an `fsync` of each file would: on filesystems of this machine that are known for it.
+/// A share sends what was written to its server, and does not ask the server to keep it; so does FUSE.
+pub fn keeps_all_by_one_sync(file: &File) -> io::Result<bool> {
+    Ok(KEPT_BY_ONE_SYNC.contains(&rustix::fs::fstatfs(file)?.f_type))
+}
+
+/// As statfs(2) tells them: ext2 to ext4, XFS, btrfs, F2FS, ZFS, bcachefs, tmpfs.
+const KEPT_BY_ONE_SYNC: [rustix::fs::FsWord; 7] =
+    [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1, 0xca45_1a4e, 0x0102_1994];
+
 /// Has the kernel begin to write a file's pages out, without waiting for it: a sync to come finds less to do. Advice only.
 pub fn begin_writing_out(file: &File) {
     // SAFETY: a plain system call on a descriptor that `file` keeps open; it touches no memory of ours.

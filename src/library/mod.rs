@@ -68,6 +68,17 @@ pub struct Query {
     pub limit: usize,
 }
 
+/// A small file on its way in, all of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Small {
+    /// From the top of the library.
+    pub path: String,
+    /// No more than the home keeps whole (see [`Cut`]).
+    pub bytes: Bytes,
+    /// What else is known.
+    pub meta: Meta,
+}
+
 /// One name of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
@@ -202,6 +213,19 @@ pub trait Library: Send + Sync {
     fn plain_draft(&self, path: &str) -> Result<Box<dyn Draft + '_>> {
         let (library, path) = (self.describe(), path.escape_debug());
         Err(Error::new(Kind::Unsupported, format!("{path}: {library} has no plain form: only stores do (kv+…)")))
+    }
+
+    /// Which of these paths nothing has yet, and nothing stands in the way of: small files can be put there together. `false`,
+    /// too, where the home gains nothing from that.
+    fn are_new(&self, paths: &[&str]) -> Result<Vec<bool>> {
+        Ok(vec![false; paths.len()])
+    }
+
+    /// Puts small files by names that are new (see [`Library::are_new`]), many for little more than one costs, each in one
+    /// step; what came of each, in their order. One that can't be put does not keep the others from it.
+    fn put_new(&self, files: Vec<Small>) -> Vec<Result<()>> {
+        let put = |file: Small| self.draft(&file.path, None)?.commit(Content::Inline(file.bytes), file.meta).map(drop);
+        files.into_iter().map(put).collect()
     }
 
     /// Returns when every name that was given or taken away before is durable. Names that are given one by one, without

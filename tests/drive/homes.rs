@@ -12,7 +12,7 @@ use reelfs::config::{PlacesConfig, S3Config};
 use reelfs::error::Kind;
 use reelfs::range::ByteRange;
 use reelfs::store::keyed::address::Address;
-use reelfs::store::keyed::{Keyed, Seen, Swap};
+use reelfs::store::keyed::{Keyed, Seen, Swap, There};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -188,6 +188,7 @@ fn check(home: &dyn Keyed) {
     listings(home);
     many(home);
     swaps(home);
+    together(home);
     a_value_is_there_or_not(home);
 }
 
@@ -218,6 +219,40 @@ fn swaps(home: &dyn Keyed) {
     assert_eq!(list(home, "swap/", Bound::Unbounded, 10), ["swap/b"]);
     assert_eq!(get(home, "swap/a").unwrap_err().kind(), Kind::Missing);
     delete(home, &["swap/b"]);
+}
+
+/// Values are put in any order, in folders old and new, and over others; what stands by a key is told for many at once.
+fn together(home: &dyn Keyed) {
+    put(home, &[("together/old", b"old"), ("together/file", b"a file")]);
+    let key = |n: usize| format!("together/{}/{n:04}", n % 10);
+    let mut entries: Vec<_> = (0..900).map(|n| (key(n), Bytes::from(n.to_string().repeat(n % 7)))).collect();
+    entries.push(("together/old".to_owned(), Bytes::from_static(b"new")));
+    home.put_together(&entries).unwrap();
+    home.put_together(&entries[..3]).unwrap();
+    home.put_together(&[]).unwrap();
+    for (key, value) in entries.iter().step_by(50) {
+        assert_eq!(get(home, key).unwrap(), value, "{key}");
+    }
+    assert_eq!(get(home, "together/old").unwrap(), "new");
+    assert_eq!(list(home, "together/", Bound::Unbounded, 2_000).len(), 902);
+    let (value, folder, nothing) = (There::Value, There::Folder, There::Nothing);
+    let looks = [
+        ("together", folder),
+        ("together/3", folder),
+        ("together/3/0003", value),
+        ("together/3/0004", nothing),
+        ("together/3/000", nothing),
+        ("together/old", value),
+        // Of no bytes.
+        ("together/0/0070", value),
+        ("none/such", nothing),
+    ];
+    let there = home.there(&looks.map(|(key, _)| key.to_owned())).unwrap();
+    assert_eq!(there, looks.map(|(_, there)| there));
+    assert!(home.there(&[]).unwrap().is_empty());
+    let keys: Vec<_> = list(home, "together/", Bound::Unbounded, 2_000);
+    home.delete(&keys).unwrap();
+    assert_eq!(list(home, "", Bound::Unbounded, 10), [""; 0]);
 }
 
 /// A value that is written between two looks is never seen as an empty one.

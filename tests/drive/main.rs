@@ -51,6 +51,7 @@ mod service;
 mod sftp;
 mod shown;
 mod slow_disk;
+mod small;
 mod ssh;
 mod steps;
 mod stored;
@@ -125,6 +126,7 @@ fn main() {
         sftp::tests(),
         shown::tests(),
         slow_disk::tests(),
+        small::tests(),
         steps::tests(),
         plain::tests(),
         stored::tests(),

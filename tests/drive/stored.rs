@@ -67,6 +67,12 @@ impl Store {
         Self { url, s3: S3Config::default(), _server: None, folder }
     }
 
+    pub fn local() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("library:{}", folder.path().join("films").display());
+        Self { url, s3: S3Config::default(), _server: None, folder }
+    }
+
     pub fn redis() -> Self {
         let (folder, server, port) = redis_server();
         let url = format!("kv+redis://127.0.0.1:{port}/1/films");

@@ -1,6 +1,7 @@
 //! `reelfs put`: puts files and folders into a library, several at a time.
 //! Never here: how a stream is cut (see `library::writer`).
 
+mod batch;
 mod tag_by;
 mod tree;
 
@@ -28,18 +29,21 @@ use crate::error::{Error, Kind, Result};
 use crate::library::place::Access;
 use crate::library::writer::{self, Writer};
 use crate::library::{
-    Content, Cut, Draft, Library, Manifest, Meta, Named, PAGE_NAMES_MAX, Query, check_path, check_tags, content_type,
+    Content, Cut, Draft, Library, Manifest, Meta, Named, NamedKind, PAGE_NAMES_MAX, Query, check_path, check_tags,
+    content_type,
 };
 use crate::store::join;
 
 /// Files found and not begun: found far faster than put.
 const FOUND_AHEAD: usize = 1_000;
-/// Files of a folder that are looked for where it may have been put before: a put takes them in the same order.
+/// Files of a folder that are looked for where it may have been put before, and files there that are looked for in it.
 const FIRST_FILES_MAX: usize = 100;
 /// How often the bar is drawn.
 const TICK: Duration = Duration::from_millis(100);
 /// What is whole is named for good so often: a put that is killed need not read it again.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// And so often where the names are to be said.
+const NAMES_EVERY: Duration = Duration::from_millis(200);
 /// Stands for standard input.
 const STDIN: &str = "-";
 
@@ -73,6 +77,9 @@ pub struct PutArgs {
     /// Only say where each file would go, and which are there already.
     #[arg(long)]
     dry_run: bool,
+    /// Say the name of each file that was put, on standard output, once it is kept whatever happens.
+    #[arg(long)]
+    names: bool,
     /// The MIME type to keep with them. Default: what the ending of a name stands for.
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
@@ -98,7 +105,7 @@ pub fn run(args: PutArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCod
         tag_by: args.tag_by,
         content_type: args.content_type,
         is_plain: args.plain,
-        tally: Tally::default(),
+        tally: Tally { kept: args.names.then(Mutex::default), ..Tally::default() },
         outcome: Mutex::new(Outcome::Done),
         current: Mutex::default(),
     };
@@ -124,9 +131,10 @@ pub fn run(args: PutArgs, is_quiet: bool, out: &mut dyn Write) -> Result<ExitCod
         if args.dry_run {
             return put.told(&args.files, &opened.path, is_into, out);
         }
-        put.all(&args.files, &opened.path, is_into, usize::from(args.jobs), is_quiet);
+        // A bar would stand between the names.
+        put.all(&args.files, &opened.path, is_into, usize::from(args.jobs), is_quiet || args.names, out)?;
     }
-    library.flush()?;
+    put.keep(out)?;
     line(out, &put.tally.summary(begun.elapsed()))?;
     if put.is_broken_off() {
         line(out, "broken off: run it again for the rest")?;
@@ -160,9 +168,21 @@ struct Tally {
     put_files: AtomicU64,
     put_bytes: AtomicU64,
     skipped_files: AtomicU64,
+    // Names that were put since the last flush, where they are to be said. Taken alone.
+    kept: Option<Mutex<Vec<String>>>,
 }
 
 impl Tally {
+    /// A file is put, of which so many bytes were not counted when they were read.
+    fn put(&self, path: &str, size_bytes: u64, uncounted_bytes: u64) {
+        self.done_bytes.fetch_add(uncounted_bytes, Ordering::Relaxed);
+        self.put_files.fetch_add(1, Ordering::Relaxed);
+        self.put_bytes.fetch_add(size_bytes, Ordering::Relaxed);
+        if let Some(kept) = &self.kept {
+            kept.lock().push(path.to_owned());
+        }
+    }
+
     fn summary(&self, took: Duration) -> String {
         let number = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let (files, bytes, skipped) = (number(&self.put_files), number(&self.put_bytes), number(&self.skipped_files));
@@ -177,22 +197,38 @@ impl Tally {
 }
 
 impl Put<'_> {
-    /// Puts all, `jobs` files at a time; failures are told as they come.
-    fn all(&self, files: &[PathBuf], to: &str, is_into: bool, jobs: usize, is_quiet: bool) {
+    /// Puts all, `jobs` files or batches at a time; failures are told as they come.
+    fn all(
+        &self,
+        files: &[PathBuf],
+        to: &str,
+        is_into: bool,
+        jobs: usize,
+        is_quiet: bool,
+        out: &mut dyn Write,
+    ) -> Result<()> {
         let (sender, found) = bounded::<Found>(FOUND_AHEAD);
         let (alive, ended) = unbounded::<()>();
+        let found = &Mutex::new(found);
         thread::scope(|scope| {
             scope.spawn(move || self.find(files, to, is_into, &sender));
             for _ in 0..jobs {
-                let (found, alive) = (found.clone(), alive.clone());
+                let alive = alive.clone();
                 scope.spawn(move || {
-                    self.work(&found);
+                    self.work(found);
                     drop(alive);
                 });
             }
             drop(alive);
-            self.watch(&ended, is_quiet);
-        });
+            self.watch(&ended, is_quiet, out)
+        })
+    }
+
+    /// Returns when every name that was put is kept whatever happens, and says those that are to be said.
+    fn keep(&self, out: &mut dyn Write) -> Result<()> {
+        let names = self.tally.kept.as_ref().map(|kept| std::mem::take(&mut *kept.lock())).unwrap_or_default();
+        self.library.flush()?;
+        names.iter().try_for_each(|name| line(out, name))
     }
 
     /// Says where each file would go; nothing is put.
@@ -227,21 +263,23 @@ impl Put<'_> {
     }
 
     /// Draws until the last worker has ended, and keeps the names of what was put so far.
-    fn watch(&self, ended: &Receiver<()>, is_quiet: bool) {
-        let (mut shown, mut flushed) = (Shown::new(is_quiet), Instant::now());
+    fn watch(&self, ended: &Receiver<()>, is_quiet: bool, out: &mut dyn Write) -> Result<()> {
+        let (mut shown, mut flushed, mut kept) = (Shown::new(is_quiet), Instant::now(), Ok(()));
+        let every = if self.tally.kept.is_some() { NAMES_EVERY } else { FLUSH_EVERY };
         while ended.recv_timeout(TICK) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
             shown.show(&Progress {
                 path: self.current.lock().clone(),
                 done_bytes: self.tally.done_bytes.load(Ordering::Relaxed),
                 total_bytes: self.tally.found_bytes.load(Ordering::Relaxed),
             });
-            if flushed.elapsed() >= FLUSH_EVERY {
-                // The flush at the end meets it again, and tells.
-                let _ = self.library.flush().inspect_err(|error| log::debug!("{error}"));
+            if flushed.elapsed() >= every {
+                // A flush that fails has failed for the rest, too.
+                kept = kept.and_then(|()| self.keep(out));
                 flushed = Instant::now();
             }
         }
         shown.clear();
+        kept
     }
 
     fn is_broken_off(&self) -> bool {
@@ -273,17 +311,30 @@ impl Put<'_> {
         }
     }
 
-    fn work(&self, found: &Receiver<Found>) {
-        for file in found {
+    fn work(&self, found: &Mutex<Receiver<Found>>) {
+        let small_bytes_max = batch::SMALL_BYTES_MAX.min(self.library.cut().inline_bytes_max);
+        while let Some(taken) = batch::take(found, small_bytes_max) {
+            if let Some(file) = taken.small.first() {
+                self.current.lock().clone_from(&file.to);
+            }
             // The rest is taken out, so that whoever finds it does not wait.
-            if self.is_broken_off() {
-                continue;
+            if !taken.small.is_empty() && !self.is_broken_off() {
+                self.batch(taken.small);
             }
-            self.current.lock().clone_from(&file.to);
-            match self.file(&file) {
-                Err(error) if error.kind() != Kind::Cancelled => self.failed(&error.context(file.from.display())),
-                _ => {}
+            if let Some(file) = taken.large {
+                self.one(&file);
             }
+        }
+    }
+
+    fn one(&self, file: &Found) {
+        if self.is_broken_off() {
+            return;
+        }
+        self.current.lock().clone_from(&file.to);
+        match self.file(file) {
+            Err(error) if error.kind() != Kind::Cancelled => self.failed(&error.context(file.from.display())),
+            _ => {}
         }
     }
 
@@ -373,9 +424,7 @@ impl Put<'_> {
             self.goes_on()
         })?;
         is_sound()?;
-        let size_bytes = writer.finish(meta)?.size_bytes();
-        self.tally.put_files.fetch_add(1, Ordering::Relaxed);
-        self.tally.put_bytes.fetch_add(size_bytes, Ordering::Relaxed);
+        self.tally.put(to, writer.finish(meta)?.size_bytes(), 0);
         Ok(())
     }
 }
@@ -417,10 +466,20 @@ fn goes_on_there(library: &dyn Library, from: &Path, to: &str) -> bool {
     if !is_namesake && !there.names.iter().all(is_ours) {
         return false;
     }
+    let is_kept = |found: Found| library.manifest(&found.to).is_ok_and(|there| is_same(&there, &found));
+    let first = Query { is_recursive: true, limit: FIRST_FILES_MAX, ..query };
+    let is_from_there = |named: &Named| {
+        let from = from.join(named.path[to.len()..].trim_start_matches('/'));
+        matches!(named.kind, NamedKind::File { .. }) && tree::found(&from, named.path.clone()).is_ok_and(is_kept)
+    };
+    // A put that was broken off has the first files of the folder there, or the first ones that are there are its.
+    if library.list(&first).is_ok_and(|page| page.names.iter().any(is_from_there)) {
+        return true;
+    }
     let (mut left, mut is_there) = (FIRST_FILES_MAX, false);
     let walked = tree::walk(from, to, false, &mut |found| {
         left -= 1;
-        is_there = found.is_ok_and(|found| library.manifest(&found.to).is_ok_and(|there| is_same(&there, &found)));
+        is_there = found.is_ok_and(is_kept);
         left > 0 && !is_there
     });
     walked.is_ok() && is_there

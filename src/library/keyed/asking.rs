@@ -1,6 +1,7 @@
 //! How a home is asked: again, if what failed may pass; no faster than it bears; no more at once than it takes.
 //! Never here: what is asked for.
 
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +13,8 @@ use super::value;
 use crate::error::{Kind, Result};
 use crate::range::ByteRange;
 use crate::retry::Retry;
-use crate::store::keyed::{Key, Keyed, Limits, Look, Swap};
+use crate::store::keyed::at_once::at_once;
+use crate::store::keyed::{Key, Keyed, Limits, Look, Swap, There};
 
 /// From the first try of one request to the last: a server that restarts is back by then.
 const RETRIES_LAST: Duration = Duration::from_mins(2);
@@ -22,6 +24,9 @@ const TIMEOUTS_MAX: u32 = 3;
 
 /// Keys asked for at once: what buckets answer with.
 pub(super) const LIST_KEYS: usize = 1_000;
+
+/// A page of a listing costs no more than asking for so many keys one by one.
+const PAGE_COSTS_KEYS: usize = 32;
 
 /// A home, asked with patience.
 pub(super) struct Asking {
@@ -77,6 +82,76 @@ impl Asking {
 
     pub fn put_one(&self, key: String, value: Bytes) -> Result<()> {
         self.put(&[(key, value)])
+    }
+
+    /// Writes in any order, many together; what came of each, in their order. Where the home takes many as one, they fail
+    /// together, too.
+    pub fn put_together(&self, entries: &[(String, Bytes)]) -> Vec<Result<()>> {
+        let limits = self.limits();
+        if limits.small_at_once > 0 {
+            return at_once(entries, limits.small_at_once, |entry| self.put(std::slice::from_ref(entry)));
+        }
+        let mut done = Vec::with_capacity(entries.len());
+        for some in entries.chunks(limits.batch_keys_max.max(1)) {
+            self.pace(some.len());
+            let put = self.again(|| self.home.put_together(some));
+            done.extend(some.iter().map(|_| put.clone()));
+        }
+        done
+    }
+
+    /// What stands by each of these keys.
+    pub fn there(&self, keys: &[String]) -> Result<Vec<There>> {
+        let limits = self.limits();
+        if limits.small_at_once > 0 {
+            if let Some(all) = self.there_by_listing(keys)? {
+                return Ok(all);
+            }
+            let one = |key: &String| {
+                self.pace(2);
+                self.again(|| self.home.there(std::slice::from_ref(key)))
+            };
+            return at_once(keys, limits.small_at_once, one).into_iter().map(|there| Ok(there?[0])).collect();
+        }
+        let mut all = Vec::with_capacity(keys.len());
+        for some in keys.chunks(limits.batch_keys_max.max(1)) {
+            self.pace(some.len());
+            all.extend(self.again(|| self.home.there(some))?);
+        }
+        Ok(all)
+    }
+
+    /// The same by a listing of all keys from the first of these to the last, which is one request where they stand side by
+    /// side; nothing where so many others stand between them that it would not pay.
+    fn there_by_listing(&self, keys: &[String]) -> Result<Option<Vec<There>>> {
+        let (Some(first), Some(last)) = (keys.iter().min(), keys.iter().max()) else { return Ok(Some(Vec::new())) };
+        let folder = common_folder(first, last);
+        // What is below `a` stands behind `a-b`.
+        let Some(last) = keys.iter().map(|key| format!("{key}/")).max() else { return Ok(Some(Vec::new())) };
+        let (mut pages_left, mut there) = (keys.len().div_ceil(PAGE_COSTS_KEYS), BTreeSet::new());
+        let mut from = Bound::Included(first.clone());
+        loop {
+            let Some(left) = pages_left.checked_sub(1) else { return Ok(None) };
+            pages_left = left;
+            let page = self.list(folder, from.as_ref().map(String::as_str), LIST_KEYS)?;
+            let is_end =
+                page.len() < LIST_KEYS || page.last().is_some_and(|end| end.key > last && !end.key.starts_with(&last));
+            from = Bound::Excluded(page.last().map(|end| end.key.clone()).unwrap_or_default());
+            there.extend(page.into_iter().map(|key| key.key));
+            if is_end {
+                break;
+            }
+        }
+        let one = |key: &String| {
+            let below = format!("{key}/");
+            let next = there.range::<str, _>((Bound::Included(below.as_str()), Bound::Unbounded)).next();
+            match () {
+                () if there.contains(key) => There::Value,
+                () if next.is_some_and(|next| next.starts_with(&below)) => There::Folder,
+                () => There::Nothing,
+            }
+        };
+        Ok(Some(keys.iter().map(one).collect()))
     }
 
     /// Removes in this order, as far as it is more than the home takes at once.
@@ -160,5 +235,50 @@ impl Asking {
             begin
         };
         std::thread::sleep(begin.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// The folder that both keys are below, with its `/`; `""` is the top.
+fn common_folder<'a>(one: &'a str, other: &str) -> &'a str {
+    let common = one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+    one.as_bytes()[..common].iter().rposition(|byte| *byte == b'/').map_or("", |slash| &one[..=slash])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::keyed::memory::Memory;
+
+    #[test]
+    fn a_listing_tells_the_same_as_asking_for_each_key() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut name = |parts: usize| {
+            let part = |rng: &mut fastrand::Rng| {
+                (0..rng.usize(1..3)).map(|_| rng.choice(['a', '-', '.', '0', 'b']).unwrap()).collect::<String>()
+            };
+            (0..parts).map(|_| part(&mut rng)).collect::<Vec<_>>().join("/")
+        };
+        let home = Arc::new(Memory::default());
+        let asking = Asking::new(Arc::clone(&home) as Arc<dyn Keyed>, 0);
+        let mut is_known = [false; 3];
+        for round in 0..200 {
+            home.put(&[(name(1 + round % 3), Bytes::from_static(b"x"))]).unwrap();
+            let keys: Vec<_> = (0..=round % 7).map(|n| name(1 + n % 2)).collect();
+            let each = home.there(&keys).unwrap();
+            assert_eq!(asking.there_by_listing(&keys).unwrap().as_ref(), Some(&each), "{keys:?}");
+            for there in each {
+                is_known[there as usize] = true;
+            }
+        }
+        assert_eq!(is_known, [true; 3]);
+        // Where too much else stands between, nobody reads all of it.
+        for n in 0..3_000 {
+            home.put(&[(format!("c/{n:04}"), Bytes::from_static(b"x"))]).unwrap();
+        }
+        let far = |last: &str| asking.there_by_listing(&["c/0000".to_owned(), last.to_owned()]).unwrap();
+        assert_eq!(far("c/0990"), Some(vec![There::Value; 2]));
+        assert_eq!(far("c/2990"), None);
     }
 }

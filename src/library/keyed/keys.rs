@@ -283,6 +283,7 @@ mod tests {
             batch_keys_max: 1,
             requests_per_second: None,
             writes_at_once: 1,
+            small_at_once: 0,
         };
         let (fits, long) = ("x".repeat(50), "x".repeat(51));
         for good in ["a", ".reelfs.mkv", "a/.reelfs", &fits, &format!("{fits}/{}", &fits[1..])] {

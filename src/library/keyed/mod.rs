@@ -22,6 +22,7 @@ mod passing;
 mod plain;
 mod purge;
 mod raw;
+mod together;
 mod value;
 
 pub use value::is_ours as is_value;
@@ -41,7 +42,7 @@ use self::keys::Id;
 use self::passing::InPassing;
 use self::value::{Begins, HEAD_BYTES, MANIFEST_BYTES_MAX};
 use super::manifest::{CHUNK_BYTES_MAX, Kept};
-use super::{Chunk, Cut, Draft, Finding, Library, Manifest, Meta, Page, Proof, Query, Swept, Verified};
+use super::{Chunk, Cut, Draft, Finding, Library, Manifest, Meta, Page, Proof, Query, Small, Swept, Verified};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::keyed::{Keyed, Seen};
@@ -323,6 +324,14 @@ impl Library for KeyedLibrary {
 
     fn plain_draft(&self, path: &str) -> Result<Box<dyn Draft + '_>> {
         Ok(Box::new(plain::PlainDraft::begin(self, path)?))
+    }
+
+    fn are_new(&self, paths: &[&str]) -> Result<Vec<bool>> {
+        KeyedLibrary::are_new(self, paths)
+    }
+
+    fn put_new(&self, files: Vec<Small>) -> Vec<Result<()>> {
+        self.put_small(files)
     }
 
     fn remove(&self, path: &str) -> Result<()> {

@@ -15,6 +15,7 @@ mod beside;
 mod content;
 mod kills;
 mod plain;
+mod together;
 
 fn library(home: &Arc<Memory>) -> KeyedLibrary {
     KeyedLibrary::init(Arc::clone(home) as Arc<dyn Keyed>, SETTINGS, 0).unwrap()

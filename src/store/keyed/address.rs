@@ -33,6 +33,8 @@ const CLOUDFLARE_KEY_BYTES_MAX: usize = 512;
 const CLOUDFLARE_REQUESTS_PER_SECOND: u32 = 3;
 /// Enough for a long line, few enough to hold their values in memory.
 const WRITES_AT_ONCE: usize = 3;
+/// Small values on their way to a bucket together: each waits for its answer alone, and few hold little.
+const S3_SMALL_AT_ONCE: usize = 16;
 /// What of a path a URL must not take for something of its own.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// Where a Redis server listens unless it is said.
@@ -177,7 +179,7 @@ impl Address {
                 let place = place.ok_or_else(|| Error::new(Kind::Invalid, format!("{}: no bucket", self.shown())))?;
                 let (operator, described) = (place.operator(s3)?, self.located(s3));
                 let prefix = prefix(&components);
-                let limits = limits(S3_KEY_BYTES_MAX, &prefix, None);
+                let limits = Limits { small_at_once: S3_SMALL_AT_ONCE, ..limits(S3_KEY_BYTES_MAX, &prefix, None) };
                 let transport = Transport::new(&described, Some(&place.base(s3)?), &access()?)?;
                 Box::new(Service::new(operator, transport, prefix, described, limits, places.answer_timeout)?)
             }
@@ -240,6 +242,7 @@ fn limits(key_bytes_max: usize, prefix: &str, requests_per_second: Option<u32>) 
         name_bytes_max: key_bytes_max,
         requests_per_second,
         writes_at_once: WRITES_AT_ONCE,
+        small_at_once: WRITES_AT_ONCE,
         ..LIMITS
     }
 }

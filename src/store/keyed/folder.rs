@@ -7,6 +7,8 @@
 //!
 //! `OpenDAL` could write such files, but neither syncs them nor lists them in order.
 
+mod together;
+
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -106,7 +108,7 @@ impl Folder {
             };
         }
         let path = below(&folder, name);
-        Ok(Place { _folder: folder, path })
+        Ok(Place { folder, path })
     }
 
     /// Writes and syncs one value under its name; the name itself lasts when its folder is synced, too.
@@ -279,17 +281,14 @@ impl Keyed for Folder {
         // Each with its name before the next is written: the order is what a crash leaves.
         for (key, value) in entries {
             let path = self.path(key)?;
-            self.write(key, value).map_err(|error| match error.kind() {
-                ErrorKind::NotADirectory => {
-                    let message =
-                        format!("{}: a link or a file stands in the way, and links are not followed", path.display());
-                    Error::new(Kind::Denied, message)
-                }
-                _ => Error::io(path.display(), &error),
-            })?;
+            self.write(key, value).map_err(|error| not_written(&path, &error))?;
             sync_folders(&self.root, std::iter::once(path.as_path()))?;
         }
         Ok(())
+    }
+
+    fn put_together(&self, entries: &[(String, Bytes)]) -> Result<()> {
+        together::put(self, entries)
     }
 
     fn delete(&self, keys: &[String]) -> Result<()> {
@@ -375,7 +374,7 @@ fn may_hold(key: &str, prefix: &str, from: Bound<&str>) -> bool {
 
 /// Where a value is, or would be, as long as its folder is held.
 struct Place {
-    _folder: File,
+    folder: File,
     path: PathBuf,
 }
 
@@ -387,6 +386,14 @@ fn open_folder(path: &Path, flags: i32) -> io::Result<File> {
 /// `name` in the very folder that is open, wherever it is by now.
 fn below(folder: &File, name: &str) -> PathBuf {
     Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name)
+}
+
+fn not_written(path: &Path, error: &io::Error) -> Error {
+    if error.kind() == ErrorKind::NotADirectory {
+        let message = format!("{}: a link or a file stands in the way, and links are not followed", path.display());
+        return Error::new(Kind::Denied, message);
+    }
+    Error::io(path.display(), error)
 }
 
 /// Whether an error says that a key has no value: links, and folders in a value's place, are none.

@@ -2,6 +2,7 @@
 //! Never here: what keys and values mean, retries, pacing.
 
 pub mod address;
+pub mod at_once;
 pub mod folder;
 #[cfg(test)]
 pub(crate) mod memory;
@@ -45,16 +46,20 @@ pub struct Limits {
     pub requests_per_second: Option<u32>,
     /// Writes of one file that gain from being under way together: over a network, each waits for its answer.
     pub writes_at_once: usize,
+    /// Requests for small values that are under way together where each value is a request of its own; 0 where many values
+    /// are one request.
+    pub small_at_once: usize,
 }
 
 /// What a home takes that would take more of itself; each says where it differs.
-const LIMITS: Limits = Limits {
+pub(crate) const LIMITS: Limits = Limits {
     value_bytes_max: VALUE_BYTES_MAX,
     key_bytes_max: KEY_BYTES_MAX,
     name_bytes_max: KEY_BYTES_MAX,
     batch_keys_max: BATCH_KEYS_MAX,
     requests_per_second: None,
     writes_at_once: 1,
+    small_at_once: 0,
 };
 
 /// One key of a listing.
@@ -75,6 +80,17 @@ pub struct Look {
     pub modified: Option<SystemTime>,
     /// What the home tells two states of the value apart by, if it does.
     pub etag: Option<String>,
+}
+
+/// What stands by a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum There {
+    /// Neither a value, nor any below the key as if it was a folder.
+    Nothing,
+    /// A value.
+    Value,
+    /// No value, but values below it.
+    Folder,
 }
 
 /// What a value was when it was looked at.
@@ -152,6 +168,25 @@ pub trait Keyed: Send + Sync {
     /// Writes values, in this order where not at once, each wholly or not at all; they are there after a power cut when
     /// this returns. At most `batch_keys_max`.
     fn put(&self, entries: &[(String, Bytes)]) -> Result<()>;
+
+    /// Writes values in any order, each wholly or not at all, for less than `put` where the home can; as lasting as that when
+    /// this returns. After an error any of them may be there. At most `batch_keys_max`.
+    fn put_together(&self, entries: &[(String, Bytes)]) -> Result<()> {
+        self.put(entries)
+    }
+
+    /// What stands by each of these keys, in their order. At most `batch_keys_max`.
+    fn there(&self, keys: &[String]) -> Result<Vec<There>> {
+        let there = |key: &String| match self.get(key, ByteRange::new(0, 1)) {
+            Ok(_) => Ok(There::Value),
+            Err(error) if error.kind() == Kind::Missing => {
+                let below = self.list(&format!("{key}/"), Bound::Unbounded, 1)?;
+                Ok(if below.is_empty() { There::Nothing } else { There::Folder })
+            }
+            Err(error) => Err(error),
+        };
+        keys.iter().map(there).collect()
+    }
 
     /// Removes values; those that are not there are no error. At most `batch_keys_max`. As lasting as `put`.
     fn delete(&self, keys: &[String]) -> Result<()>;

@@ -12,7 +12,7 @@ use redb::{
     TableDefinition, TableError, TransactionError, WriteTransaction,
 };
 
-use super::{IsValue, Key, Keyed, LIMITS, Limits, Step, Swap, at_least, missing, within};
+use super::{IsValue, Key, Keyed, LIMITS, Limits, Step, Swap, There, at_least, missing, within};
 use crate::error::{Error, Kind, Result};
 use crate::modes::{self, Modes};
 use crate::range::ByteRange;
@@ -135,6 +135,25 @@ impl Keyed for RedbFile {
         self.write(|transaction| {
             let (mut pieces, mut sizes) = (transaction.open_table(PIECES)?, transaction.open_table(SIZES)?);
             entries.iter().try_for_each(|(key, value)| insert(&mut pieces, &mut sizes, key, value))
+        })
+    }
+
+    fn there(&self, keys: &[String]) -> Result<Vec<There>> {
+        self.read(|transaction| {
+            let sizes = match transaction.open_table(SIZES) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(vec![There::Nothing; keys.len()]),
+                table => table?,
+            };
+            let there = |key: &String| {
+                if sizes.get(key.as_str())?.is_some() {
+                    return Ok(There::Value);
+                }
+                let below = format!("{key}/");
+                let first = sizes.range::<&str>(below.as_str()..)?.next().transpose()?;
+                let is_below = first.is_some_and(|(key, _)| key.value().starts_with(&below));
+                Ok(if is_below { There::Folder } else { There::Nothing })
+            };
+            keys.iter().map(there).collect()
         })
     }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use redis::{ConnectionLike as _, Pipeline, RedisError, RedisResult, Value};
 
 use super::redis_line::Line;
-use super::redis_server::{INDEX, RedisServer};
+use super::redis_server::{INDEX, RedisServer, behind};
 use super::{KEY_BYTES_MAX, Key, at_least};
 use crate::error::{Error, Kind, Result};
 
@@ -35,8 +35,7 @@ impl RedisServer {
             Bound::Excluded(start) => [b"(", start.as_bytes()].concat(),
             _ => b"-".to_vec(),
         };
-        // No UTF-8 holds this byte.
-        let end = [b"(", prefix.as_bytes(), &[0xff]].concat();
+        let end = behind(prefix);
         let what = format!("keys of {prefix}");
         let mut found = Vec::new();
         loop {
@@ -91,7 +90,7 @@ impl RedisServer {
 
     /// Walks if nobody did so before. What a server refuses (to a reader, or a copy that takes no writes) keeps nobody from
     /// what the index lists.
-    fn know_others(&self) -> Result<()> {
+    pub(super) fn know_others(&self) -> Result<()> {
         if self.knows_others.load(Ordering::Relaxed) {
             return Ok(());
         }

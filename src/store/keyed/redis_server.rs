@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use redis::{ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind};
 
 use super::redis_line::Line;
-use super::{Key, Keyed, Limits, Look, Step, Swap, VALUE_BYTES_MAX, missing, timeout};
+use super::{Key, Keyed, Limits, Look, Step, Swap, There, VALUE_BYTES_MAX, missing, timeout};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 
@@ -158,6 +158,11 @@ impl RedisServer {
     }
 }
 
+/// As a bound of a sorted set: before it are all keys with this prefix, and behind it the next ones. No UTF-8 holds this byte.
+pub(super) fn behind(prefix: &str) -> Vec<u8> {
+    [b"(", prefix.as_bytes(), &[0xff]].concat()
+}
+
 /// For messages: one key, or the first of several.
 fn named<'a>(mut keys: impl ExactSizeIterator<Item = &'a String>) -> String {
     match (keys.next(), keys.len()) {
@@ -210,6 +215,32 @@ impl Keyed for RedisServer {
         }
         let bytes = entries.iter().map(|(_, value)| value.len() as u64).sum();
         self.ask(&named(entries.iter().map(|(key, _)| key)), bytes, |connection| pipe.query(connection))
+    }
+
+    fn there(&self, keys: &[String]) -> Result<Vec<There>> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.know_others()?;
+        let mut pipe = redis::pipe();
+        for key in keys {
+            let (first, last) = (format!("[{key}/"), behind(&format!("{key}/")));
+            pipe.cmd("EXISTS").arg(self.key(key));
+            pipe.cmd("ZRANGEBYLEX").arg(self.key(INDEX)).arg(first).arg(last).arg("LIMIT").arg(0).arg(1);
+        }
+        let found: Vec<(bool, Vec<String>)> = self.ask(&named(keys.iter()), 0, |connection| {
+            let found: Vec<redis::Value> = pipe.query(connection)?;
+            let both = |both: &[redis::Value]| {
+                Ok((redis::from_redis_value_ref(&both[0])?, redis::from_redis_value_ref(&both[1])?))
+            };
+            found.chunks_exact(2).map(both).collect()
+        })?;
+        let there = |(is_value, below): (bool, Vec<String>)| match () {
+            () if is_value => There::Value,
+            () if below.is_empty() => There::Nothing,
+            () => There::Folder,
+        };
+        Ok(found.into_iter().map(there).collect())
     }
 
     fn delete(&self, keys: &[String]) -> Result<()> {
