@@ -8,10 +8,8 @@ import sys
 import urllib.parse
 import urllib.request
 
-
 def folder(directory):
     return lambda key: open(os.path.join(directory, key), "rb").read()
-
 
 def redis(place):
     address, database, prefix = place.split("/", 2)
@@ -31,10 +29,8 @@ def redis(place):
     ask(b"SELECT", database.encode())
     return lambda key: ask(b"GET", f"{prefix}/{key}".encode())
 
-
 def http(url):
     return lambda key: urllib.request.urlopen(url + "/" + urllib.parse.quote(key)).read()
-
 
 def read(get, name):
     manifest = json.loads(get(name))
@@ -46,7 +42,6 @@ def read(get, name):
         chunk = get(f"{name}_chunk_{n}")
         assert len(chunk) == size, f"chunk {n}: {len(chunk)} bytes, not {size}"
         yield chunk
-
 
 kind, place, name = sys.argv[1:]
 for chunk in read({"folder": folder, "redis": redis, "http": http}[kind](place), name):

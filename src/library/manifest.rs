@@ -109,7 +109,8 @@ pub struct Manifest {
     content: Content,
     meta: Meta,
     kept: Kept,
-    told_by: Option<Digest>,
+    /// And whether no change of its bytes leaves that as it is.
+    told_by: Option<(Digest, bool)>,
     is_of_another_program: bool,
 }
 
@@ -147,10 +148,15 @@ impl Manifest {
     }
 
     /// The same file, of which the home told this when its manifest was read: where hashes are missing, another file at the
-    /// same place is told by it.
+    /// same place is told by it. `is_enough` says that no change of its bytes leaves it as it is.
     #[must_use]
-    pub fn told_by(self, digest: Digest) -> Self {
-        Self { told_by: Some(digest), ..self }
+    pub fn told_by(self, digest: Digest, is_enough: bool) -> Self {
+        Self { told_by: Some((digest, is_enough)), ..self }
+    }
+
+    /// Whether `content_id` tells its bytes from any others.
+    pub fn is_told_apart(&self) -> bool {
+        self.is_proved() || self.told_by.is_some_and(|(_, is_enough)| is_enough)
     }
 
     /// The same file, which another program put as it is: it is read, and neither changed nor replaced.
@@ -221,7 +227,7 @@ impl Manifest {
             }
         }
         hasher.update(&self.size_bytes.to_le_bytes());
-        if let Some(told_by) = &self.told_by {
+        if let Some((told_by, _)) = &self.told_by {
             hasher.update(told_by.as_bytes());
         }
         hasher.finish()

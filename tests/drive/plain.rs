@@ -7,7 +7,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 
-use super::mount::{Mount, reelfs};
+use super::mount::{Mount, Place, cache_command, reelfs};
 use super::needs::{FUSE, Need, Test};
 use super::stored::{Store, film};
 
@@ -177,6 +177,23 @@ fn by_hand(store: &Store, put: &mut dyn FnMut(&str, &[u8])) {
     store.done(&["gc", "--grace", "0", &store.url]);
     store.done(&["get", &raw_path, taken.to_str().unwrap()]);
     assert!(fs::read(&taken).unwrap() == raw);
+    // What is cached of such a value is good for the next mount, where its store tells one state of it from another.
+    let place = Place::new();
+    let read = || {
+        let mount = Mount::on(&place, &store.url, &store.options());
+        let bytes = fs::read(mount.file("a/raw.mkv")).unwrap();
+        mount.end();
+        let status = cache_command(&place, &["status", "--json"]).stdout;
+        let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
+        (bytes, status["caches"][0]["entries"][0]["version"].as_str().unwrap().to_owned())
+    };
+    let (first, second) = (read(), read());
+    assert!(first.0 == raw && second.0 == raw);
+    assert_eq!(first.1 == second.1, store.url.contains("file") || store.url.contains("s3"), "{} {}", first.1, second.1);
+    let mut changed = raw;
+    changed[3_000_000] ^= 1;
+    put("a/raw.mkv", &changed);
+    assert!(read().0 == changed);
 }
 
 /// What another program set is listed, and nothing else of what it has there; what it sets later when it is looked for.

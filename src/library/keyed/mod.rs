@@ -424,7 +424,7 @@ fn read_ours(path: &str, value: &Bytes) -> Result<Loaded> {
     }
     let (manifest, id) = value::read_manifest(path, value)?;
     let seen = seen_of(value);
-    let manifest = if id.is_none() { manifest.told_by(seen.sha256) } else { manifest };
+    let manifest = if id.is_none() { manifest.told_by(seen.sha256, false) } else { manifest };
     Ok(Loaded { manifest, id, seen })
 }
 

@@ -4,7 +4,8 @@
 //!
 //! A version is a file's content. Whoever opened one reads it to its end though the file be replaced meanwhile, as long as
 //! the library keeps the old chunks. Where another program wrote the manifest nothing tells contents of the same sizes
-//! apart, and a version counts for a moment: what was read of it is given to nobody who comes later.
+//! apart, and a version counts for a moment: what was read of it is given to nobody who comes later. So it is with any other
+//! value of another program, unless its store has a time or a word for each state of it.
 
 mod chunks;
 
@@ -148,6 +149,8 @@ impl Opened {
         };
         let version = if manifest.is_proved() {
             Version::from_stored(format!("sha256:{}", manifest.content_id()))
+        } else if manifest.is_told_apart() {
+            Version::from_stored(format!("told:{}", manifest.content_id()))
         } else {
             self.unproved_version(&path, &manifest)
         };
