@@ -36,7 +36,7 @@ pub trait Origin: Send + Sync {
         Ok(None)
     }
 
-    /// Whoever lists next looks for what others have put, too, also where that takes long. Returns at once.
+    /// The next listing looks for what other programs have put, too, also where that takes long. Returns at once.
     fn look_anew(&self) {}
 
     /// Makes a few connections ready for requests to come, unless that was done less than `_every` ago. Returns at once;

@@ -331,7 +331,7 @@ fn tagged_by_what_files_are() {
             let told = format!("type      {content_type}\ntags      {tags}\n");
             assert!(stat.contains(&told), "{home}: {stat}");
         }
-        // Who says nothing of tags and types changes none.
+        // A put that says nothing of tags and types changes none.
         assert!(run(&["put", films, &format!("{library}/shelf")]).1.contains("3 files there already"));
         assert!(run(&["purge", &library, "--tag", "show=Dark {2017}"]).1.starts_with("2 files"));
         let (code, _, said) = run(&["put", films, &library, "--tag-by", "{year}"]);

@@ -163,7 +163,7 @@ impl KeyedLibrary {
         self.read_whole(path).and_then(|value| read(path, &value))
     }
 
-    /// What is shown of a file, whoever put it. As `load`; but a value of another program is a file, too.
+    /// What is shown of a file of any program. As `load`; but a value of another program is a file, too.
     fn shown(&self, path: &str) -> Result<Manifest> {
         let value = self.read_whole(path)?;
         let head = value.slice(..value.len().min(HEAD_BYTES as usize));

@@ -29,7 +29,7 @@ pub(super) struct PlainDraft<'a> {
     library: &'a KeyedLibrary,
     path: String,
     count: usize,
-    /// In the note, so that two who put the same file at once see each other.
+    /// In the note, so that two puts of the same file at once see each other.
     id: Id,
     /// When the note was written last; nothing before the first chunk.
     noted: Option<Instant>,
@@ -76,13 +76,16 @@ impl<'a> PlainDraft<'a> {
         Ok(())
     }
 
-    /// Refuses what a collector took for broken off, or somebody else puts at the same time.
+    /// Refuses what a collector took for broken off, or what another put writes at the same time.
     fn check_noted(&self) -> Result<()> {
         if self.library.mark(&self.key())?.is_some_and(|mark| mark.id() == Some(self.id)) {
             return Ok(());
         }
         let path = self.path.escape_debug();
-        Err(Error::new(Kind::Busy, format!("{path}: somebody else puts or removes it at the same time: put it again")))
+        Err(Error::new(
+            Kind::Busy,
+            format!("{path}: another program puts or removes it at the same time: put it again"),
+        ))
     }
 }
 
@@ -171,7 +174,7 @@ impl KeyedLibrary {
                 Err(error) => return Err(error),
             };
             let count = file.filter(is_plain).map_or(0, |file| file.manifest.chunks().len());
-            // Whoever is putting it after all finds another note, and gives way.
+            // A put that is under way after all finds another note, and gives way.
             self.asking.put_one(key.key.clone(), Mark { id: None, ..mark.clone() }.value())?;
             self.remove_chunk_like(&mark.path, count)?;
             self.asking.delete(&[key.key])?;

@@ -1,6 +1,6 @@
 //! Values that another program put beside a library and that are no manifests: each is a file of its own bytes, which is read
 //! and never changed.
-//! Never here: manifests (see `value`), and what is refused (whoever changes something asks `load`, which knows no such file).
+//! Never here: manifests (see `value`), and what is refused (every change asks `load`, which knows no such file).
 
 use std::time::SystemTime;
 
