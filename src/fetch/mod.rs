@@ -217,14 +217,19 @@ impl Fetcher {
             if free.iter().any(|piece| !shared.cache.trusted(entry, *piece).is_empty()) {
                 return Ok(Demand::LookAgain);
             }
+            let under_way = table.overlapping(entry.id(), need);
             for piece in free.into_iter().filter(|piece| !piece.intersect(need).is_empty()) {
                 let flight = Flight::new(entry, piece, Lane::Demand);
+                // Held until the reader waits for it: a worker that fails at once must not take it for a guess.
+                let mut inner = flight.inner.lock();
                 if !shared.lanes.push(Lane::Demand, &flight) {
                     return Err(too_many_wait(entry));
                 }
+                answered.push(flight.wait(&mut inner, piece.intersect(need), waiter));
+                drop(inner);
                 table.insert(&flight);
             }
-            for flight in table.overlapping(entry.id(), need) {
+            for flight in under_way {
                 let mut inner = flight.inner.lock();
                 let part = ByteRange::new(flight.start, inner.end).intersect(need);
                 if part.is_empty() {
