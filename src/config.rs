@@ -156,6 +156,8 @@ pub struct WebConfig {
     pub client_key: Option<PathBuf>,
     /// Any certificate of a server is taken.
     pub is_insecure: bool,
+    /// The servers behind one name disagree about `ETag`s: size and time tell the version.
+    pub has_unstable_validators: bool,
     /// The URL of the proxy; `None`: as the environment says.
     pub proxy: Option<Secret>,
 }
@@ -164,7 +166,11 @@ impl WebConfig {
     /// Whether the user said anything.
     pub fn is_given(&self) -> bool {
         let files = [&self.token_file, &self.ca_cert, &self.client_cert, &self.client_key];
-        !self.headers.is_empty() || files.iter().any(|file| file.is_some()) || self.is_insecure || self.proxy.is_some()
+        let flags = [self.is_insecure, self.has_unstable_validators];
+        !self.headers.is_empty()
+            || files.iter().any(|file| file.is_some())
+            || flags.contains(&true)
+            || self.proxy.is_some()
     }
 }
 

@@ -40,7 +40,7 @@
 //! *opening*: what players open a film with: its head, its tail, its container's index; it outlives the middle of
 //! films. *pin*: a person's wish that a file is never evicted. *warm*: fetched before anyone reads it. *scan*: files
 //! opened one behind the other, whatever their names, of which little is read: of each as little as will do. *staged*:
-//! written, and not in the library before it is closed.
+//! written, and not in the library before it is closed. *growing*: longer than it was, and beginning with the same bytes.
 //!
 //! *library*: a place of our own where files are put. *home*: where it keeps its bytes. *manifest*: what one file is made
 //! of. *blob*: immutable bytes named by their SHA-256. *draft*: a file on its way in. *orphan*: bytes that no file names.
@@ -83,7 +83,8 @@
 //!
 //! # What must always be true
 //!
-//! 1. **No wrong byte**: bytes of one version, or an error. An inode number, too, means one version for its whole life.
+//! 1. **No wrong byte**: bytes of one version, or an error. An inode number, too, means one version for its whole life, or of a
+//!    file that only grows the versions that begin with it (`fetch/growth.rs`).
 //! 2. **Data before reference**: a row is committed after its bytes are synced. A kill at any point leaves orphans only.
 //! 3. **One flight for each byte**, however many readers; one that fails or panics answers all of them.
 //! 4. **A slow origin slows only who needs it**: no session thread ever waits for it.
@@ -102,7 +103,7 @@
 //! # What is not here
 //!
 //! No async above `store` (`store/driver` is the border). No retries below `fetch` and `drive`. No time of day in a
-//! decision, but for one: how old a listing of an earlier run is. No second copy of the truth: the index says what is on
+//! decision, but for two: how old a listing of an earlier run is, and whether a file was changed so lately that it may grow. No second copy of the truth: the index says what is on
 //! disk, and what is held in memory beside it can be thrown away at any time.
 
 #[cfg(not(target_pointer_width = "64"))]

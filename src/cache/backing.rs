@@ -61,7 +61,9 @@ impl Cache {
         // The trust is of the file as it is now, and the kernel is given this very file.
         backing.stamp = backing.data.stamp().map_err(looked)?;
         let is_as_trusted = shared.hot.sees(entry.id, backing.stamp) && shared.hot.epoch(entry.id) == epoch;
-        Ok(is_as_trusted.then_some(backing))
+        // One that grew meanwhile is not whole.
+        let is_as_long = entry.size_bytes() == size;
+        Ok((is_as_trusted && is_as_long).then_some(backing))
     }
 }
 

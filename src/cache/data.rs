@@ -328,7 +328,7 @@ impl DataFile {
         Ok(Stamp::of(&self.file()?.metadata()?))
     }
 
-    /// Gives a file that was cut its length back.
+    /// Gives a file its length: one that was cut, or one whose film has grown.
     pub fn set_len(&self, size_bytes: u64) -> io::Result<()> {
         self.file()?.set_len(size_bytes)
     }

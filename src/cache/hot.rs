@@ -71,15 +71,22 @@ struct FileState {
     freed_bytes: u64,
     // Of this epoch, all holes of ours: a filesystem may count them after they were made.
     freed_so_far_bytes: u64,
+    // The length that one of our changes under way gives it.
+    grows_to_bytes: Option<u64>,
 }
 
 impl FileState {
     fn agrees(&self, stamp: &Stamp) -> bool {
         if self.changes > 0 {
-            self.stamp.may_be_our_change(stamp, self.freed_bytes)
+            self.may_be_our_change(stamp)
         } else {
             self.stamp.is_unchanged(stamp, self.freed_so_far_bytes)
         }
+    }
+
+    fn may_be_our_change(&self, stamp: &Stamp) -> bool {
+        let is_ours = |was: Stamp| was.may_be_our_change(stamp, self.freed_bytes);
+        is_ours(self.stamp) || self.grows_to_bytes.is_some_and(|size| is_ours(self.stamp.of_size(size)))
     }
 }
 
@@ -114,7 +121,8 @@ impl State {
     fn begin_epoch(&mut self, entry_id: i64, stamp: Stamp) -> Epoch {
         self.next_epoch += 1;
         let epoch = self.next_epoch;
-        self.files.put(entry_id, FileState { epoch, stamp, changes: 0, freed_bytes: 0, freed_so_far_bytes: 0 });
+        let file = FileState { epoch, stamp, changes: 0, freed_bytes: 0, freed_so_far_bytes: 0, grows_to_bytes: None };
+        self.files.put(entry_id, file);
         epoch
     }
 }
@@ -255,6 +263,14 @@ impl Hot {
         Some(Change { hot: self, entry_id, epoch: file.epoch })
     }
 
+    /// Announces that the file is given another length: told with a change of our own that is announced already.
+    pub fn grows(&self, change: &Change<'_>, size_bytes: u64) {
+        let mut state = self.state.lock();
+        if let Some(file) = state.files.get_mut(&change.entry_id).filter(|file| file.epoch == change.epoch) {
+            file.grows_to_bytes = Some(size_bytes);
+        }
+    }
+
     /// Which state of the entry's file is trusted now, as far as anything of it is.
     pub fn epoch(&self, entry_id: i64) -> Option<Epoch> {
         self.state.lock().epoch(entry_id)
@@ -371,7 +387,7 @@ impl Change<'_> {
     pub fn end(self, stamp: Stamp) -> Option<Epoch> {
         let mut state = self.hot.state.lock();
         let file = state.files.get_mut(&self.entry_id).filter(|file| file.epoch == self.epoch)?;
-        if !file.stamp.may_be_our_change(&stamp, file.freed_bytes) {
+        if !file.may_be_our_change(&stamp) {
             state.begin_epoch(self.entry_id, stamp);
             return None;
         }
@@ -388,6 +404,7 @@ impl Drop for Change<'_> {
             // Of changes that overlap, the last one to end gives all of it back.
             if file.changes == 0 {
                 file.freed_bytes = 0;
+                file.grows_to_bytes = None;
             }
         }
     }

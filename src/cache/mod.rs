@@ -21,6 +21,7 @@
 mod backing;
 mod data;
 mod evict;
+mod growth;
 mod hot;
 pub mod index;
 mod keeper;
@@ -57,6 +58,7 @@ use crate::range::{ByteRange, RangeSet};
 use crate::store::Stat;
 
 use data::{DataDir, DataFile};
+use growth::States;
 use hot::Hot;
 use index::{ChunkRow, EntryKey, EntryRow, Index, micros};
 use keeper::{Job, Keep};
@@ -118,7 +120,10 @@ struct Shared {
 pub struct Entry {
     id: i64,
     path: Arc<str>,
-    stat: Stat,
+    // As `states` has it: for who asks without its lock.
+    size_bytes: AtomicU64,
+    // What it stands for, and what the origin is asked for. Taken alone.
+    states: Mutex<States>,
     chunk_size_bytes: u64,
     // Another file once this one was removed or moved away under us. Held for a moment; the bytes are read outside it.
     data: RwLock<Arc<DataFile>>,
@@ -166,14 +171,14 @@ impl Entry {
         &self.path
     }
 
-    /// Size, time and version of the file.
-    pub fn stat(&self) -> &Stat {
-        &self.stat
+    /// Size, time and version of the file. Of one that grows, the latest that this entry stands for.
+    pub fn stat(&self) -> Stat {
+        self.states.lock().own.clone()
     }
 
     /// Bytes of the file.
     pub fn size_bytes(&self) -> u64 {
-        self.stat.size_bytes
+        self.size_bytes.load(Ordering::Acquire)
     }
 
     /// Whether anything can be kept of it.
@@ -310,7 +315,8 @@ impl Cache {
         let entry = Arc::new(Entry {
             id,
             path: path.into(),
-            stat: stat.clone(),
+            size_bytes: AtomicU64::new(stat.size_bytes),
+            states: Mutex::new(States::new(stat)),
             chunk_size_bytes,
             data: RwLock::new(Arc::new(data)),
             is_suspect: AtomicBool::new(false),

@@ -177,6 +177,11 @@ impl Shared {
             return Ok(());
         }
         self.index.pass_pin_on(old.entry_id, new.id)?;
+        self.unpin_beyond_budget(new)
+    }
+
+    /// The file of `new` has another size than it had: if it was pinned and there is no room for so much, it is not any longer.
+    pub(super) fn unpin_beyond_budget(&self, new: &Entry) -> Result<()> {
         if self.index.pinned_bytes()? > self.pinned_max_bytes() {
             let (size, path) = (format_size(new.size_bytes()), new.path());
             log::warn!("{path} has changed, has {size} now, and is pinned no longer: too much would be");

@@ -100,6 +100,19 @@ impl Shared {
         Ok(change.end(data.stamp()?))
     }
 
+    /// Makes an entry's data file longer, which counts as no other program's change.
+    pub(super) fn lengthen(&self, entry_id: i64, data: &DataFile, size_bytes: u64) -> io::Result<()> {
+        let change = self.announce(entry_id, data, 0)?;
+        if let Some(change) = &change {
+            self.hot.grows(change, size_bytes);
+        }
+        data.set_len(size_bytes)?;
+        if let Some(change) = change {
+            change.end(data.stamp()?);
+        }
+        Ok(())
+    }
+
     fn announce(&self, entry_id: i64, data: &DataFile, freed_bytes: u64) -> io::Result<Option<Change<'_>>> {
         for _ in 0..LOOKS {
             let change = self.hot.begin_change(entry_id, data.stamp()?, freed_bytes);

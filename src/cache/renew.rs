@@ -84,7 +84,8 @@ impl Shared {
         let now = micros(SystemTime::now());
         let entries: Vec<Arc<Entry>> = open.values().filter_map(Weak::upgrade).filter(|entry| entry.id > 0).collect();
         for entry in &entries {
-            let key = EntryKey { origin: &self.origin, path: &entry.path, version: entry.stat.version.as_str() };
+            let stat = entry.stat();
+            let key = EntryKey { origin: &self.origin, path: &entry.path, version: stat.version.as_str() };
             let adopted = self.index.adopt_entry(entry.id, &key, entry.size_bytes(), entry.chunk_size_bytes, now);
             adopted.unwrap_or_else(|error| log::warn!("cache: {} is lost to the new index: {error}", entry.path));
         }

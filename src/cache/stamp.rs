@@ -47,6 +47,11 @@ impl Stamp {
         self.held_bytes
     }
 
+    /// The same with another length.
+    pub fn of_size(self, size_bytes: u64) -> Self {
+        Self { size_bytes, ..self }
+    }
+
     /// Whether both are one file, whatever happened to it in between.
     pub fn is_same_file(&self, later: &Self) -> bool {
         (self.device, self.inode) == (later.device, later.inode)

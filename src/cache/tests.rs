@@ -3,6 +3,7 @@
 //! Never here: origins and readers (see `read`'s own tests), SQL (see the index's).
 
 mod changed;
+mod grown;
 mod keeping;
 mod private;
 mod renewed;
@@ -141,7 +142,7 @@ fn what_is_kept_can_be_read_at_once_and_nothing_else() {
     assert!(coverage.unchecked.is_empty());
     cache.flush();
     assert_eq!(cache.held(&film).unwrap(), (2, CHUNK + 100));
-    assert_eq!(cache.held_of("film", film.stat()).unwrap(), (2, CHUNK + 100));
+    assert_eq!(cache.held_of("film", &film.stat()).unwrap(), (2, CHUNK + 100));
     assert_eq!(cache.held_of("film", &stat(1, "2")).unwrap(), (0, 0));
 }
 

@@ -17,7 +17,8 @@ use crate::store::remote::access::Access;
 const HEADERS_BYTES_MAX: u64 = 64 << 10;
 
 /// Their ids, for the check whether they mean anything to a source.
-pub const IDS: [&str; 7] = ["header", "bearer_token_file", "ca_cert", "client_cert", "client_key", "insecure", "proxy"];
+pub const IDS: [&str; 8] =
+    ["header", "bearer_token_file", "ca_cert", "client_cert", "client_key", "insecure", "unstable_validators", "proxy"];
 
 /// For sources of the kinds http(s), `WebDAV` and S3. Shared by mounts and the library's commands.
 #[derive(Debug, Args)]
@@ -50,6 +51,10 @@ pub struct WebOptions {
     /// Take any certificate for the server's: others on the network can read and change everything then. --ca-cert is better.
     #[arg(long, env = "REELFS_INSECURE", value_parser = BoolishValueParser::new())]
     insecure: bool,
+    /// Tell a file's version by its size and time alone, for servers behind one name that give one file different `ETag`s, or
+    /// a new time with each answer. A file that is replaced by another of the same size in the same second is not noticed then.
+    #[arg(long, env = "REELFS_UNSTABLE_VALIDATORS", value_parser = BoolishValueParser::new())]
+    unstable_validators: bool,
     /// Ask through this proxy: http://, https:// or socks5://host:port. Default: `HTTP_PROXY`, `HTTPS_PROXY` and `ALL_PROXY`.
     /// Hosts in `NO_PROXY` are asked directly in both cases. A proxy's password is better given in the environment.
     #[arg(long, value_name = "URL", env = "REELFS_PROXY", hide_env_values = true)]
@@ -76,6 +81,7 @@ impl WebOptions {
             client_cert: absolute(self.client_cert),
             client_key: absolute(self.client_key),
             is_insecure: self.insecure,
+            has_unstable_validators: self.unstable_validators,
             proxy: self.proxy.filter(|Secret(url)| !url.is_empty()),
         };
         if web.is_given() {

@@ -20,7 +20,7 @@ use crate::config::BLOCK_SIZE_BYTES;
 use crate::error::Result;
 use crate::fetch::Expected;
 use crate::media::is_film_name;
-use crate::origin::{Begun, End, Patience, Stat};
+use crate::origin::{Begun, Patience, Section, Stat};
 use crate::range::ByteRange;
 
 /// Of a file's start: what the kernel's own readahead asks for at the first read of any program.
@@ -157,7 +157,7 @@ impl Drive {
             let tail =
                 listed_size.filter(|_| is_film && !is_scan).and_then(|size| drive.ask_for_tail(path, size, head));
             let first = drive.ask.of(question, |origin, patience| {
-                Ok(match origin.begin(path, End::First(head), patience)? {
+                Ok(match origin.begin(path, Section::First(head), patience)? {
                     Some(begun) => Contact::Begun(begun),
                     None => Contact::Stat(origin.stat(path, patience)?),
                 })
@@ -213,7 +213,7 @@ impl Drive {
         let (origin, path) = (Arc::clone(&self.ask.origin), path.to_owned());
         let asked = self.jobs.run(move || {
             thread::sleep(TAIL_AFTER);
-            let answer = origin.begin(&path, End::Last(bytes), &patience);
+            let answer = origin.begin(&path, Section::Last(bytes), &patience);
             // Nobody expects it if the head failed, or was told without a version.
             match (told.recv(), answer) {
                 (Ok(expected), Ok(Some(begun))) => expected.comes(begun),

@@ -41,6 +41,8 @@ pub struct Opened {
     pub head: Option<Vec<u8>>,
     /// Whether it is one film of many that are being looked at: nothing should be read ahead of it.
     pub is_scan: bool,
+    /// Whether the kernel may have been told another size before: the file has grown.
+    pub is_resized: bool,
 }
 
 impl Drive {
@@ -60,29 +62,51 @@ impl Drive {
         let asked_at = Instant::now();
         let begun = Arc::<AtomicBool>::default();
         let is_scan = self.run.lock().is_scan(ino, node.size_bytes(), Instant::now());
+        let kept = Arc::default();
+        let contact = if self.may_grow(&node) && !is_scan {
+            // What it was a moment ago is of no use.
+            self.stats.forget(&path);
+            self.growing_contact(&node, &kept)
+        } else {
+            self.first_contact(&node, &begun, is_scan)
+        };
         self.stats.get_by(
             &path,
-            Some(self.first_contact(&node, &begun, is_scan)),
+            Some(contact),
             Box::new(move |stat| {
                 let stat = match stat {
                     Ok(stat) => stat,
                     Err(error) => return reply(Err(error)),
                 };
+                let grown = node.open_entry().is_some_and(|entry| entry.stat().version != stat.version);
+                let grown = grown.then(|| Arc::clone(&node));
                 let opens = Arc::clone(&drive);
-                // A refused job is dropped with its reply, which the kernel's adapter then answers with EIO.
-                let queued = opens.opens.run(move || match drive.opened(&node, &stat, is_scan, asked_at) {
-                    Ok(opened) if begun.load(Ordering::Acquire) && !is_scan => drive.give_head(opened, reply),
-                    opened => reply(opened),
-                });
-                if let Err(error) = queued {
-                    log::warn!("{error}");
+                let open = move |stat: Stat| {
+                    let drive = Arc::clone(&opens);
+                    // A refused job is dropped with its reply, which the kernel's adapter then answers with EIO.
+                    let queued = opens.opens.run(move || {
+                        let opened = drive.opened(&node, &stat, is_scan, asked_at);
+                        drop(kept);
+                        match opened {
+                            Ok(opened) if begun.load(Ordering::Acquire) && !is_scan => drive.give_head(opened, reply),
+                            opened => reply(opened),
+                        }
+                    });
+                    if let Err(error) = queued {
+                        log::warn!("{error}");
+                    }
+                };
+                match grown {
+                    Some(node) => drive.grow_first(node, stat, open),
+                    None => open(stat),
                 }
             }),
         );
     }
 
     fn opened(self: &Arc<Self>, node: &Arc<Node>, stat: &Stat, is_scan: bool, asked_at: Instant) -> Result<Opened> {
-        if !node.bind(stat) {
+        let size_before = node.size_bytes();
+        if !node.bind_to_open(stat) {
             // The stat is new; it is the number that is old.
             self.inodes.supersede(node);
             self.listings.expire(folder_of(&node.path));
@@ -90,6 +114,14 @@ impl Drive {
         }
         let entry = self.cache.entry(&node.path, stat)?;
         let handle = if is_scan { self.reader.open_to_scan(entry) } else { self.reader.open(entry) };
+        // A scan costs as little as can be.
+        if !is_scan {
+            self.follow_open(node, &handle);
+        }
+        let is_resized = size_before.is_some_and(|before| before != stat.size_bytes);
+        if is_resized {
+            self.listings.expire(folder_of(&node.path));
+        }
         self.run.lock().opened(node.ino, stat.size_bytes, handle.read_bytes());
         handle.learn_open_took(asked_at.elapsed());
         let (drive, path) = (Arc::downgrade(self), Arc::clone(&node.path));
@@ -102,12 +134,13 @@ impl Drive {
         let handle = self.files.add(Arc::new(file));
         // Looked at after it counts as open, as a writer looks for opens after it counts as one.
         self.check_not_staged(node).inspect_err(|_| self.files.remove(handle))?;
-        Ok(Opened { handle, head: None, is_scan })
+        Ok(Opened { handle, head: None, is_scan, is_resized })
     }
 
     /// All of an open file as one on this disk, if it is wholly here: for whoever can read it without us.
     pub fn backing(&self, handle: u64) -> Option<Backing> {
-        let file = self.files.get(handle)?;
+        // One that is lent can't grow.
+        let file = self.files.get(handle).filter(|file| !self.may_grow(&file.node))?;
         let backing = self.cache.backing(file.handle.entry()).unwrap_or_else(|error| {
             log::warn!("{}: {error}", file.node.path);
             None
@@ -192,9 +225,7 @@ impl Drive {
                     if error.kind() == Kind::Changed
                         && let Some(drive) = drive.upgrade()
                     {
-                        drive.inodes.supersede(&node);
-                        drive.stats.expire(&node.path);
-                        drive.listings.expire(folder_of(&node.path));
+                        drive.was_replaced(&node);
                     }
                 }
                 reply(answer);

@@ -1,10 +1,10 @@
 //! Numbers for names: which path, and which version of it, an inode number stands for, for as long as the kernel
 //! remembers it.
-//! Never here: the origin, and what a file holds.
+//! Never here: the origin, what a file holds, and what is known of one (see `node`).
 //!
-//! Invariant: an inode number means one version of one file for its whole life. A name whose file has changed gets a
-//! new number; so what the kernel keeps in its page cache under a number never mixes two versions. A number's life ends
-//! when the kernel forgets it, not when we do.
+//! Invariant: an inode number means one version of one file for its whole life, and of a file that only grows while it is open,
+//! those that begin with the ones before. A name whose file has changed gets a new number; so what the kernel keeps in its page
+//! cache under a number never mixes two versions. A number's life ends when the kernel forgets it, not when we do.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
-use super::times;
+use super::node::{Known, Node, NodeKind, size_of};
 use crate::origin::{Listed, ListedKind, Stat};
 
 /// The drive's top folder, as FUSE demands.
@@ -25,37 +25,6 @@ pub const ROOT: u64 = 1;
 const NODES_MAX: usize = 200_000;
 /// Files looked at to find one that can be let go: more than a few are in use only where that many are open.
 const LET_GO_TRIES_MAX: usize = 16;
-
-/// A file or folder the kernel knows.
-pub struct Node {
-    /// Its number.
-    pub ino: u64,
-    /// Relative to the source; `""` is the top.
-    pub path: Arc<str>,
-    /// What it is.
-    pub kind: NodeKind,
-    // Guards what is known of the version. Taken alone.
-    known: Mutex<Known>,
-}
-
-/// What a node is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NodeKind {
-    /// A folder.
-    Folder,
-    /// A regular file.
-    File,
-}
-
-/// What is known of a file; more with time, never something else.
-#[derive(Clone, Debug, Default)]
-struct Known {
-    listed_size_bytes: Option<u64>,
-    listed_modified: Option<SystemTime>,
-    stat: Option<Stat>,
-    /// The time was set through the drive: the stat's counts, whatever a listing of before tells.
-    is_time_set: bool,
-}
 
 /// All nodes.
 pub struct Inodes {
@@ -81,79 +50,6 @@ struct LetGo {
     lookups: u32,
     /// Of what was known of the version.
     known: u32,
-}
-
-impl Node {
-    /// The size, as far as it is known.
-    pub fn size_bytes(&self) -> Option<u64> {
-        let known = self.known.lock();
-        known.stat.as_ref().map(|stat| stat.size_bytes).or(known.listed_size_bytes)
-    }
-
-    /// The time of the last change, as far as it is known.
-    pub fn modified(&self) -> Option<SystemTime> {
-        let known = self.known.lock();
-        let exact = known.stat.as_ref().and_then(|stat| stat.modified);
-        if known.is_time_set && exact.is_some() { exact } else { times::shown(known.listed_modified, exact) }
-    }
-
-    /// The version, once it is known.
-    pub fn stat(&self) -> Option<Stat> {
-        self.known.lock().stat.clone()
-    }
-
-    /// Ties the node to the version `stat`. `false`: it stands for another one.
-    pub fn bind(&self, stat: &Stat) -> bool {
-        let mut known = self.known.lock();
-        if !known.agrees(None, Some(stat)) {
-            return false;
-        }
-        known.stat = Some(stat.clone());
-        true
-    }
-
-    /// The time of the last change was set; the bytes are the same.
-    pub fn set_modified(&self, modified: SystemTime) {
-        let mut known = self.known.lock();
-        match &mut known.stat {
-            Some(stat) => stat.modified = Some(modified),
-            None => known.listed_modified = Some(modified),
-        }
-        known.is_time_set = true;
-    }
-}
-
-impl Known {
-    /// Tells versions apart, as far as they are known.
-    fn digest(&self) -> u32 {
-        let mut hasher = DefaultHasher::new();
-        let version = self.stat.as_ref().map(|stat| (stat.size_bytes, stat.modified, stat.version.to_string()));
-        (self.listed_size_bytes, self.listed_modified, version).hash(&mut hasher);
-        hasher.finish() as u32
-    }
-
-    /// Whether a listing, and a stat, can be of the same version. Listings are compared with listings, as their times
-    /// are coarser than a stat's; sizes with any.
-    fn agrees(&self, listed: Option<&Listed>, stat: Option<&Stat>) -> bool {
-        let listed_size = listed.and_then(size_of);
-        let sizes = [
-            self.listed_size_bytes,
-            self.stat.as_ref().map(|stat| stat.size_bytes),
-            listed_size,
-            stat.map(|stat| stat.size_bytes),
-        ];
-        let mut sizes = sizes.into_iter().flatten();
-        let first = sizes.next();
-        let same_time = match (self.listed_modified, listed.and_then(|listed| listed.modified)) {
-            (Some(old), Some(new)) => old == new,
-            _ => true,
-        };
-        let same_version = match (&self.stat, stat) {
-            (Some(old), Some(new)) => old.version == new.version,
-            _ => true,
-        };
-        sizes.all(|size| Some(size) == first) && same_time && same_version
-    }
 }
 
 impl State {
@@ -197,13 +93,6 @@ pub(super) fn is_at_or_below(path: &str, top: &str) -> bool {
     top.is_empty() || path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-fn size_of(listed: &Listed) -> Option<u64> {
-    match listed.kind {
-        ListedKind::Folder => None,
-        ListedKind::File { size_bytes } => size_bytes,
-    }
-}
-
 /// The number a path gets unless it is taken: the same at each mount.
 fn number_of(path: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -214,7 +103,7 @@ fn number_of(path: &str) -> u64 {
 impl Inodes {
     /// With the top folder, which is never forgotten.
     pub fn new() -> Self {
-        let root = Node { ino: ROOT, path: "".into(), kind: NodeKind::Folder, known: Mutex::default() };
+        let root = Node::new(ROOT, "".into(), NodeKind::Folder, Known::default());
         let path = Arc::clone(&root.path);
         let state = State {
             nodes: HashMap::from([(ROOT, (Arc::new(root), 1))]),
@@ -242,7 +131,12 @@ impl Inodes {
         if let Some((node, lookups)) = state.current.get(path).and_then(|ino| state.nodes.get_mut(ino))
             && node.kind == kind
         {
-            let mut known = node.known.lock();
+            let in_growth = if kind == NodeKind::File { node.in_growth(listed, stat) } else { None };
+            let (listed, stat) = match &in_growth {
+                Some((listed, stat)) => (listed, Some(stat)),
+                None => (listed, stat),
+            };
+            let mut known = node.known();
             if kind == NodeKind::Folder || known.agrees(Some(listed), stat) {
                 known.listed_size_bytes = known.listed_size_bytes.or(size_of(listed));
                 known.listed_modified = match kind {
@@ -273,9 +167,10 @@ impl Inodes {
             listed_modified: listed.modified,
             stat: stat.cloned(),
             is_time_set: false,
+            was_opened: false,
         };
         let (ino, lookups) = state.number_for(&path, kind, &known);
-        let node = Arc::new(Node { ino, path: Arc::clone(&path), kind, known: Mutex::new(known) });
+        let node = Arc::new(Node::new(ino, Arc::clone(&path), kind, known));
         state.nodes.insert(ino, (Arc::clone(&node), lookups + 1));
         state.current.insert(path, ino);
         if kind == NodeKind::File {
@@ -292,7 +187,7 @@ impl Inodes {
     pub fn reserve(&self, path: &str) -> u64 {
         let mut state = self.state.lock();
         let ino = state.free_number(path);
-        let node = Node { ino, path: path.into(), kind: NodeKind::File, known: Mutex::default() };
+        let node = Node::new(ino, path.into(), NodeKind::File, Known::default());
         state.nodes.insert(ino, (Arc::new(node), 1));
         ino
     }
@@ -313,8 +208,8 @@ impl Inodes {
         for (path, ino, _) in moved {
             let Some((node, _)) = state.nodes.get_mut(&ino) else { continue };
             let new: Arc<str> = format!("{to}{}", &path[from.len()..]).into();
-            let known = Mutex::new(node.known.lock().clone());
-            *node = Arc::new(Node { ino, path: Arc::clone(&new), kind: node.kind, known });
+            let known = node.known.lock().clone();
+            *node = Arc::new(Node::new(ino, Arc::clone(&new), node.kind, known));
             state.unset_current(&path, ino);
             state.current.insert(new, ino);
         }
@@ -475,8 +370,20 @@ mod tests {
     fn a_size_that_differs_is_another_version() {
         let inodes = Inodes::new();
         let node = inodes.look_up("a.mkv", &file(Some(5), 1), None);
-        assert!(!node.bind(&stat(6, "x")));
+        assert!(!node.bind(&stat(4, "x")));
         assert!(node.bind(&stat(5, "x")));
+        assert!(!node.bind(&stat(6, "y")));
+    }
+
+    #[test]
+    fn a_file_that_grew_between_its_listing_and_its_first_open_is_what_it_is_then() {
+        let inodes = Inodes::new();
+        let node = inodes.look_up("a.mkv", &file(Some(5), 1), None);
+        assert!(node.bind_to_open(&stat(6, "x")));
+        assert_eq!(node.size_bytes(), Some(6));
+        assert!(!node.bind_to_open(&stat(7, "y")), "later it is another version");
+        let node = inodes.look_up("b.mkv", &file(Some(5), 1), Some(&stat(5, "x")));
+        assert!(node.bind_to_open(&stat(6, "y")) && !node.bind_to_open(&stat(7, "z")));
     }
 
     #[test]

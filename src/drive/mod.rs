@@ -5,6 +5,7 @@
 mod changes;
 mod contact;
 mod files;
+mod growth;
 mod handles;
 mod inodes;
 mod jobs;
@@ -15,6 +16,7 @@ mod memo;
 mod names;
 mod naming;
 mod next;
+mod node;
 mod status;
 mod times;
 mod writes;
@@ -43,9 +45,10 @@ use writes::Writes;
 
 pub use changes::Changes;
 pub use files::Opened;
-pub use inodes::{Node, NodeKind, ROOT};
+pub use inodes::ROOT;
 pub use keep::{Extent, Tell, Warmed, Warming, shown};
 pub use names::{DirEntry, Found};
+pub use node::{Node, NodeKind};
 pub use writes::Writable;
 
 /// Questions about names asked at once: a folder's worth of sizes in a few round trips.
@@ -146,6 +149,8 @@ pub struct Attributes {
     pub gid: u32,
     /// Whether the size is known; if not, nobody may remember these attributes.
     pub is_complete: bool,
+    /// Whether the file may be longer in a moment.
+    pub may_grow: bool,
 }
 
 /// Size of the drive for `df`: as full as a disc, where nothing can be written to it.
@@ -247,11 +252,12 @@ impl Drive {
         if self.is_writable() { Duration::ZERO } else { self.config.dir_ttl.min(NAME_TTL_MAX) }
     }
 
-    /// How long it may remember these attributes. A number stands for one version of a file, but for the same folder whatever
+    /// How long it may remember these attributes. A number stands for one version of a file, or for one that grows, but for the same folder whatever
     /// happens in that.
     pub fn attributes_ttl(&self, attributes: &Attributes) -> Duration {
         match attributes.kind {
             _ if !attributes.is_complete => Duration::ZERO,
+            NodeKind::File if attributes.may_grow => self.config.dir_ttl.min(growth::GROWING_TTL_MAX),
             NodeKind::File => self.config.dir_ttl,
             NodeKind::Folder => self.config.dir_ttl.min(NAME_TTL_MAX),
         }
@@ -298,6 +304,7 @@ impl Drive {
             uid: self.config.uid,
             gid: self.config.gid,
             is_complete: node.kind == NodeKind::Folder || size.is_some(),
+            may_grow: self.may_grow(node),
         }
     }
 }

@@ -130,8 +130,9 @@ impl Drive {
     }
 
     /// The attributes of a name with one lookup of it counted. Where too many are known, one is let go.
-    fn known_to_kernel(&self, path: &str, listed: &Listed, stat: Option<&Stat>) -> Attributes {
+    fn known_to_kernel(self: &Arc<Self>, path: &str, listed: &Listed, stat: Option<&Stat>) -> Attributes {
         let node = self.inodes.look_up(path, listed, stat);
+        self.look_for_growth(&node);
         self.let_one_go();
         let mut attributes = self.attributes(&node);
         // It will be another one soon: the kernel asks each time.
@@ -167,6 +168,7 @@ impl Drive {
             }
             return;
         }
+        self.look_for_growth(&node);
         let known = self.attributes(&node);
         if known.is_complete {
             return reply(Ok(known));
@@ -221,7 +223,7 @@ impl Drive {
 
     /// The same with attributes, counting one lookup of each name taken. The two dots come without (`None`).
     pub fn readdir_plus(
-        &self,
+        self: &Arc<Self>,
         handle: u64,
         offset: u64,
         mut visit: impl FnMut(DirEntry<'_>, Option<Attributes>) -> bool,

@@ -8,6 +8,7 @@
 
 pub mod checks;
 mod flight;
+mod growth;
 mod lanes;
 mod late;
 mod limit;
@@ -43,6 +44,7 @@ use memory::Memory;
 use throttle::Throttle;
 
 pub use flight::Waiter;
+pub use growth::{Followed, Into};
 pub use lanes::Lane;
 
 /// Chunks that may have landed and not be in the cache yet: they wait for its disk, or the disk has no room. Beside them

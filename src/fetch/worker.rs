@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::flight::{Flight, Whole};
+use super::growth::{Followed, Into};
 use super::lanes::{Flown, Seat};
 use super::race::Race;
 use super::request::Request;
@@ -14,7 +15,7 @@ use super::{Resident, Shared};
 use crate::cancel::Cancel;
 use crate::config::BLOCK_SIZE_BYTES;
 use crate::error::{Error, Kind, Result};
-use crate::origin::{Body, Patience};
+use crate::origin::{Body, Patience, Stat};
 use crate::range::ByteRange;
 use crate::retry;
 
@@ -25,6 +26,9 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// A server has seen the end of another request by then: what was refused beside it is not asked for again before.
 const PLACE_WAIT_MIN: Duration = Duration::from_millis(100);
+
+/// A flight whose file grows under it asks so often what it has become; one that is replaced all the time is no recording.
+const FOLLOWED_MAX: u32 = 8;
 
 /// Of a reader's time, one part in so many may go by until the cache's disk has taken what came before.
 const DISK_SHARE: u32 = 2;
@@ -125,11 +129,12 @@ impl Shared {
     fn fetch(&self, flight: &Arc<Flight>, seat: &Seat<'_>) -> std::result::Result<(), Unfinished> {
         let begun = Instant::now();
         let mut give_up_at = begun + self.config.chunk_timeout * FLIGHT_TIMEOUTS_MAX;
-        let mut attempt = 0;
+        let (mut attempt, mut followed) = (0, 0);
         self.retry.asked();
         loop {
             let before = flight.missing();
             let asked_at = Instant::now();
+            let asked_in = flight.entry.asked();
             let error = match self.attempt(flight, seat, &mut give_up_at) {
                 Ok(()) => {
                     self.late.lock().ended(false);
@@ -141,6 +146,16 @@ impl Shared {
             if flight.cancel.is_cancelled() {
                 return Err(called_off().into());
             }
+            let error = if error.kind() == Kind::Changed && followed < FOLLOWED_MAX {
+                followed = if flight.missing() == before { followed + 1 } else { 0 };
+                match self.follow_changed(flight, &asked_in) {
+                    Ok(true) => continue,
+                    Ok(false) => error,
+                    Err(error) => error,
+                }
+            } else {
+                error
+            };
             if error.kind() != Kind::Away {
                 self.late.lock().ended(error.may_pass());
             }
@@ -179,6 +194,19 @@ impl Shared {
             sleep_before_retry(wait, flight, &error, || others > 0 && seat.has_place())?;
             seat.asks(true);
         }
+    }
+
+    /// The file is another than was asked for. Whether that other one begins with the same bytes: they can be asked for again.
+    fn follow_changed(&self, flight: &Flight, asked_in: &Stat) -> Result<bool> {
+        // Another flight has followed it meanwhile.
+        if flight.entry.asked().version != asked_in.version {
+            return Ok(true);
+        }
+        let stall = retry::stall(self.time_left(flight), self.config.chunk_timeout, self.origin.silent_for());
+        let patience = Patience { stall, cancel: flight.cancel.clone() };
+        let followed = self.follow(&flight.entry, Into::Asked, &patience)?;
+        // `Same` as another flight has found it to be in this moment, or as it was.
+        Ok(followed != Followed::Replaced && flight.entry.asked().version != asked_in.version)
     }
 
     /// For how long an answer is of use: to whoever waits longest, or, to a guess, as long as to a reader who comes now.
@@ -327,8 +355,11 @@ impl Shared {
         let entry = &flight.entry;
         let stall = retry::stall(self.time_left(flight), self.config.chunk_timeout, self.origin.silent_for());
         let patience = Patience { stall, cancel: cancel.clone() };
+        if entry.grows() {
+            return self.ask_growing(entry, range, &patience);
+        }
         self.metrics.origin_requests.add(1);
-        self.origin.read(entry.path(), entry.stat(), range, &patience)
+        self.origin.read(entry.path(), &entry.asked(), range, &patience)
     }
 
     fn began(&self, answer: &Result<Box<dyn Body>>, asked_at: Instant) {

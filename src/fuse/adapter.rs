@@ -27,6 +27,9 @@ const BACKGROUND_MAX: u16 = 512;
 /// Programs that size their buffers by `st_blksize` read a block of the cache at once.
 const PREFERRED_READ_BYTES: u32 = 128 << 10;
 
+/// As the place in a file from which on the kernel is to forget it: no page of it, so that it waits for none.
+const ATTRIBUTES_ALONE: i64 = -1;
+
 /// Filesystems below ours, counting the one a lent file is on: an ordinary disk. With two, nothing could be stacked on
 /// the drive any more.
 const STACK_DEPTH: u32 = 1;
@@ -111,7 +114,8 @@ impl Adapter {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        kernel::agree(config, &[InitFlags::FUSE_EXPLICIT_INVAL_DATA]);
+        // Without FUSE_EXPLICIT_INVAL_DATA: the kernel forgets the pages of a file whose size has changed, by itself.
+        kernel::agree(config, &[]);
         if config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok() {
             self.passthrough.may_go_past();
         }
@@ -316,6 +320,12 @@ impl Filesystem for Adapter {
                         log::debug!("the kernel does not take a file's first bytes: {error}");
                     }
                 };
+                if let (true, Some(notifier)) = (opened.is_resized, notifier.get())
+                    && let Err(error) = notifier.inval_inode(ino, ATTRIBUTES_ALONE, 0)
+                {
+                    // It asks again when its time is up.
+                    log::debug!("the kernel keeps a file's old size: {error}");
+                }
                 let backing = if passthrough.is_on() { drive.backing(opened.handle) } else { None };
                 let way = (is_direct, opened.is_scan);
                 if let Err(reply) = passthrough.reply(ino.0, opened.handle, way, backing, give, reply) {
@@ -399,6 +409,7 @@ impl Filesystem for Adapter {
                 uid: 0,
                 gid: 0,
                 is_complete: false,
+                may_grow: false,
             };
             let attributes = attributes.unwrap_or(dot);
             reply.add(

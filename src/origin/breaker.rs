@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Begun, Body, End, Origin, Pages, Patience, Stat};
+use super::{Begun, Body, Origin, Pages, Patience, Section, Stat};
 use crate::cancel::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::metrics::Metrics;
@@ -319,8 +319,8 @@ impl Origin for Breaker {
         self.shared.ask_timed(|origin| origin.stat(path, patience))
     }
 
-    fn begin(&self, path: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
-        self.shared.ask_timed(|origin| origin.begin(path, end, patience))
+    fn begin(&self, path: &str, section: Section, patience: &Patience) -> Result<Option<Begun>> {
+        self.shared.ask_timed(|origin| origin.begin(path, section, patience))
     }
 
     fn look_anew(&self) {

@@ -14,7 +14,7 @@ pub use self::breaker::Health;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::whole;
-pub use crate::store::{Begun, Body, End, Listed, ListedKind, Pages, Patience, Stat, Version};
+pub use crate::store::{Begun, Body, Listed, ListedKind, Pages, Patience, Section, Stat, Version};
 
 /// Lists, stats and reads one source. Paths are relative to it, `/`-separated, decoded; `""` is the source itself.
 /// Every call may block up to its `Patience`.
@@ -31,8 +31,8 @@ pub trait Origin: Send + Sync {
     /// A file's exact size, time and version.
     fn stat(&self, path: &str, patience: &Patience) -> Result<Stat>;
 
-    /// One end of a file as it is now, with its stat. `None` where that can't be had in one answer, or is no faster.
-    fn begin(&self, _path: &str, _end: End, _patience: &Patience) -> Result<Option<Begun>> {
+    /// Some bytes of a file as it is now, with its stat. `None` where that can't be had in one answer, or is no faster.
+    fn begin(&self, _path: &str, _section: Section, _patience: &Patience) -> Result<Option<Begun>> {
         Ok(None)
     }
 

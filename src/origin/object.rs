@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Begun, Body, End, Origin, Pages, Patience, Stat};
+use super::{Begun, Body, Origin, Pages, Patience, Section, Stat};
 use crate::error::Result;
 use crate::range::ByteRange;
 use crate::store::List;
@@ -30,8 +30,8 @@ impl<S: List> Origin for Object<S> {
         self.store.stat(path, patience)
     }
 
-    fn begin(&self, path: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
-        self.store.begin(path, end, patience)
+    fn begin(&self, path: &str, section: Section, patience: &Patience) -> Result<Option<Begun>> {
+        self.store.begin(path, section, patience)
     }
 
     fn warm(&self, every: Duration) {

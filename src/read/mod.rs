@@ -27,8 +27,9 @@ use crate::cancel::Cancel;
 use crate::config::{BLOCK_SIZE_BYTES, KERNEL_READAHEAD_BYTES, LOOK_GRAIN_BYTES, ReadConfig};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::checks::{After, Checks};
-use crate::fetch::{Demand, Expected, Fetcher, Interest, Waiter};
+use crate::fetch::{Demand, Expected, Fetcher, Followed, Interest, Into, Lane, Waiter};
 use crate::metrics::Metrics;
+use crate::origin::Patience;
 use crate::range::ByteRange;
 
 use ahead::Ahead;
@@ -190,6 +191,22 @@ impl Reader {
             is_noted: AtomicBool::new(false),
             is_sequential: AtomicBool::new(false),
         })
+    }
+
+    /// Looks whether the file behind `entry` has grown, and follows it; see [`Fetcher::follow`].
+    pub fn follow(&self, entry: &Entry, into: Into, patience: &Patience) -> Result<Followed> {
+        self.core.fetcher.follow(entry, into, patience)
+    }
+
+    /// Has the end of a file fetched by which it is known again when it has grown.
+    pub fn hold_end(&self, handle: &Arc<Handle>) -> Result<()> {
+        let entry = &handle.entry;
+        let end = Fetcher::end_of(entry.size_bytes()).align(BLOCK_SIZE_BYTES, entry.size_bytes());
+        for part in end.slots(entry.chunk_size_bytes()) {
+            let begun = self.core.fetch_slot(entry, part, Lane::Urgent, &[])?;
+            handle.opening.lock().extend(begun);
+        }
+        Ok(())
     }
 
     /// Reads of `range` wait for an answer that somebody else has asked for; see [`Fetcher::expect`].

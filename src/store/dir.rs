@@ -14,7 +14,9 @@ use bytes::Bytes;
 use log::warn;
 
 use super::loops::Loops;
-use super::{Body, List, Listed, ListedKind, Pages, Paging, Patience, Read, Stat, Version, is_safe_name};
+use super::{
+    Begun, Body, List, Listed, ListedKind, Pages, Paging, Patience, Read, Section, Stat, Version, is_safe_name,
+};
 use crate::config::Links;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
@@ -121,6 +123,12 @@ impl Dir {
     }
 }
 
+/// Should the file have become a pipe since it was listed, opening it must not wait for a writer.
+fn open(path: &Path) -> Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    file.map_err(|error| Error::io(path.display(), &error))
+}
+
 /// Device and inode: what tells one folder from another, however it was reached.
 fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
@@ -152,11 +160,31 @@ impl Read for Dir {
         if metadata.is_file() { Ok(stat(&metadata)) } else { Err(self.missing(key)) }
     }
 
+    fn begin(&self, key: &str, section: Section, patience: &Patience) -> Result<Option<Begun>> {
+        let path = self.reach(key)?;
+        let file = open(&path)?;
+        let metadata = file.metadata().map_err(|error| Error::io(path.display(), &error))?;
+        if !metadata.is_file() {
+            return Err(self.missing(key));
+        }
+        let expected = stat(&metadata);
+        let size = expected.size_bytes;
+        let range = match section {
+            // No faster than `stat` and `read`.
+            Section::First(_) => return Ok(None),
+            Section::Last(bytes) => ByteRange::new(size.saturating_sub(bytes), size),
+            Section::At(range) => range,
+        };
+        if range.is_empty() || range.end > size {
+            return Ok(None);
+        }
+        let body = DirBody { file, path, expected: expected.clone(), left: range, patience: patience.clone() };
+        Ok(Some(Begun { stat: expected, range, body: Box::new(body), cancel: patience.cancel.clone() }))
+    }
+
     fn read(&self, key: &str, expected: &Stat, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
         let path = self.reach(key)?;
-        // Should the file have become a pipe since, opening it must not wait for a writer.
-        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-        let file = file.map_err(|error| Error::io(path.display(), &error))?;
+        let file = open(&path)?;
         let body = DirBody { file, path, expected: expected.clone(), left: range, patience: patience.clone() };
         body.check_version()?;
         Ok(Box::new(body))

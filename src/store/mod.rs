@@ -103,13 +103,15 @@ pub trait Body: Send {
     fn next(&mut self) -> Result<Option<Bytes>>;
 }
 
-/// One end of a file whose size is not known.
+/// Part of a file whose version is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum Section {
     /// So many bytes from its start on, or all if it has fewer.
     First(u64),
     /// So many bytes before its end, or all if it has fewer.
     Last(u64),
+    /// Exactly these, which are not none.
+    At(ByteRange),
 }
 
 /// An answer that says which version a file is, and brings the first bytes along.
@@ -130,9 +132,9 @@ pub trait Read: Send + Sync {
     /// Exact size, time and version of what `key` names.
     fn stat(&self, key: &str, patience: &Patience) -> Result<Stat>;
 
-    /// One end of whatever is at `key` now, with its stat: a round trip less than `stat` and `read`. `None` where that
+    /// Some bytes of whatever is at `key` now, with its stat: a round trip less than `stat` and `read`. `None` where that
     /// can't be had in one answer, or is no faster.
-    fn begin(&self, _key: &str, _end: End, _patience: &Patience) -> Result<Option<Begun>> {
+    fn begin(&self, _key: &str, _end: Section, _patience: &Patience) -> Result<Option<Begun>> {
         Ok(None)
     }
 

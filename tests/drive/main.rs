@@ -22,6 +22,7 @@ mod films;
 mod filters;
 mod folders;
 mod ftp;
+mod growing;
 mod hanging;
 mod homes;
 mod keep;
@@ -101,6 +102,7 @@ fn main() {
         filters::tests(),
         folders::tests(),
         ftp::tests(),
+        growing::tests(),
         hanging::tests(),
         homes::tests(),
         keep::tests(),

@@ -71,6 +71,16 @@ impl Index {
         })
     }
 
+    /// The entry's file has grown into this version of this size. `false`: another entry is that version already.
+    pub fn grow_entry(&self, entry_id: i64, key: &EntryKey<'_>, size_bytes: u64) -> Result<bool> {
+        self.write(|connection| {
+            connection
+                .prepare_cached("UPDATE OR IGNORE cache_entries SET version = ?2, size_bytes = ?3 WHERE entry_id = ?1")?
+                .execute(params![entry_id, key.version, stored(size_bytes)])
+                .map(|rows| rows == 1)
+        })
+    }
+
     /// Takes an open entry over into a new index, with its id.
     pub fn adopt_entry(
         &self,

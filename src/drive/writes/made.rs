@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::drive::inodes::is_at_or_below;
 use crate::error::{Error, Kind, Result};
-use crate::origin::{Begun, Body, End, Health, Listed, ListedKind, Origin, Pages, Patience, Stat};
+use crate::origin::{Begun, Body, Health, Listed, ListedKind, Origin, Pages, Patience, Section, Stat};
 use crate::range::ByteRange;
 
 /// Folders at once: about 100 bytes each.
@@ -122,8 +122,8 @@ impl Origin for WithMade {
         self.origin.stat(path, patience)
     }
 
-    fn begin(&self, path: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
-        self.origin.begin(path, end, patience)
+    fn begin(&self, path: &str, section: Section, patience: &Patience) -> Result<Option<Begun>> {
+        self.origin.begin(path, section, patience)
     }
 
     fn look_anew(&self) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 pub use self::rules::{RULES_MAX, Rules, view};
-use super::{Begun, Body, End, Health, Listed, ListedKind, Origin, Pages, Patience, Stat};
+use super::{Begun, Body, Health, Listed, ListedKind, Origin, Pages, Patience, Section, Stat};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::join;
@@ -85,9 +85,9 @@ impl Origin for Filtered {
         self.origin.stat(path, patience)
     }
 
-    fn begin(&self, path: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
+    fn begin(&self, path: &str, section: Section, patience: &Patience) -> Result<Option<Begun>> {
         self.check_file(path)?;
-        self.origin.begin(path, end, patience)
+        self.origin.begin(path, section, patience)
     }
 
     fn warm(&self, every: Duration) {

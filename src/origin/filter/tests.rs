@@ -136,7 +136,7 @@ fn what_is_left_out_is_not_listed_and_not_opened() {
     let stat = origin().stat("f/b.nfo", &patience()).unwrap();
     for path in ["a.nfo", "f/b.nfo", "old/g/c.mkv"] {
         missing(filtered.stat(path, &patience()).map(drop));
-        missing(filtered.begin(path, End::First(1), &patience()).map(drop));
+        missing(filtered.begin(path, Section::First(1), &patience()).map(drop));
         missing(filtered.read(path, &stat, ByteRange::new(0, 1), &patience()).map(drop));
     }
     filtered.stat("f/b.mkv", &patience()).unwrap();

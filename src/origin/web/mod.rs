@@ -23,7 +23,7 @@ use self::folder::{Folders, is_index};
 pub use self::index::{Told, parse};
 use self::times::{FolderTimes, Times};
 use self::whole::WholeFiles;
-use super::{Begun, Body, End, Listed, ListedKind, Origin, Pages, Patience, Stat, Version};
+use super::{Begun, Body, Listed, ListedKind, Origin, Pages, Patience, Section, Stat, Version};
 #[cfg(test)]
 use crate::config::WHOLE_FILE_MAX_BYTES;
 use crate::error::{Error, Kind, Result};
@@ -218,11 +218,11 @@ impl Origin for Web {
         }
     }
 
-    fn begin(&self, path: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
+    fn begin(&self, path: &str, section: Section, patience: &Patience) -> Result<Option<Begun>> {
         match self.root(patience)? {
             Root::Folder(remote) => {
                 let before = self.times.of(path);
-                let Some(begun) = remote.begin(path, end, patience)? else { return Ok(None) };
+                let Some(begun) = remote.begin(path, section, patience)? else { return Ok(None) };
                 if !begun.stat.version.is_size_alone() {
                     return Ok(Some(begun));
                 }
@@ -233,7 +233,7 @@ impl Origin for Web {
                 let stat = listed_at(begun.stat.size_bytes, after);
                 Ok((before == after).then_some(Begun { stat, ..begun }))
             }
-            Root::File(remote, name) if path == &**name => remote.begin("", end, patience),
+            Root::File(remote, name) if path == &**name => remote.begin("", section, patience),
             Root::File(..) => Err(missing(&self.described, path)),
         }
     }

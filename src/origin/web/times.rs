@@ -114,7 +114,7 @@ mod tests {
     use super::super::Web;
     use crate::cancel::Cancel;
     use crate::error::Kind;
-    use crate::origin::{End, Origin as _, Patience};
+    use crate::origin::{Origin as _, Patience, Section};
     use crate::range::ByteRange;
 
     use super::*;
@@ -173,7 +173,7 @@ mod tests {
         let range = ByteRange::new(0, 5);
         let old = web.stat("a.mkv", &patience).unwrap();
         assert_eq!((old.size_bytes, old.version.is_size_alone()), (10, false));
-        assert_eq!(web.begin("b.mkv", End::First(5), &patience).unwrap().unwrap().stat.version, old.version);
+        assert_eq!(web.begin("b.mkv", Section::First(5), &patience).unwrap().unwrap().stat.version, old.version);
         assert!(web.read("a.mkv", &old, range, &patience).is_ok());
         assert_eq!(
             web.list_whole("", &patience).unwrap()[0].modified,
@@ -220,9 +220,9 @@ mod tests {
         let patience = Patience { stall: Duration::from_secs(5), cancel: Cancel::new() };
         web.stat("a.mkv", &patience).unwrap();
         *minute.lock() = 27;
-        assert!(web.begin("b.mkv", End::First(5), &patience).unwrap().is_none(), "old time, new bytes");
+        assert!(web.begin("b.mkv", Section::First(5), &patience).unwrap().is_none(), "old time, new bytes");
         let new = web.stat("b.mkv", &patience).unwrap();
-        assert_eq!(web.begin("b.mkv", End::First(5), &patience).unwrap().unwrap().stat, new);
+        assert_eq!(web.begin("b.mkv", Section::First(5), &patience).unwrap().unwrap().stat, new);
     }
 
     #[test]

@@ -26,7 +26,8 @@ use super::driver::Driver;
 use super::listing::too_long;
 use super::server::called;
 use super::{
-    Begun, Body, End, LISTING_NAMES_MAX, List, Listed, ListedKind, Pages, Paging, Patience, Read, Stat, is_safe_name,
+    Begun, Body, LISTING_NAMES_MAX, List, Listed, ListedKind, Pages, Paging, Patience, Read, Section, Stat,
+    is_safe_name,
 };
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
@@ -189,14 +190,18 @@ impl Read for Ftp {
         }
     }
 
-    fn begin(&self, key: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
+    fn begin(&self, key: &str, section: Section, patience: &Patience) -> Result<Option<Begun>> {
         // The last bytes can't be asked for before it is known where they are.
-        let End::First(bytes) = end else { return Ok(None) };
+        let (wanted, least_bytes) = match section {
+            Section::First(bytes) => (ByteRange::new(0, bytes), 1),
+            Section::At(range) => (range, range.end),
+            Section::Last(_) => return Ok(None),
+        };
         let (path, what) = self.path(key, patience)?;
         let transfer = self.wait(patience, &what, async {
             let mut lease = self.pool.lease().await?;
             let stat = match lease.find(&path, &what).await {
-                Ok(Found::File(stat)) if stat.size_bytes > 0 => stat,
+                Ok(Found::File(stat)) if stat.size_bytes >= least_bytes => stat,
                 // `stat` finds out, and says so.
                 Ok(_) => {
                     lease.give_back();
@@ -207,7 +212,7 @@ impl Read for Ftp {
                     return Err(error);
                 }
             };
-            let range = ByteRange::new(0, bytes.min(stat.size_bytes));
+            let range = wanted.intersect(ByteRange::new(0, stat.size_bytes));
             let transfer = Transfer::begin(lease, &path, &what, &stat, range).await?;
             Ok(Some((stat, range, transfer)))
         })?;

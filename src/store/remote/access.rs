@@ -42,6 +42,7 @@ pub struct Access {
     /// Sent to the source's own server with every request, and to no other server.
     headers: HeaderMap,
     token_file: Option<PathBuf>,
+    has_unstable_validators: bool,
 }
 
 impl Access {
@@ -64,6 +65,7 @@ impl Access {
             proxies,
             headers: web.headers.clone(),
             token_file: web.token_file.clone(),
+            has_unstable_validators: web.has_unstable_validators,
         })
     }
 
@@ -76,6 +78,11 @@ impl Access {
     /// The user's own headers.
     pub(super) fn headers(&self) -> &HeaderMap {
         &self.headers
+    }
+
+    /// Whether an `ETag` says nothing of a file's version.
+    pub(super) fn has_unstable_validators(&self) -> bool {
+        self.has_unstable_validators
     }
 
     /// Where the token is that logs in, if one does.

@@ -7,7 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED,
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED,
     RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::status::StatusCode;
@@ -15,6 +15,9 @@ use http::status::StatusCode;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::{Stat, Version};
+
+/// A file's time that is no older than this when it is told was made for the answer, or is too new to be told from one.
+const MADE_FOR_ANSWER: Duration = Duration::from_secs(2);
 
 /// Codings that change no byte: none, none by name, and how a bucket's client framed an upload, which some servers that
 /// speak S3 repeat with each download.
@@ -142,6 +145,17 @@ pub(super) fn strong_etag(etag: &str) -> Option<&str> {
     let is_weak = is_bare && etag.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("w/"));
     let is_token = inside.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b','));
     (!is_weak && (!is_bare || (is_token && !inside.is_empty()))).then_some(etag)
+}
+
+/// Leaves of an answer's validators those that are the same with each answer: no `ETag`, and no time that was made for this one.
+pub(super) fn leave_stable(headers: &mut HeaderMap) {
+    headers.remove(ETAG);
+    let time = |name| text(headers, name).and_then(http_date);
+    if let (Some(modified), Some(answered)) = (time(&LAST_MODIFIED), time(&DATE))
+        && modified + MADE_FOR_ANSWER >= answered
+    {
+        headers.remove(LAST_MODIFIED);
+    }
 }
 
 /// The file an answer's headers describe, of a size found in them by the caller.
@@ -294,6 +308,20 @@ mod tests {
         assert_eq!(wait("7"), Some(Duration::from_secs(7)));
         assert_eq!(wait("Thu, 01 Jan 1970 00:01:30 GMT"), Some(Duration::from_secs(90)));
         assert_eq!(wait("soon"), None);
+    }
+
+    #[test]
+    fn of_validators_that_are_made_for_each_answer_none_is_left() {
+        let left = |modified: &str| {
+            let mut headers = headers(&[(ETAG, "\"node1\""), (LAST_MODIFIED, modified), (DATE, WHEN)]);
+            leave_stable(&mut headers);
+            stat(&headers, 100).version
+        };
+        let hour_before = "Sun, 06 Nov 1994 07:49:37 GMT";
+        assert_eq!(left(hour_before), Version::size_and_time(100, http_date(hour_before)));
+        for made in [WHEN, "Sun, 06 Nov 1994 08:49:36 GMT", "Sun, 06 Nov 1994 08:59:37 GMT"] {
+            assert!(left(made).is_size_alone(), "{made}");
+        }
     }
 
     #[test]

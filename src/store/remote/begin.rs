@@ -1,4 +1,4 @@
-//! The first contact with a file: its version and its first (or last) bytes in one answer, over a connection that was
+//! The first contact with a file, and one that grows: its version and some of its bytes in one answer, over a connection that was
 //! made before it was needed.
 //! Never here: reads of a version that is known.
 
@@ -13,7 +13,7 @@ use super::answer::{self, Asked};
 use super::body::AnswerBody;
 use super::{Remote, shown};
 use crate::error::Result;
-use crate::store::{Begun, End, Patience};
+use crate::store::{Begun, Patience, Section};
 
 /// Connections made ready: for a film's head, its tail, its index and what follows the head.
 const WARM_CONNECTIONS: usize = 4;
@@ -23,12 +23,13 @@ const WARM_AFTER: Duration = Duration::from_millis(15);
 const WARM_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Remote {
-    /// One end of the file at `url`, whatever version it is; `None` if the answer does not prove what it is.
-    pub(super) fn ask_for_end(&self, url: &Url, end: End, patience: &Patience) -> Result<Option<Begun>> {
+    /// Some bytes of the file at `url`, whatever version it is; `None` if the answer does not prove what it is.
+    pub(super) fn ask_for_section(&self, url: &Url, section: Section, patience: &Patience) -> Result<Option<Begun>> {
         let shown = shown(url);
-        let range = match end {
-            End::First(bytes) => format!("bytes=0-{}", bytes.saturating_sub(1)),
-            End::Last(bytes) => format!("bytes=-{bytes}"),
+        let range = match section {
+            Section::First(bytes) => format!("bytes=0-{}", bytes.saturating_sub(1)),
+            Section::Last(bytes) => format!("bytes=-{bytes}"),
+            Section::At(range) => format!("bytes={}-{}", range.start, range.end.saturating_sub(1)),
         };
         let Ok(range) = HeaderValue::from_str(&range) else { return Ok(None) };
         let response = self.send(Method::GET, url, HeaderMap::from_iter([(RANGE, range)]), patience)?;
@@ -43,9 +44,10 @@ impl Remote {
             // An empty file, or a server that does not heed ranges: `stat` finds out which.
             return Ok(None);
         };
-        let is_wanted = match end {
-            End::First(bytes) => range.start == 0 && range.end <= bytes,
-            End::Last(bytes) => range.end == size_bytes && range.len() <= bytes,
+        let is_wanted = match section {
+            Section::First(bytes) => range.start == 0 && range.end <= bytes,
+            Section::Last(bytes) => range.end == size_bytes && range.len() <= bytes,
+            Section::At(asked) => range == asked,
         };
         let is_folder = response.url().path().ends_with('/') && !url.path().ends_with('/');
         let stat = answer::stat(headers, size_bytes);

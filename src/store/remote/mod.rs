@@ -45,7 +45,7 @@ use self::rest::InParts;
 use self::sender::Sender;
 pub(super) use self::service_answer::Counted;
 use super::driver::Driver;
-use super::{Begun, Body, End, Patience, Read, Stat};
+use super::{Begun, Body, Patience, Read, Section, Stat};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 
@@ -203,8 +203,8 @@ impl Read for Remote {
         self.stat_of(&self.url(key)?, patience)
     }
 
-    fn begin(&self, key: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
-        let Some(begun) = self.ask_for_end(&self.url(key)?, end, patience)? else { return Ok(None) };
+    fn begin(&self, key: &str, section: Section, patience: &Patience) -> Result<Option<Begun>> {
+        let Some(begun) = self.ask_for_section(&self.url(key)?, section, patience)? else { return Ok(None) };
         if !begun.stat.version.is_size_alone() {
             return Ok(Some(begun));
         }
@@ -216,7 +216,7 @@ impl Read for Remote {
         // It was told after those bytes had begun, and may be that of a file that took the place of theirs: only bytes that
         // begin between two questions are of the version that both tell.
         drop(begun);
-        let Some(begun) = self.ask_for_end(&self.url(key)?, end, patience)? else { return Ok(None) };
+        let Some(begun) = self.ask_for_section(&self.url(key)?, section, patience)? else { return Ok(None) };
         let stat = self.stat(key, patience)?;
         Ok((stat == before && stat.size_bytes == begun.stat.size_bytes).then_some(Begun { stat, ..begun }))
     }

@@ -22,7 +22,7 @@ use crate::config::S3Config;
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::{
-    Begun, Body, End, List, Listed, ListedKind, PAGE_NAMES_MAX, Pages, Paging, Patience, Read, Stat, Version,
+    Begun, Body, List, Listed, ListedKind, PAGE_NAMES_MAX, Pages, Paging, Patience, Read, Section, Stat, Version,
     is_safe_name,
 };
 
@@ -52,6 +52,11 @@ enum Root {
 impl Place {
     /// The place at `address`, asked as `access` says. Asks nothing yet.
     pub fn new(address: &Address, s3: &S3Config, access: &Arc<Access>) -> Result<Self> {
+        if access.has_unstable_validators() {
+            let message =
+                "--unstable-validators is for http(s):// and webdav(s)://: a bucket gives one object one ETag";
+            return Err(Error::new(Kind::Invalid, message));
+        }
         let (operator, described) = (address.operator(s3)?, address.located(s3));
         let (prefix, says_folder) = address.prefix()?;
         let remote = Remote::new(&address.base(s3)?, access)?;
@@ -172,10 +177,10 @@ impl Read for Place {
         self.with_listed(&path, stat(&metadata), patience)
     }
 
-    fn begin(&self, key: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
+    fn begin(&self, key: &str, section: Section, patience: &Patience) -> Result<Option<Begun>> {
         let path = self.path(key, patience)?;
         let Some(url) = self.signed(&path, patience)? else { return Ok(None) };
-        let Some(begun) = self.remote.ask_for_end(&url, end, patience)? else { return Ok(None) };
+        let Some(begun) = self.remote.ask_for_section(&url, section, patience)? else { return Ok(None) };
         let stat = self.with_listed(&path, begun.stat.clone(), patience)?;
         Ok(Some(Begun { stat, ..begun }))
     }

@@ -10,6 +10,7 @@ use http::status::StatusCode;
 use url::{Origin, Url};
 
 use super::access::{Access, REDIRECTS_MAX};
+use super::answer;
 use super::connections::Connections;
 use super::login::Login;
 use super::shown;
@@ -69,6 +70,11 @@ impl Sender {
             }
             match elsewhere(&response) {
                 Some(next) if redirects < REDIRECTS_MAX => (url, redirects) = (next, redirects + 1),
+                _ if self.connections.access().has_unstable_validators() => {
+                    let mut response = response;
+                    answer::leave_stable(response.headers_mut());
+                    return Ok(response);
+                }
                 _ => return Ok(response),
             }
         }

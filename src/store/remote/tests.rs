@@ -179,7 +179,7 @@ fn versions_that_head_or_get_alone_tells_are_found_by_stat_and_begin() {
             socket.write_all(&reply).unwrap();
         });
         assert_eq!(server.remote().stat("", &patience()).unwrap().version, Version::etag(ETAG), "{teller}");
-        let begun = server.remote().begin("", End::First(5), &patience()).unwrap().unwrap();
+        let begun = server.remote().begin("", Section::First(5), &patience()).unwrap().unwrap();
         assert_eq!((begun.stat.version, begun.range), (Version::etag(ETAG), ByteRange::new(0, 5)), "{teller}");
     }
 }
@@ -205,7 +205,7 @@ fn first_bytes_and_a_version_told_by_head_are_of_one_file() {
             };
             socket.write_all(&reply).unwrap();
         });
-        let begun = server.remote().begin("", End::First(5), &patience()).unwrap();
+        let begun = server.remote().begin("", Section::First(5), &patience()).unwrap();
         if changes > 1 {
             assert!(begun.is_none(), "it changes all the time");
             continue;

@@ -28,7 +28,8 @@ use super::listing::too_long;
 use super::loops::Loops;
 use super::server::called;
 use super::{
-    Begun, Body, End, LISTING_NAMES_MAX, List, Listed, ListedKind, Pages, Paging, Patience, Read, Stat, is_safe_name,
+    Begun, Body, LISTING_NAMES_MAX, List, Listed, ListedKind, Pages, Paging, Patience, Read, Section, Stat,
+    is_safe_name,
 };
 use crate::config::Links;
 use crate::error::{Error, Kind, Result};
@@ -144,9 +145,13 @@ impl Read for Sftp {
         stat(&attributes, &what)
     }
 
-    fn begin(&self, key: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
+    fn begin(&self, key: &str, section: Section, patience: &Patience) -> Result<Option<Begun>> {
         // Where a file ends is found out first, and then there is nothing to gain.
-        let End::First(bytes) = end else { return Ok(None) };
+        let wanted = match section {
+            Section::First(bytes) => ByteRange::new(0, bytes),
+            Section::At(range) => range,
+            Section::Last(_) => return Ok(None),
+        };
         let (path, what) = self.path(key, patience)?;
         let begin = async {
             let lease = self.lease(&path).await?;
@@ -154,12 +159,13 @@ impl Read for Sftp {
             // Not one that is open already: what is at this path now is asked for.
             let handle = lease.open(&path, &what).await?;
             let state = lease.ask(Request::StatHandle(handle.name()));
-            let reading = Reading::new(lease, handle, what.clone(), ByteRange::new(0, bytes));
+            let reading = Reading::new(lease, handle, what.clone(), wanted);
             Ok((stat(&state.attributes(&what).await?, &what)?, reading))
         };
         let (stat, mut reading) = self.wait(patience, &what, begin)?;
-        let range = ByteRange::new(0, bytes.min(stat.size_bytes));
-        if range.is_empty() {
+        let range = wanted.intersect(ByteRange::new(0, stat.size_bytes));
+        let is_short = range != wanted && matches!(section, Section::At(_));
+        if range.is_empty() || is_short {
             return Ok(None);
         }
         reading.cut(range.end);

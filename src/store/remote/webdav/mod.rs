@@ -25,7 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
 use crate::store::credentials;
 use crate::store::{
-    Begun, Body, End, List, Listed, ListedKind, Pages, Paging, Patience, Read, Stat, Version, is_safe_name,
+    Begun, Body, List, Listed, ListedKind, Pages, Paging, Patience, Read, Section, Stat, Version, is_safe_name,
 };
 
 /// What is asked of each resource.
@@ -116,9 +116,11 @@ impl WebDav {
         url: &Url,
         depth: &'static str,
         patience: &Patience,
-        each: impl FnMut(Resource) -> Result<()>,
+        mut each: impl FnMut(Resource) -> Result<()>,
     ) -> Result<()> {
         let address = shown(url);
+        let has_etags = !self.remote.connections().access().has_unstable_validators();
+        let each = |resource: Resource| each(Resource { etag: resource.etag.filter(|_| has_etags), ..resource });
         let method = Method::from_bytes(b"PROPFIND").expect("a token of letters is a method");
         let headers = HeaderMap::from_iter([
             (DEPTH, HeaderValue::from_static(depth)),
@@ -202,9 +204,9 @@ impl Read for WebDav {
         self.stat_at(self.key(key, patience)?, patience)
     }
 
-    fn begin(&self, key: &str, end: End, patience: &Patience) -> Result<Option<Begun>> {
+    fn begin(&self, key: &str, section: Section, patience: &Patience) -> Result<Option<Begun>> {
         let key = self.key(key, patience)?;
-        let Some(begun) = self.remote.begin(key, end, patience)? else { return Ok(None) };
+        let Some(begun) = self.remote.begin(key, section, patience)? else { return Ok(None) };
         let stat = self.with_properties(key, begun.stat.clone(), patience)?;
         Ok(Some(Begun { stat, ..begun }))
     }

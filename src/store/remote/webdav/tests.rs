@@ -167,7 +167,7 @@ fn webdav_version_is_found_among_properties_where_answers_tell_none() {
         let stat = place.stat("a.mkv", &patience()).unwrap();
         assert_eq!((stat.size_bytes, &stat.version), (10, &version));
         assert!(stat.modified.is_some());
-        assert_eq!(place.begin("a.mkv", End::First(5), &patience()).unwrap().unwrap().stat, stat);
+        assert_eq!(place.begin("a.mkv", Section::First(5), &patience()).unwrap().unwrap().stat, stat);
         assert!(place.read("a.mkv", &stat, range, &patience()).is_ok());
         let older = Stat { version: Version::etag("\"6\""), ..stat };
         let changed = place.read("a.mkv", &older, range, &patience()).err().unwrap();
@@ -183,7 +183,7 @@ fn webdav_etag_among_properties_is_the_version_where_answers_tell_a_time() {
     let place = webdav(&server, "/dav/");
     let stat = place.stat("a.mkv", &patience()).unwrap();
     assert_eq!(stat.version, Version::etag("\"7-a\""));
-    assert_eq!(place.begin("a.mkv", End::First(5), &patience()).unwrap().unwrap().stat, stat);
+    assert_eq!(place.begin("a.mkv", Section::First(5), &patience()).unwrap().unwrap().stat, stat);
     assert!(place.read("a.mkv", &stat, ByteRange::new(0, 5), &patience()).is_ok());
     let older = Stat { version: Version::etag("\"6\""), ..stat };
     let changed = place.read("a.mkv", &older, ByteRange::new(0, 5), &patience()).err().unwrap();
