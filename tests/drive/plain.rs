@@ -217,6 +217,15 @@ fn found_on_redis() {
     let listed = |store: &Store, more: &[&str]| store.done(&[&["ls", "-r", &store.url], more].concat());
     assert_eq!(listed(&store, &[]), "a/film.mkv\nchanges.mkv\ngone.mkv\n");
     assert_eq!(redis.ask(&[b"EXISTS", format!("{top}/.reelfs/walked").as_bytes()]), ":1");
+    // What is no string is no file, and nothing takes its place.
+    let other = store.folder.path().join("table");
+    fs::write(&other, "a file").unwrap();
+    for more in [&[][..], &["--plain"]] {
+        let put = store.run(&[&["put", other.to_str().unwrap(), &store.at("table")], more].concat());
+        let said = String::from_utf8_lossy(&put.stderr).into_owned();
+        assert!(!put.status.success() && said.lines().count() == 1 && said.contains("table"), "{said}");
+    }
+    assert_eq!(redis.ask(&[b"HLEN", format!("{top}/table").as_bytes()]), ":1");
     // The index knows nothing of what others do.
     redis.ask(&[b"DEL", format!("{top}/gone.mkv").as_bytes(), format!("{top}/changes.mkv").as_bytes()]);
     redis.ask(&[b"RPUSH", format!("{top}/changes.mkv").as_bytes(), b"a list"]);

@@ -8,7 +8,7 @@
 //! .reelfs/refs/<id>/<path's hash>    a file that needs the group: its path
 //! .reelfs/gone/<id>                  since when nobody needs the group
 //! .reelfs/swept/<id>                 since when the group is being removed, or was
-//! .reelfs/plain/<path's hash>        a file that is being put in the plain form: its path
+//! .reelfs/plain-<path's hash>        a file that is being put in the plain form: its path
 //! .reelfs/tags/<tag>/<path's hash>   a file with this tag: its path
 //! ```
 
@@ -35,8 +35,9 @@ pub(super) const GONE: &str = ".reelfs/gone/";
 pub(super) const SWEPT: &str = ".reelfs/swept/";
 /// The index of tags.
 pub(super) const TAGS: &str = ".reelfs/tags/";
-/// All files that are being put in the plain form.
-pub(super) const PLAIN: &str = ".reelfs/plain/";
+/// All files that are being put in the plain form. In no folder of their own: some servers take a folder away with the last
+/// key in it, and lose what is written there at the same moment.
+pub(super) const PLAIN: &str = ".reelfs/plain-";
 /// In front of a chunk's number.
 const CHUNK: &str = "_chunk_";
 /// Bytes of the longest key of ours but those of tags.
