@@ -56,6 +56,10 @@
 //! Small files by new names go together (`cli/library/put/batch.rs`, `library/keyed/together.rs`): a store takes a batch as
 //! one request or transaction, or syncs it once, tags before names. Nothing is counted or said before that.
 //!
+//! A store may hold files of other programs: manifests without hashes, and values that are files by themselves
+//! (`library/keyed/raw.rs`). Every change asks `KeyedLibrary::load`, which does not know the latter, so that none harms them.
+//! `put --plain` writes such a manifest itself (`library/keyed/plain.rs`), without a step that replaces the one before.
+//!
 //! A backup ([`library::backup`]) copies the catalog as it is at one moment, and then the blobs that it names, which no process
 //! removes meanwhile.
 //!
