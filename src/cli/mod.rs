@@ -11,6 +11,7 @@ mod demo;
 mod exit;
 mod filter_options;
 mod library;
+mod look;
 mod man;
 mod mount;
 mod mount_helper;
@@ -79,6 +80,9 @@ enum Command {
     Put(library::put::PutArgs),
     Get(library::get::GetArgs),
     Ls(library::ls::LsArgs),
+    Tree(look::tree::TreeArgs),
+    Size(look::size::SizeArgs),
+    Cat(look::cat::CatArgs),
     Stat(library::stat::StatArgs),
     Rm(library::rm::RmArgs),
     Mv(library::mv::MvArgs),
@@ -212,6 +216,9 @@ fn dispatch(command: Command, talk: &Talk) -> Result<ExitCode> {
         Command::Put(args) => return library::put::run(args, talk.quiet, &mut io::stdout().lock()),
         Command::Get(args) => return library::get::run(args, talk.quiet, &mut io::stdout().lock()),
         Command::Ls(args) => library::ls::run(args, &mut io::stdout().lock()),
+        Command::Tree(args) => look::tree::run(args, &mut io::stdout().lock()),
+        Command::Size(args) => look::size::run(args, &mut io::stdout().lock()),
+        Command::Cat(args) => look::cat::run(args, &mut io::stdout().lock()),
         Command::Stat(args) => library::stat::run(args, &mut io::stdout().lock()),
         Command::Rm(args) => return library::rm::run(args),
         Command::Mv(args) => library::mv::run(args),

@@ -113,6 +113,18 @@ pub fn open(text: &str, config: &PlacesConfig, access: Access) -> Result<Opened>
     Ok(Opened { library: Box::new(library), path, is_folder: text.ends_with('/') })
 }
 
+/// Whether a path of this machine lies in a library, or is one. `Corrupt` of one that has lost its catalog.
+pub fn is_within(text: &str) -> Result<bool> {
+    if text.contains("://") {
+        return Ok(false);
+    }
+    let (dir, _) = split_local(local(text)?)?;
+    match catalog::check_is_there(&dir) {
+        Err(error) if error.kind() == Kind::Corrupt => Err(error),
+        there => Ok(there.is_ok()),
+    }
+}
+
 /// Makes a new catalog of what can be read of a damaged one, unless `go_on` says no. `Unsupported` of a library in a store: it has none.
 pub fn salvage(text: &str, go_on: &dyn Fn() -> bool) -> Result<Salvaged> {
     if keyed(text)?.is_some() {

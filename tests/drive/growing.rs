@@ -22,10 +22,10 @@ use super::needs::{FUSE, Need, Test, path};
 use super::places::write;
 use super::ssh;
 
-const NGINX: &[Need] = &[FUSE, Need::Program("nginx")];
+pub const NGINX: &[Need] = &[FUSE, Need::Program("nginx")];
 const RECORDER: &[Need] = &[FUSE, Need::Program("nginx"), Need::Program("ffmpeg"), Need::Program("mpv")];
-const RCLONE: &[Need] = &[FUSE, Need::Program("rclone")];
-const OPENSSH: &[Need] = &[FUSE, Need::Program("ssh"), Need::Program("sshd")];
+pub const RCLONE: &[Need] = &[FUSE, Need::Program("rclone")];
+pub const OPENSSH: &[Need] = &[FUSE, Need::Program("ssh"), Need::Program("sshd")];
 /// What a recording has when it is opened.
 const BEGUN: u64 = 12 << 20;
 const PIECE: usize = 256 << 10;
@@ -47,10 +47,10 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// A folder with one recording, and what serves it.
-struct Place {
+pub struct Place {
     home: tempfile::TempDir,
-    source: String,
-    options: Vec<String>,
+    pub source: String,
+    pub options: Vec<String>,
     _daemon: Option<Daemon>,
 }
 
@@ -62,14 +62,14 @@ impl Place {
         Self { home, source, options, _daemon: daemon }
     }
 
-    fn http() -> Self {
+    pub fn http() -> Self {
         Self::new(|home, port| {
             let daemon = Daemon::nginx(&home.join("films"), home, "", port);
             (format!("http://127.0.0.1:{port}/"), Vec::new(), Some(daemon))
         })
     }
 
-    fn webdav() -> Self {
+    pub fn webdav() -> Self {
         Self::new(|home, port| {
             let (root, address) = (home.join("films"), format!("127.0.0.1:{port}"));
             let typed = ["serve", "webdav", root.to_str().unwrap(), "--addr", &address, "--config", "/dev/null"];
@@ -79,7 +79,7 @@ impl Place {
         })
     }
 
-    fn sftp() -> Self {
+    pub fn sftp() -> Self {
         Self::new(|home, port| {
             let daemon = ssh::start_sshd(home, port);
             let options = vec!["--ssh-command".to_owned(), ssh::command(home)];
@@ -87,11 +87,11 @@ impl Place {
         })
     }
 
-    fn folder() -> Self {
+    pub fn folder() -> Self {
         Self::new(|home, _| (home.join("films").to_str().unwrap().to_owned(), Vec::new(), None))
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.home.path().join("films").join(name)
     }
 

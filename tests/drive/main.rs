@@ -33,6 +33,7 @@ mod lifecycle;
 mod limit;
 mod links;
 mod listings;
+mod look;
 mod memory;
 mod mount;
 mod needs;
@@ -103,6 +104,7 @@ fn main() {
         folders::tests(),
         ftp::tests(),
         growing::tests(),
+        look::tests(),
         hanging::tests(),
         homes::tests(),
         keep::tests(),

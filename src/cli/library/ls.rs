@@ -1,4 +1,4 @@
-//! `reelfs ls`: lists names of a library, page by page, however many there are.
+//! `reelfs ls`: lists names of a library, page by page, however many there are; and of any other source.
 //! Never here: how a home finds them.
 
 use std::io::Write;
@@ -6,19 +6,20 @@ use std::io::Write;
 use clap::Args;
 use serde_json::json;
 
-use super::{LibraryOptions, json_time, line, shown_time};
-use crate::cli::{say, written};
+use super::{json_time, line, shown_time};
+use crate::cli::look::ls as look;
+use crate::cli::look::{LookOptions, Place};
+use crate::cli::{misuse, say, written};
 use crate::config::format_size;
 use crate::error::Result;
-use crate::library::place::Access;
 use crate::library::{Library, Named, NamedKind, PAGE_NAMES, PAGE_NAMES_MAX, Page, Query};
 
-/// List what is in a library, in the order of the paths' bytes.
+/// List what is in a library, in the order of the paths' bytes, or in any other source, without a mount.
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "flags, as they are typed")]
 pub struct LsArgs {
-    /// A library, or a folder or a file of it.
-    #[arg(value_name = "LIBRARY[/PATH]")]
+    /// A library or another source, or a folder or a file of it (see `reelfs sources`).
+    #[arg(value_name = "SOURCE[/PATH]")]
     library: String,
     /// With sizes and times (UTC).
     #[arg(short, long)]
@@ -26,10 +27,10 @@ pub struct LsArgs {
     /// Every file below, not only the names in the folder.
     #[arg(short, long)]
     recursive: bool,
-    /// From this path on (from the top of the library).
+    /// Of a library, from this path on (from its top).
     #[arg(long, value_name = "PATH")]
     start: Option<String>,
-    /// Up to, and without, this path.
+    /// Of a library, up to, and without, this path.
     #[arg(long, value_name = "PATH")]
     end: Option<String>,
     /// So many names at most, 10,000 at once; then it is said how to go on.
@@ -45,12 +46,24 @@ pub struct LsArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    options: LibraryOptions,
+    options: LookOptions,
 }
 
 /// Lists.
 pub fn run(args: LsArgs, out: &mut dyn Write) -> Result<()> {
-    let opened = args.options.open(&args.library, Access::Look)?;
+    let opened = match args.options.open(&args.library)? {
+        Place::Library(opened) => opened,
+        source @ Place::Source { .. } => {
+            if args.start.is_some() || args.end.is_some() || args.cursor.is_some() || args.refresh {
+                let described = source.describe();
+                return Err(misuse(format!(
+                    "{described} is no library: --start, --end, --cursor and --refresh are for those"
+                )));
+            }
+            let mut listing = Listing { out, is_json: args.json, is_long: args.long, count: 0 };
+            return of_source(&source, args.recursive, args.limit, &mut listing);
+        }
+    };
     if args.refresh {
         opened.library.find_others()?;
     }
@@ -83,6 +96,19 @@ pub fn run(args: LsArgs, out: &mut dyn Write) -> Result<()> {
         query.limit = left.unwrap_or(PAGE_NAMES);
         page = opened.library.list(&query)?;
     }
+}
+
+/// Lists a source that is no library: `limit` names at most.
+fn of_source(source: &Place, is_recursive: bool, limit: Option<u64>, listing: &mut Listing<'_>) -> Result<()> {
+    // Nothing is said before it is known whether there is anything.
+    source.list("")?;
+    listing.begin()?;
+    let is_exact = listing.is_long || listing.is_json;
+    look::names(source, is_recursive, is_exact, &mut |named| {
+        listing.name(named)?;
+        Ok(limit.is_none_or(|limit| listing.count < limit))
+    })?;
+    listing.end(None)
 }
 
 /// As `ls` does: a file is listed by itself.

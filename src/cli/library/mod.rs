@@ -52,7 +52,7 @@ pub struct LibraryOptions {
 
 impl LibraryOptions {
     /// As the rooms below take it.
-    fn places(self) -> Result<PlacesConfig> {
+    pub fn places(self) -> Result<PlacesConfig> {
         let env: Env = &|name| std::env::var_os(name);
         let (s3, web) = (self.s3.into_config(env)?, self.web.into_config()?);
         Ok(PlacesConfig { s3, web, answer_timeout: self.chunk_timeout, ..PlacesConfig::default() })
@@ -122,11 +122,11 @@ fn json_time(time: SystemTime) -> Option<String> {
 }
 
 /// `1 file`, `2 files`.
-fn counted(count: u64, what: &str) -> String {
+pub fn counted(count: u64, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
-fn line(out: &mut dyn Write, text: &str) -> Result<()> {
+pub fn line(out: &mut dyn Write, text: &str) -> Result<()> {
     writeln!(out, "{}", super::printable(text)).map_err(|error| written(&error))
 }
 

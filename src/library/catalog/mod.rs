@@ -49,7 +49,7 @@ pub use names::{Entry, NAMES_PAGE};
 pub use nodes::{FileNode, InlineState, Node, NodeKind};
 pub use recut::Misplaced;
 pub use salvage::{Salvaged, damaged, salvage};
-pub use schema::{create, is_at, is_ours};
+pub use schema::{check_is_there, create, is_at, is_ours};
 
 /// The top folder.
 pub const ROOT: u64 = 1;

@@ -170,7 +170,8 @@ fn holds_blobs(dir: &Path) -> bool {
     entries(&dir.join("blobs")).any(|entry| entries(&entry.path()).next().is_some())
 }
 
-pub(super) fn check_is_there(dir: &Path) -> Result<()> {
+/// `Missing` where there is no library, `Corrupt` where there is one without its catalog.
+pub fn check_is_there(dir: &Path) -> Result<()> {
     // Whom the folder is closed to does not know whether there is one.
     if path(dir).try_exists().map_err(|error| Error::io(path(dir).display(), &error))? {
         return Ok(());
