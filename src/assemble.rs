@@ -23,6 +23,7 @@ use crate::origin::Origin;
 use crate::origin::breaker::Breaker;
 use crate::origin::filter::{self, Filtered, Rules};
 use crate::origin::library::Kept;
+use crate::origin::linked::Linked;
 use crate::origin::source::Source;
 use crate::read::Reader;
 use crate::retry::Retry;
@@ -83,7 +84,7 @@ pub fn mount(config: &Config, metrics: Arc<Metrics>, ends: Sender<End>) -> Resul
     };
     let origin = match &library {
         Some(library) => Arc::clone(library) as Arc<dyn Origin>,
-        None => source.open(&config.places)?,
+        None => Arc::new(Linked::new(source.open(&config.places)?)),
     };
     let filtered = config.filter.is_given().then(|| Rules::new(&config.filter)).transpose()?;
     let filtered = filtered.map(|rules| Arc::new(Filtered::new(Arc::clone(&origin), rules)));

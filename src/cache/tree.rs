@@ -505,6 +505,6 @@ fn split(path: &str) -> (&str, &str) {
 fn size_of(listed: &Listed) -> u64 {
     match listed.kind {
         ListedKind::File { size_bytes } => size_bytes.unwrap_or(0),
-        ListedKind::Folder => 0,
+        ListedKind::Folder | ListedKind::Link { .. } => 0,
     }
 }

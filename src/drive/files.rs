@@ -249,7 +249,12 @@ impl Drive {
 
     /// The names of a file's extended attributes.
     pub fn listxattr(&self, ino: u64) -> Result<&'static [&'static str]> {
-        Ok(if self.node(ino)?.kind == NodeKind::File { &XATTRS } else { &XATTRS[2..] })
+        Ok(match self.node(ino)?.kind {
+            NodeKind::File => &XATTRS,
+            NodeKind::Folder => &XATTRS[2..],
+            // The kernel lets nobody ask for a link's.
+            NodeKind::Link => &[],
+        })
     }
 
     /// The value of an extended attribute; `None` if there is none of that name. Never asks the origin.

@@ -57,7 +57,7 @@ impl State {
     /// go and is what it was, the number it had.
     fn number_for(&mut self, path: &str, kind: NodeKind, known: &Known) -> (u64, u64) {
         let first = number_of(path);
-        if kind == NodeKind::File
+        if kind != NodeKind::Folder
             && let Entry::Occupied(let_go) = self.let_go.entry(first)
             && let_go.get().known == known.digest()
         {
@@ -125,6 +125,7 @@ impl Inodes {
         let kind = match listed.kind {
             ListedKind::Folder => NodeKind::Folder,
             ListedKind::File { .. } => NodeKind::File,
+            ListedKind::Link { .. } => NodeKind::Link,
         };
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -140,7 +141,7 @@ impl Inodes {
             if kind == NodeKind::Folder || known.agrees(Some(listed), stat) {
                 known.listed_size_bytes = known.listed_size_bytes.or(size_of(listed));
                 known.listed_modified = match kind {
-                    NodeKind::File => known.listed_modified.or(listed.modified),
+                    NodeKind::File | NodeKind::Link => known.listed_modified.or(listed.modified),
                     // Whatever happens in it, a folder is the same.
                     NodeKind::Folder => listed.modified.or(known.listed_modified),
                 };
@@ -173,7 +174,7 @@ impl Inodes {
         let node = Arc::new(Node::new(ino, Arc::clone(&path), kind, known));
         state.nodes.insert(ino, (Arc::clone(&node), lookups + 1));
         state.current.insert(path, ino);
-        if kind == NodeKind::File {
+        if kind != NodeKind::Folder {
             state.files.push_back(ino);
             if state.files.len() > 2 * state.nodes.len() + NODES_MAX {
                 let nodes = &state.nodes;

@@ -202,6 +202,10 @@ impl Drive {
         match self.kind_now(path, told)? {
             ListedKind::Folder => folders.push(path.to_owned()),
             ListedKind::File { size_bytes } => files.push((path.to_owned(), size_bytes)),
+            ListedKind::Link { .. } => {
+                let told = format!("{path} is a link: take the file or the folder that it leads to");
+                return Err(Error::new(Kind::Invalid, told));
+            }
         }
         while let Some(folder) = folders.pop() {
             let listing = self.listing_now(&folder, &mut || told.tell(self, &folder));
@@ -211,6 +215,8 @@ impl Drive {
                     match listed.kind {
                         ListedKind::Folder => folders.push(path),
                         ListedKind::File { size_bytes } => files.push((path, size_bytes)),
+                        // What it leads to is another name, or not on the drive.
+                        ListedKind::Link { .. } => {}
                     }
                     files.len() + folders.len() > NAMES_MAX
                 })

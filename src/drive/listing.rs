@@ -7,7 +7,7 @@ use super::times;
 use crate::cache::{Cache, KeptListing, Spool};
 use crate::error::{Error, Result};
 use crate::origin::{Listed, ListedKind, Origin, Patience};
-use crate::store::{PAGE_NAMES_MAX, sort_listing};
+use crate::store::{PAGE_NAMES_MAX, link_file, sort_listing};
 
 /// Names of a folder that is held in memory: about 5 MB. A larger one is read from the index a page at a time.
 const NAMES_IN_MEMORY_MAX: usize = 50_000;
@@ -127,7 +127,7 @@ impl Listing {
     pub(super) fn size_bytes(&self) -> u64 {
         let size = |listed: &Listed| match listed.kind {
             ListedKind::File { size_bytes } => size_bytes.unwrap_or(0),
-            ListedKind::Folder => 0,
+            ListedKind::Folder | ListedKind::Link { .. } => 0,
         };
         match self {
             Self::Small(names) => names.iter().map(size).fold(0, u64::saturating_add),
@@ -163,13 +163,13 @@ impl Listing {
         }
     }
 
-    /// Files that `new` tells another size or time of.
+    /// Files that `new` tells another size or time of; of a link, the file that holds its target.
     pub(super) fn changed_in(&self, new: &Self) -> Result<Vec<Box<str>>> {
         let mut cursor = Cursor { listing: self, start: 0, names: self.page_of(0)?.1, at: 0 };
         let (mut changed, mut failed) = (Vec::new(), None);
         new.visit_from(0, |_, new| {
             match cursor.seek(&new.name) {
-                Ok(old) if old.is_some_and(|old| is_other_version(old, new)) => changed.push(new.name.clone()),
+                Ok(old) if old.is_some_and(|old| is_other_version(old, new)) => changed.push(file_of(new)),
                 Ok(_) => {}
                 Err(error) => failed = Some(error),
             }
@@ -263,6 +263,14 @@ fn may_be_of_one_size(one: &Listed, other: &Listed) -> bool {
 fn is_other_version(old: &Listed, new: &Listed) -> bool {
     let is_retimed = old.modified.zip(new.modified).is_some_and(|(old, new)| old != new);
     !is_folder(new) && (is_folder(old) || is_retimed || !may_be_of_one_size(old, new))
+}
+
+/// The name of the file that holds its bytes.
+fn file_of(listed: &Listed) -> Box<str> {
+    match listed.kind {
+        ListedKind::Link { .. } => link_file(&listed.name).into(),
+        _ => listed.name.clone(),
+    }
 }
 
 fn is_folder(listed: &Listed) -> bool {

@@ -18,6 +18,7 @@ mod naming;
 mod next;
 mod node;
 mod status;
+mod targets;
 mod times;
 mod writes;
 
@@ -258,7 +259,7 @@ impl Drive {
         match attributes.kind {
             _ if !attributes.is_complete => Duration::ZERO,
             NodeKind::File if attributes.may_grow => self.config.dir_ttl.min(growth::GROWING_TTL_MAX),
-            NodeKind::File => self.config.dir_ttl,
+            NodeKind::File | NodeKind::Link => self.config.dir_ttl,
             NodeKind::Folder => self.config.dir_ttl.min(NAME_TTL_MAX),
         }
     }
@@ -293,17 +294,20 @@ impl Drive {
         let full = match node.kind {
             NodeKind::Folder => 0o777,
             NodeKind::File => 0o666,
+            NodeKind::Link => 0,
         };
         let full = if self.is_writable() { full } else { full & 0o555 };
+        // Everywhere, what a link leads to has modes, and the link has none.
+        let mode = if node.kind == NodeKind::Link { 0o777 } else { full & !(self.config.umask as u16) };
         Attributes {
             ino: node.ino,
             kind: node.kind,
-            size_bytes: if node.kind == NodeKind::File { size.unwrap_or(0) } else { 0 },
+            size_bytes: if node.kind == NodeKind::Folder { 0 } else { size.unwrap_or(0) },
             modified: node.modified().unwrap_or(SystemTime::UNIX_EPOCH),
-            mode: full & !(self.config.umask as u16),
+            mode,
             uid: self.config.uid,
             gid: self.config.gid,
-            is_complete: node.kind == NodeKind::Folder || size.is_some(),
+            is_complete: node.kind != NodeKind::File || size.is_some(),
             may_grow: self.may_grow(node),
         }
     }

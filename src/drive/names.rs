@@ -275,6 +275,7 @@ fn kind_of(listed: &Listed) -> NodeKind {
     match listed.kind {
         ListedKind::Folder => NodeKind::Folder,
         ListedKind::File { .. } => NodeKind::File,
+        ListedKind::Link { .. } => NodeKind::Link,
     }
 }
 

@@ -40,6 +40,8 @@ pub enum NodeKind {
     Folder,
     /// A regular file.
     File,
+    /// A symbolic link.
+    Link,
 }
 
 /// What is known of a file; more with time, never something else.
@@ -192,6 +194,6 @@ impl Known {
 pub(super) fn size_of(listed: &Listed) -> Option<u64> {
     match listed.kind {
         ListedKind::Folder => None,
-        ListedKind::File { size_bytes } => size_bytes,
+        ListedKind::File { size_bytes } | ListedKind::Link { size_bytes } => size_bytes,
     }
 }

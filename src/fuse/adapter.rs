@@ -83,6 +83,7 @@ fn file_type(kind: NodeKind) -> FileType {
     match kind {
         NodeKind::Folder => FileType::Directory,
         NodeKind::File => FileType::RegularFile,
+        NodeKind::Link => FileType::Symlink,
     }
 }
 
@@ -276,6 +277,13 @@ impl Filesystem for Adapter {
         }
         let (from, to) = ((parent.0, name), (newparent.0, newname));
         self.drive.rename(from, to, flags.is_empty(), answer_empty(reply));
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        self.drive.target(ino.0, move |target| match target {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(errno(&error)),
+        });
     }
 
     fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {

@@ -4,6 +4,7 @@
 pub mod breaker;
 pub mod filter;
 pub mod library;
+pub mod linked;
 pub mod object;
 pub mod source;
 pub mod web;

@@ -15,6 +15,17 @@ pub const PAGE_NAMES_MAX: usize = 1_000;
 /// Longest name in bytes; Linux's `NAME_MAX`, beyond which no program could open it.
 pub const NAME_BYTES_MAX: usize = 255;
 
+/// What a file is called that holds the target of a symbolic link: the link's own name, and this behind it. rclone's way.
+pub const LINK_ENDING: &str = ".rclonelink";
+
+/// Longest target of a link; Linux's `PATH_MAX` without the NUL at its end.
+pub const LINK_TARGET_BYTES_MAX: u64 = 4095;
+
+/// The file that holds the target of the link at `path`.
+pub fn link_file(path: &str) -> String {
+    format!("{path}{LINK_ENDING}")
+}
+
 /// A name in a folder, as its listing tells it. The name is safe: not empty, not `.` or `..`, no `/`, no NUL,
 /// at most 255 bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +54,11 @@ pub enum ListedKind {
     /// A file; the size only where the listing is exact.
     File {
         /// Exact size, or nothing: then `stat` tells.
+        size_bytes: Option<u64>,
+    },
+    /// A symbolic link; its target stands in the file [`link_file`].
+    Link {
+        /// Of that file, or nothing.
         size_bytes: Option<u64>,
     },
 }

@@ -22,7 +22,8 @@ use crate::error::Result;
 use crate::range::ByteRange;
 
 pub use listing::{
-    LISTING_NAMES_MAX, Listed, ListedKind, NAME_BYTES_MAX, PAGE_NAMES_MAX, Pages, Paging, is_safe_name, join,
+    LINK_ENDING, LINK_TARGET_BYTES_MAX, LISTING_NAMES_MAX, Listed, ListedKind, NAME_BYTES_MAX, PAGE_NAMES_MAX, Pages,
+    Paging, is_safe_name, join, link_file,
 };
 pub(crate) use listing::{sort_listing, whole};
 

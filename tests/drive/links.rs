@@ -5,12 +5,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use reelfs::demo::{Server, ServerConfig};
 use tempfile::TempDir;
 
+use super::compare::wait_until;
 use super::daemon::free_port;
 use super::mount::{Mount, Place, reelfs};
 use super::needs::{FUSE, Need, Test};
@@ -21,6 +23,8 @@ pub fn tests() -> Vec<Test> {
     vec![
         Test::new("links::of_this_machine", &[FUSE], of_this_machine),
         Test::new("links::over_sftp", OPENSSH, over_sftp),
+        Test::new("links::rclones_links", &[FUSE, Need::Program("rclone")], rclones_links),
+        Test::new("links::a_target_costs_one_request", &[FUSE], a_target_costs_one_request),
         Test::new("links::of_other_sources_are_theirs", &[FUSE], of_other_sources_are_theirs),
     ]
 }
@@ -119,4 +123,76 @@ fn of_other_sources_are_theirs() {
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains("--links means nothing here") && said.trim_end().lines().count() == 1, "{said}");
     }
+}
+
+/// Links as rclone writes them are links again: where they lead, and through them the films.
+fn rclones_links() {
+    let home = linked();
+    let (films, copy) = (home.path().join("films"), home.path().join("copy"));
+    // With links of the one side only: the other side would make links of the files again.
+    let source = format!(":local,links:{}", films.display());
+    let copied = Command::new("rclone").args(["copy", "--config", "", &source]).arg(&copy).output().unwrap();
+    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+    assert!(copy.join("relative.mkv.rclonelink").is_file());
+    let mount = Mount::new(copy.to_str().unwrap(), &["--media-only"]);
+    for link in ["relative.mkv", "absolute.mkv", "shortcut", "out.mkv", "self", "up", "dangling.mkv", "series/s01/top"]
+    {
+        assert_eq!(fs::read_link(mount.file(link)).unwrap(), fs::read_link(films.join(link)).unwrap(), "{link}");
+    }
+    for film in ["relative.mkv", "absolute.mkv", "shortcut/s01/e01.mkv", "self/film.mkv"] {
+        assert!(fs::read_to_string(mount.file(film)).unwrap().contains(".mkv"), "{film}");
+    }
+    assert_eq!(fs::read(mount.file("dangling.mkv")).unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(fs::read(mount.file("round1")).is_err(), "the kernel ends that");
+    let names: BTreeSet<_> = fs::read_dir(mount.point()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!names.iter().any(|name| name.to_string_lossy().contains("rclonelink")), "{names:?}");
+    // One that is written to is another link.
+    fs::write(copy.join("relative.mkv.rclonelink"), "series/s01/e01.mkv\n").unwrap();
+    let refresh = reelfs().arg("refresh").arg(mount.point()).env("XDG_RUNTIME_DIR", mount.place.runtime()).status();
+    assert!(refresh.unwrap().success());
+    wait_until("the new target", || {
+        fs::read_link(mount.file("relative.mkv")).is_ok_and(|target| target == Path::new("series/s01/e01.mkv"))
+    });
+}
+
+/// A target is asked for once, by who wants it, and is known without the server.
+fn a_target_costs_one_request() {
+    let long = "x".repeat(5000);
+    let files = [
+        ("x/real.mkv", "the film"),
+        ("f/film.mkv.rclonelink", "../x/real.mkv"),
+        ("f/both.mkv.rclonelink", "../x/real.mkv"),
+        ("f/both.mkv", "a file"),
+        ("f/long.rclonelink", &long),
+        ("f/bad.rclonelink", "a\0b"),
+    ];
+    let files = files.iter().map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec().into())).collect();
+    let server = Server::start(ServerConfig { files, ..ServerConfig::default() }).unwrap();
+    let (place, source) = (Place::new(), server.url());
+    let mount = Mount::on(&place, &source, &[]);
+    let kinds = |folder: &str| {
+        let entries = fs::read_dir(mount.file(folder)).unwrap().map(Result::unwrap);
+        let kinds =
+            entries.map(|entry| (entry.file_name().into_string().unwrap(), entry.file_type().unwrap().is_symlink()));
+        kinds.collect::<BTreeSet<_>>()
+    };
+    let expected = [("bad", true), ("both.mkv", false), ("film.mkv", true), ("long.rclonelink", false)];
+    assert_eq!(kinds("f"), expected.map(|(name, is_link)| (name.to_owned(), is_link)).into());
+    let metadata = fs::symlink_metadata(mount.file("f/film.mkv")).unwrap();
+    assert!(metadata.is_symlink() && metadata.permissions().mode() & 0o777 == 0o777);
+    assert_eq!(server.counts("f/film.mkv.rclonelink").requests, 0, "to list it costs nothing");
+    for _ in 0..3 {
+        assert_eq!(fs::read_link(mount.file("f/film.mkv")).unwrap(), Path::new("../x/real.mkv"));
+        assert_eq!(fs::read_to_string(mount.file("f/film.mkv")).unwrap(), "the film");
+    }
+    assert_eq!(server.counts("f/film.mkv.rclonelink").requests, 1);
+    assert_eq!(fs::read_to_string(mount.file("f/both.mkv")).unwrap(), "a file");
+    assert!(fs::read_link(mount.file("f/bad")).is_err());
+    assert!(fs::File::create(mount.file("f/film.mkv")).is_err(), "nothing can be written");
+    mount.end();
+    drop(server);
+    let mount = Mount::on(&place, &source, &["--chunk-timeout", "2"]);
+    assert_eq!(fs::read_link(mount.file("f/film.mkv")).unwrap(), Path::new("../x/real.mkv"));
+    assert_eq!(fs::read_to_string(mount.file("f/film.mkv")).unwrap(), "the film");
+    mount.end();
 }

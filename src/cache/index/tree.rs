@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::Index;
 use crate::error::Result;
 use crate::sqlite::{loaded, nanos, stored, time};
-use crate::store::{Listed, ListedKind, PAGE_NAMES_MAX, Stat, Version};
+use crate::store::{LINK_ENDING, Listed, ListedKind, PAGE_NAMES_MAX, Stat, Version};
 
 /// Names read, and removed, at once.
 pub const NAMES_PAGE: usize = PAGE_NAMES_MAX;
@@ -26,7 +26,7 @@ pub(super) const TABLES: &str = "
     CREATE TABLE tree_names (
         listing_id INTEGER NOT NULL,
         name       TEXT    NOT NULL,
-        is_folder  INTEGER NOT NULL,
+        is_folder  INTEGER NOT NULL,                  -- 1; 0: a file, 2: a symbolic link
         size_bytes INTEGER,
         modified   INTEGER,                           -- nanoseconds since 1970: told times are compared
         PRIMARY KEY (listing_id, name)
@@ -41,6 +41,11 @@ pub(super) const TABLES: &str = "
         PRIMARY KEY (origin, folder, name)
     ) WITHOUT ROWID;
 ";
+
+/// As `is_folder` has it.
+const FILE: i64 = 0;
+const FOLDER: i64 = 1;
+const LINK: i64 = 2;
 
 const NAME_COLUMNS: &str = "name, is_folder, size_bytes, modified";
 
@@ -172,15 +177,16 @@ impl Index {
                 connection.prepare_cached("INSERT OR IGNORE INTO tree_names VALUES (?1, ?2, ?3, ?4, ?5)")?;
             let (mut added, mut bytes) = (0, 0_u64);
             for listed in names {
-                let (is_folder, size) = match listed.kind {
-                    ListedKind::Folder => (true, None),
-                    ListedKind::File { size_bytes } => (false, size_bytes),
+                let (kind, size) = match listed.kind {
+                    ListedKind::File { size_bytes } => (FILE, size_bytes),
+                    ListedKind::Folder => (FOLDER, None),
+                    ListedKind::Link { size_bytes } => (LINK, size_bytes),
                 };
                 let modified = listed.modified.and_then(nanos);
-                let new = insert.execute(params![listing_id, &*listed.name, is_folder, size.map(stored), modified])?;
+                let new = insert.execute(params![listing_id, &*listed.name, kind, size.map(stored), modified])?;
                 if new > 0 {
                     added += 1;
-                    bytes = bytes.saturating_add(size.unwrap_or(0));
+                    bytes = bytes.saturating_add(size.filter(|_| kind == FILE).unwrap_or(0));
                 }
             }
             Ok((added, bytes))
@@ -206,9 +212,12 @@ impl Index {
             connection
                 .prepare_cached(
                     "DELETE FROM tree_stats WHERE origin = ?1 AND folder = ?2 AND NOT EXISTS
-                     (SELECT 1 FROM tree_names n WHERE n.listing_id = ?3 AND n.name = tree_stats.name AND n.is_folder = 0)",
+                     (SELECT 1 FROM tree_names n WHERE n.listing_id = ?3 AND n.name = tree_stats.name AND n.is_folder = 0)
+                     AND NOT (substr(name, -length(?4)) = ?4 AND EXISTS
+                     (SELECT 1 FROM tree_names n WHERE n.listing_id = ?3 AND n.is_folder = 2
+                      AND n.name = substr(tree_stats.name, 1, length(tree_stats.name) - length(?4))))",
                 )?
-                .execute(params![origin, folder, listing.listing_id])?;
+                .execute(params![origin, folder, listing.listing_id, LINK_ENDING])?;
             for gone in folders_gone(connection, origin, folder, listing.listing_id)? {
                 stale.extend(remove_tree(connection, origin, &gone)?);
             }
@@ -347,6 +356,10 @@ fn below(folder: &str) -> (String, String) {
 
 fn listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
     let size_bytes = row.get::<_, Option<i64>>(2)?.map(loaded);
-    let kind = if row.get(1)? { ListedKind::Folder } else { ListedKind::File { size_bytes } };
+    let kind = match row.get::<_, i64>(1)? {
+        FILE => ListedKind::File { size_bytes },
+        LINK => ListedKind::Link { size_bytes },
+        _ => ListedKind::Folder,
+    };
     Ok(Listed { name: row.get(0)?, kind, modified: row.get::<_, Option<i64>>(3)?.map(time) })
 }

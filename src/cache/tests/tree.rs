@@ -69,6 +69,45 @@ fn what_was_written_down_is_known_to_the_next_run() {
 }
 
 #[test]
+fn a_link_is_one_again_and_its_file_stays_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let link = |size_bytes| Listed { kind: ListedKind::Link { size_bytes }, ..file("a.mkv", 0) };
+    let (first, second) = ([link(Some(7)), file("b", 5)], [link(None), file("c", 5)]);
+    {
+        let cache = open(&dir);
+        keep_names(&cache, "f", &first);
+        for path in ["f/a.mkv.rclonelink", "f/b", "f/b.rclonelink", "f/.rclonelink"] {
+            cache.note_stat(path, &stat(7, "1"));
+        }
+        cache.flush();
+        assert_eq!(cache.known_listing("f").unwrap().unwrap().listing.size_bytes(), 5);
+    }
+    let cache = open(&dir);
+    assert_eq!(listing(&cache, "f").unwrap(), first);
+    // Listed anew, what it does not hold is gone.
+    keep_names(&cache, "f", &second);
+    assert_eq!(listing(&cache, "f").unwrap(), second);
+    let known = |path: &str| cache.known_stat(path).unwrap().is_some();
+    assert!(known("f/a.mkv.rclonelink"));
+    assert!(!known("f/b") && !known("f/b.rclonelink") && !known("f/.rclonelink"));
+}
+
+#[test]
+fn a_view_of_a_source_has_a_tree_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    keep_names(&open(&dir), "", &[file("a.mkv", 5), file("b.nfo", 1)]);
+    let view = |view| Cache::open_view(&config(dir.path()), "test:origin", Some(view), Arc::default()).unwrap();
+    {
+        let cache = view("films");
+        assert_eq!(listing(&cache, ""), None);
+        keep_names(&cache, "", &[file("a.mkv", 5)]);
+    }
+    assert_eq!(listing(&view("films"), "").unwrap().len(), 1);
+    assert_eq!(listing(&view("others"), ""), None);
+    assert_eq!(listing(&open(&dir), "").unwrap().len(), 2);
+}
+
+#[test]
 fn another_source_in_the_same_place_knows_nothing() {
     let dir = tempfile::tempdir().unwrap();
     keep_names(&open(&dir), "", &[file("a.mkv", 5)]);

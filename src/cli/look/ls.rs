@@ -31,6 +31,7 @@ fn named(place: &Place, path: &str, listed: &Listed, is_exact: bool) -> Result<N
             (NamedKind::File { size_bytes: Some(size_bytes) }, listed.modified.or(modified))
         }
         ListedKind::File { size_bytes } => (NamedKind::File { size_bytes }, listed.modified),
+        ListedKind::Link { .. } => (NamedKind::Other, listed.modified),
     };
     Ok(Named { path: path.to_owned(), kind, modified })
 }

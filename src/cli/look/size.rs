@@ -35,6 +35,7 @@ pub fn run(args: SizeArgs, out: &mut dyn Write) -> Result<()> {
         place.walk("", 0, &mut |path, listed| {
             match listed.kind {
                 ListedKind::Folder => folders += 1,
+                ListedKind::Link { .. } => {}
                 ListedKind::File { size_bytes } => {
                     files += 1;
                     bytes += size_bytes.map_or_else(|| place.stat(path).map(|(size, _)| size), Ok)?;

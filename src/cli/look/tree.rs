@@ -65,6 +65,7 @@ impl Drawing<'_> {
                     let size = if self.is_long { format!("[{size:>10}]  ") } else { String::new() };
                     line(self.out, &format!("{indent}{branch}{size}{}", listed.name))?;
                 }
+                ListedKind::Link { .. } => line(self.out, &format!("{indent}{branch}{}", listed.name))?,
                 ListedKind::Folder => {
                     self.folders += 1;
                     line(self.out, &format!("{indent}{branch}{}/", listed.name))?;

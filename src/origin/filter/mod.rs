@@ -14,7 +14,7 @@ pub use self::rules::{RULES_MAX, Rules, view};
 use super::{Begun, Body, Health, Listed, ListedKind, Origin, Pages, Patience, Section, Stat};
 use crate::error::{Error, Kind, Result};
 use crate::range::ByteRange;
-use crate::store::join;
+use crate::store::{LINK_ENDING, join};
 
 /// An origin, seen through filters.
 pub struct Filtered {
@@ -49,11 +49,14 @@ impl Filtered {
         match listed.kind {
             ListedKind::Folder => self.rules.shows_folder(&path),
             ListedKind::File { .. } => self.rules.shows_file(&path),
+            ListedKind::Link { .. } => self.rules.shows_link(&path),
         }
     }
 
     fn check_file(&self, path: &str) -> Result<()> {
-        if self.rules.shows_file(path) { Ok(()) } else { Err(self.left_out(path)) }
+        // The file of a link is there for its target.
+        let is_of_shown = |path: &str| path.strip_suffix(LINK_ENDING).is_some_and(|link| self.rules.shows_link(link));
+        if self.rules.shows_file(path) || is_of_shown(path) { Ok(()) } else { Err(self.left_out(path)) }
     }
 
     fn left_out(&self, path: &str) -> Error {
@@ -88,6 +91,10 @@ impl Origin for Filtered {
     fn begin(&self, path: &str, section: Section, patience: &Patience) -> Result<Option<Begun>> {
         self.check_file(path)?;
         self.origin.begin(path, section, patience)
+    }
+
+    fn look_anew(&self) {
+        self.origin.look_anew();
     }
 
     fn warm(&self, every: Duration) {

@@ -40,8 +40,18 @@ impl Rules {
 
     /// Whether a file of this path is shown.
     pub fn shows_file(&self, path: &str) -> bool {
+        self.lets_through(path) && (!self.is_media_only || is_media_name(path))
+    }
+
+    /// Whether a symbolic link of this path is shown. What it leads to is not known; without an ending it may be a folder.
+    pub fn shows_link(&self, path: &str) -> bool {
+        let may_be_folder = || !path.rsplit('/').next().is_some_and(|name| name.contains('.'));
+        self.lets_through(path) && (!self.is_media_only || is_media_name(path) || may_be_folder())
+    }
+
+    fn lets_through(&self, path: &str) -> bool {
         let decided = self.ordered.iter().find(|(_, glob)| glob.matches(path)).map(|(is_included, _)| *is_included);
-        decided.unwrap_or(self.shows_rest) && (!self.is_media_only || is_media_name(path))
+        decided.unwrap_or(self.shows_rest)
     }
 
     /// Whether a folder of this path is shown: unless it is sure that nothing in it is. A hidden folder holds none that is shown.

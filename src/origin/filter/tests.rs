@@ -57,6 +57,8 @@ fn what_is_not_included_is_left_out() {
     let media = Rules::new(&FilterConfig { is_media_only: true, ..config(&["- *.jpg"]) }).unwrap();
     assert!(media.shows_file("a.srt") && !media.shows_file("a.jpg") && !media.shows_file("a.nfo"));
     assert!(media.shows_folder("any.nfo"));
+    assert!(media.shows_link("a.srt") && media.shows_link("v1.2/Season 1"));
+    assert!(!media.shows_link("a.nfo") && !media.shows_link("a.jpg"));
 }
 
 #[test]

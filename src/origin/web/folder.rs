@@ -14,7 +14,7 @@ use super::index::{Told, parse};
 use super::no_index;
 use crate::error::{Error, Kind, Result};
 use crate::store::remote::{Form, Page, Remote, leads_away, sent_on, shown};
-use crate::store::{Listed, ListedKind, Pages, Patience, join};
+use crate::store::{LINK_ENDING, Listed, ListedKind, Pages, Patience, join};
 
 /// Some servers read this many names of a folder and stop, without a word (Caddy 2 unless told otherwise).
 const CUT_LISTING_NAMES: usize = 10_000;
@@ -166,7 +166,8 @@ fn read(page: Page, pages: &mut Pages<'_>) -> Result<Told> {
 /// Whether a name that is listed as a file may be a folder of a server that writes no `/` behind one: no size is told, and
 /// its end is not that of a file's name.
 fn may_be_folder(listed: &Listed) -> bool {
-    listed.kind == (ListedKind::File { size_bytes: None }) && !has_file_ending(&listed.name)
+    let is_file = has_file_ending(&listed.name) || listed.name.ends_with(LINK_ENDING);
+    listed.kind == (ListedKind::File { size_bytes: None }) && !is_file
 }
 
 /// `.mkv`, `.m2ts`, `.7z`; but not `.S01`, `.2020`, `.1080p`.

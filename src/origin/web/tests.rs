@@ -57,7 +57,7 @@ fn parse_html(html: &str) -> Result<Index> {
 fn summary(index: &Index) -> Vec<(String, Option<u64>)> {
     let one = |listed: &Listed| match listed.kind {
         ListedKind::Folder => (format!("{}/", listed.name), None),
-        ListedKind::File { size_bytes } => (listed.name.to_string(), size_bytes),
+        ListedKind::File { size_bytes } | ListedKind::Link { size_bytes } => (listed.name.to_string(), size_bytes),
     };
     index.names.iter().map(one).collect()
 }
