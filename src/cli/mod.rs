@@ -24,6 +24,7 @@ mod status;
 mod status_report;
 mod top;
 mod umount;
+mod values;
 mod web_options;
 
 use std::ffi::OsString;

@@ -12,6 +12,7 @@ use url::Url;
 
 use super::cache_dir;
 use super::filter_options::FilterOptions;
+use super::values::{parse_group, parse_seconds, parse_timeout, parse_user};
 use super::web_options::WebOptions;
 use crate::config::{
     CacheConfig, Config, DriveConfig, FetchConfig, Fill, FuseConfig, Links, Passthrough, PlacesConfig, ReadConfig,
@@ -33,9 +34,6 @@ const LOOKAHEAD_CHUNKS_MAX: i64 = 4096;
 
 /// With back-off, a read that would be asked more often has met its deadline long before.
 const RETRIES_MAX: i64 = 20;
-
-/// A day: whatever is longer is a slip of the keyboard.
-const SECONDS_MAX: f64 = 86_400.0;
 
 /// All permission bits there are for a umask.
 const UMASK_MAX: u32 = 0o777;
@@ -133,9 +131,9 @@ struct FetchOptions {
         value_parser = clap::value_parser!(u32).range(1..=CONNECTIONS_MAX),
     )]
     connections: u32,
-    /// Seconds after which a read ends, with its bytes or with an error. Players give up at about 10, too.
+    /// Time after which a read ends, with its bytes or with an error: seconds, or 500ms, 1m. Players give up at about 10 s, too.
     #[arg(
-        long, value_name = "SECONDS", env = "REELFS_CHUNK_TIMEOUT", default_value = "10", value_parser = parse_timeout,
+        long, value_name = "TIME", env = "REELFS_CHUNK_TIMEOUT", default_value = "10", value_parser = parse_timeout,
     )]
     chunk_timeout: Duration,
     /// Times a request that no reader waits for is made again after a failure that may pass, 0 to 20. What a reader waits for
@@ -206,14 +204,14 @@ struct DriveOptions {
     /// source, or none. The others are not shown; one that leads back to a folder that it lies in never is.
     #[arg(long, env = "REELFS_LINKS", value_enum, default_value = "follow")]
     links: LinksOption,
-    /// Seconds for which a listing is fresh, 0 to ask every time. An older one is shown, and refreshed behind it.
-    #[arg(long, value_name = "SECONDS", env = "REELFS_DIR_TTL", default_value = "60", value_parser = parse_seconds)]
+    /// How long a listing is fresh, in seconds, or 5m, 1h 30m; 0 to ask every time. An older one is shown, and refreshed behind it.
+    #[arg(long, value_name = "TIME", env = "REELFS_DIR_TTL", default_value = "60", value_parser = parse_seconds)]
     dir_ttl: Duration,
-    /// Numeric owner of every file. Default: the user who mounts, for whom the drive is.
-    #[arg(long, env = "REELFS_UID")]
+    /// Owner of every file, by name or number. Default: the user who mounts, for whom the drive is.
+    #[arg(long, value_name = "USER", env = "REELFS_UID", value_parser = parse_user)]
     uid: Option<u32>,
-    /// Numeric group of every file. Default: the group of the user who mounts, like a file they make.
-    #[arg(long, env = "REELFS_GID")]
+    /// Group of every file, by name or number. Default: the group of the user who mounts, like a file they make.
+    #[arg(long, value_name = "GROUP", env = "REELFS_GID", value_parser = parse_group)]
     gid: Option<u32>,
     /// Octal permission bits taken from every file. 022 lets all read, and the owner write where that can be done.
     #[arg(long, value_name = "OCTAL", env = "REELFS_UMASK", default_value = "022", value_parser = parse_umask)]
@@ -365,24 +363,6 @@ fn parse_endpoint(text: &str) -> Result<String> {
         return Err(bad("the S3 endpoint takes no keys"));
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
-}
-
-/// `10`, `0.5`; 0 to a day.
-pub fn parse_seconds(text: &str) -> Result<Duration> {
-    let seconds = text.trim().parse().ok().filter(|seconds| (0.0..=SECONDS_MAX).contains(seconds));
-    seconds.map(Duration::from_secs_f64).ok_or_else(|| {
-        Error::new(Kind::Invalid, format!("`{text}` is not a time: write seconds, like 10 or 0.5, up to {SECONDS_MAX}"))
-    })
-}
-
-/// As above, but not nothing: what may take no time at all can't be done.
-pub fn parse_timeout(text: &str) -> Result<Duration> {
-    let timeout = parse_seconds(text)?;
-    if timeout.is_zero() {
-        Err(Error::new(Kind::Invalid, "a timeout must be longer than 0 seconds"))
-    } else {
-        Ok(timeout)
-    }
 }
 
 /// Words as a shell would part them.
@@ -541,12 +521,12 @@ mod tests {
             "--chunk-timeout=NaN",
             "--chunk-timeout=inf",
             "--chunk-timeout=-1",
-            "--chunk-timeout=10s",
+            "--chunk-timeout=10x",
             "--retries=21",
             "--bandwidth-limit=0",
             "--bandwidth-limit=fast",
             "--dir-ttl=-0.1",
-            "--uid=root",
+            "--uid=no such user",
             "--gid=-1",
             "--umask=888",
             "--umask=1000",

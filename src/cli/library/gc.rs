@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{LibraryOptions, counted, line};
-use crate::cli::options::parse_seconds;
+use crate::cli::values::parse_seconds;
 use crate::config::format_size;
 use crate::error::{Error, Kind, Result};
 use crate::library::place::Access;
@@ -21,7 +21,7 @@ pub struct GcArgs {
     #[arg(long)]
     dry_run: bool,
     /// Leave what was written within this time: somebody may still read it, or be about to name it.
-    #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = parse_seconds)]
+    #[arg(long, value_name = "TIME", default_value = "3600", value_parser = parse_seconds)]
     grace: Duration,
     #[command(flatten)]
     options: LibraryOptions,

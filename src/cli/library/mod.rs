@@ -27,7 +27,8 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::exit::Outcome;
-use super::options::{Env, S3Options, parse_timeout};
+use super::options::{Env, S3Options};
+use super::values::parse_timeout;
 use super::{complain, written};
 use crate::cli::web_options::WebOptions;
 use crate::config::PlacesConfig;
@@ -38,9 +39,9 @@ use crate::library::{Library, Named, PAGE_NAMES_MAX, Query};
 /// How libraries that are far away are reached.
 #[derive(Debug, Args)]
 pub struct LibraryOptions {
-    /// Seconds of silence after which a store counts as stuck; each request is made three times. Default 10.
+    /// Time of silence, in seconds or as 1m, after which a store counts as stuck; each request is made three times. Default 10.
     #[arg(
-        long, value_name = "SECONDS", env = "REELFS_CHUNK_TIMEOUT", default_value = "10", value_parser = parse_timeout,
+        long, value_name = "TIME", env = "REELFS_CHUNK_TIMEOUT", default_value = "10", value_parser = parse_timeout,
         help_heading = "The far side",
     )]
     chunk_timeout: Duration,
