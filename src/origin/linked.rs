@@ -101,8 +101,7 @@ impl Origin for Linked {
 mod tests {
     use super::*;
     use crate::cancel::Cancel;
-    use crate::origin::object::Object;
-    use crate::store::dir::Dir;
+    use crate::error::{Error, Kind};
 
     fn listed(name: &str, size_bytes: Option<u64>) -> Listed {
         Listed { name: name.into(), kind: ListedKind::File { size_bytes }, modified: None }
@@ -129,15 +128,32 @@ mod tests {
         assert_eq!(as_link(&folder), None);
     }
 
+    /// A folder that tells the link first, each name in a page of its own.
+    struct Told;
+
+    impl Origin for Told {
+        fn list(&self, _: &str, _: &Patience, pages: &mut Pages<'_>) -> Result<()> {
+            let names = ["a.mkv.rclonelink", "a.mkv", "b.mkv.rclonelink", "c.nfo"];
+            names.iter().try_for_each(|name| pages(vec![listed(name, Some(6))]))
+        }
+
+        fn stat(&self, _: &str, _: &Patience) -> Result<Stat> {
+            Err(Error::new(Kind::Unsupported, "nobody asks here"))
+        }
+
+        fn read(&self, _: &str, _: &Stat, _: ByteRange, _: &Patience) -> Result<Box<dyn Body>> {
+            Err(Error::new(Kind::Unsupported, "nobody reads here"))
+        }
+
+        fn describe(&self) -> &'static str {
+            "films"
+        }
+    }
+
     #[test]
     fn a_file_comes_before_a_link_of_its_name() {
-        let temp = tempfile::tempdir().unwrap();
-        for name in ["a.mkv", "a.mkv.rclonelink", "b.mkv.rclonelink", "c.nfo"] {
-            std::fs::write(temp.path().join(name), "target").unwrap();
-        }
-        let linked = Linked::new(Arc::new(Object::new(Dir::open(temp.path()).unwrap(), "films")));
         let patience = Patience { stall: Duration::from_secs(5), cancel: Cancel::new() };
-        let names = linked.list_whole("", &patience).unwrap();
+        let names = Linked::new(Arc::new(Told)).list_whole("", &patience).unwrap();
         let names: Vec<_> = names.iter().map(|listed| (&*listed.name, listed.kind)).collect();
         let (file, link) = (ListedKind::File { size_bytes: Some(6) }, ListedKind::Link { size_bytes: Some(6) });
         assert_eq!(names, [("a.mkv", file), ("b.mkv", link), ("c.nfo", file)]);
