@@ -1,5 +1,5 @@
 //! Who asks: the user and password of a place that wants them, and where they are looked for. In this order: the URL, the
-//! environment (`REELFS_USER`, `REELFS_PASSWORD`), `~/.netrc` (or where `NETRC` points). A user in the URL chooses among
+//! environment (`REELFS_USER`, `REELFS_PASSWORD`, or the file that `REELFS_PASSWORD_FILE` names), `~/.netrc` (or where `NETRC` points). A user in the URL chooses among
 //! those of the others; a password there is taken as it is.
 //! Never here: keys of buckets, and what `ssh` logs in with. Nothing here is ever shown.
 
@@ -15,6 +15,10 @@ use crate::error::{Error, Result};
 
 const USER: &str = "REELFS_USER";
 const PASSWORD: &str = "REELFS_PASSWORD";
+/// A file whose first line is the password: a credential of systemd's, a secret of a container's.
+const PASSWORD_FILE: &str = "REELFS_PASSWORD_FILE";
+/// A longer first line is no password.
+const PASSWORD_BYTES_MAX: u64 = 64 << 10;
 /// What a person can do about a place that wants a user and a password. Never a password in the URL: it would be in the
 /// shell's history, and for everyone on the machine to read in `ps`.
 pub const HINT: &str = "user and password are missing or wrong: set REELFS_USER and REELFS_PASSWORD, or write them to ~/.netrc \
@@ -48,7 +52,14 @@ pub fn filled_in_by(url: &Url, env: Env) -> Url {
             None
         })
     };
-    with_login(url, &|name| env(name).and_then(|value| value.into_string().ok()), netrc)
+    let text = |name: &str| env(name).and_then(|value| value.into_string().ok());
+    let from_file = || {
+        password_in_file(env).unwrap_or_else(|error| {
+            log::warn!("{PASSWORD_FILE}: {error}");
+            None
+        })
+    };
+    with_login(url, &|name| if name == PASSWORD { text(name).or_else(from_file) } else { text(name) }, netrc)
 }
 
 /// `url` with the user that the environment names, if it brings none: for a place that takes no password from us.
@@ -92,6 +103,15 @@ fn with_login(url: &Url, env: &dyn Fn(&str) -> Option<String>, netrc: impl FnOnc
 
 fn encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+/// The first line of the file that holds the password, if one is named.
+fn password_in_file(env: Env) -> Result<Option<String>> {
+    let Some(path) = env(PASSWORD_FILE).filter(|path| !path.is_empty()).map(PathBuf::from) else { return Ok(None) };
+    let failed = |error: std::io::Error| Error::io(path.display(), &error);
+    let mut text = String::new();
+    File::open(&path).and_then(|file| file.take(PASSWORD_BYTES_MAX).read_to_string(&mut text)).map_err(failed)?;
+    Ok(Some(text.lines().next().unwrap_or_default().to_owned()))
 }
 
 /// The user's `.netrc`, if there is one.
@@ -213,6 +233,21 @@ mod tests {
             assert_eq!(login(bad, "nas", None), None, "{bad}");
         }
         assert_eq!(login("machine nas login a password #1", "nas", None), Some(pair("a", "#1")));
+    }
+
+    #[test]
+    fn a_password_may_be_the_first_line_of_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("password");
+        std::fs::write(&file, "e:/ 1\nnot this\n").unwrap();
+        let filled = |variables: &[(&str, &str)]| {
+            let find = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+            filled_in_by(&Url::parse("ftp://nas/").unwrap(), &find).to_string()
+        };
+        let named = (PASSWORD_FILE, file.to_str().unwrap());
+        assert_eq!(filled(&[(USER, "alice"), named]), "ftp://alice:e%3A%2F%201@nas/");
+        assert_eq!(filled(&[(USER, "alice"), (PASSWORD, "typed"), named]), "ftp://alice:typed@nas/");
+        assert_eq!(filled(&[(USER, "alice"), (PASSWORD_FILE, "/nowhere/at/all")]), "ftp://nas/");
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(super) fn command(program: &[String], address: &Address) -> Command {
     command.args(["--", &address.host, "sftp"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // For others.
-    command.env_remove("REELFS_USER").env_remove("REELFS_PASSWORD");
+    command.env_remove("REELFS_USER").env_remove("REELFS_PASSWORD").env_remove("REELFS_PASSWORD_FILE");
     // Ctrl-C in a terminal is meant for us: what is under way ends in order. And nobody outlives the drive.
     command.process_group(0).kill_on_drop(true);
     command
