@@ -21,6 +21,7 @@ pub fn tests() -> Vec<Test> {
         Test::new("look::folder", &[], || looked_at(&Place::folder())),
         Test::new("look::bucket", RCLONE, bucket),
         Test::new("look::libraries", &[], libraries),
+        Test::new("look::compared_as_rclone_does", RCLONE, compared_as_rclone_does),
         Test::new("look::mistakes", &[], mistakes),
     ]
 }
@@ -113,6 +114,48 @@ fn libraries() {
             run(&["cat", "--offset", "1MiB", "--count", "2000000", &format!("{library}/a film & more.mkv")], &[]);
         assert!(film.stdout == reelfs::demo::generated(5, 1 << 20, 2_000_000), "{library}: {:?}", film.stderr);
     }
+}
+
+/// Two trees that differ in all ways: told as rclone tells it.
+fn compared_as_rclone_does() {
+    let (place, other) = (Place::webdav(), Place::folder());
+    for place in [&place, &other] {
+        films(place);
+    }
+    let near = place.file("").to_str().unwrap().to_owned();
+    fs::write(place.file("only here.mkv"), "1").unwrap();
+    fs::create_dir(other.file("there")).unwrap();
+    fs::write(other.file("there/only there.mkv"), "2").unwrap();
+    fs::write(other.file("series/deep/e1.srt"), "longer words").unwrap();
+    let mut film = reelfs::demo::generated(5, 0, SIZE as usize);
+    film[2_000_000] ^= 1;
+    fs::write(other.file("a film & more.mkv"), film).unwrap();
+    for (by, download) in [("size", "--size-only"), ("content", "--download")] {
+        let output = run(&["check", &place.source, &other.source, "--by", by, "--all"], &[]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        let mut ours: Vec<_> = said
+            .lines()
+            .filter(|line| !line.contains("the same"))
+            .map(|line| line.split(": ").next().unwrap())
+            .collect();
+        ours.sort_unstable();
+        let rclone = std::process::Command::new("rclone")
+            .env("PATH", super::needs::path())
+            .args(["check", &near, &other.source, "--combined", "-", "--config", "/dev/null", download])
+            .output()
+            .unwrap();
+        let said_by_rclone = String::from_utf8(rclone.stdout).unwrap();
+        let mut theirs: Vec<_> = said_by_rclone.lines().collect();
+        theirs.sort_unstable();
+        assert_eq!(ours, theirs, "{said}");
+        assert!(by == "size" || said.contains("differs from byte 2000000 on"), "{said}");
+    }
+    let same = run(&["check", &place.source, &near, "--by", "content"], &[]);
+    assert!(same.status.success(), "{same:?}");
+    let one_way =
+        run(&["check", "--one-way", &format!("{}series", place.source), &format!("{}/series", other.source)], &[]);
+    assert_eq!(String::from_utf8(one_way.stdout).unwrap().lines().count(), 2);
 }
 
 fn mistakes() {

@@ -1,7 +1,8 @@
-//! The commands that look at any source, or library, without a mount: `tree`, `size`, `cat`, and `ls` of what is no library.
+//! The commands that look at any source, or library, without a mount: `tree`, `size`, `cat`, `check`, and `ls` of what is no library.
 //! What they share stands here: one place, whatever it is. Never here: how a source is asked (see `origin`).
 
 pub mod cat;
+pub mod check;
 pub mod ls;
 pub mod size;
 pub mod tree;
@@ -17,6 +18,7 @@ use percent_encoding::percent_decode_str;
 use super::library::LibraryOptions;
 use crate::cancel::Cancel;
 use crate::cli::written;
+use crate::config::PlacesConfig;
 use crate::error::{Error, Kind, Result};
 use crate::library::place::{self, Access, Opened};
 use crate::library::{Content, NamedKind, PAGE_NAMES_MAX, Proof, Query};
@@ -71,17 +73,33 @@ pub enum Next {
 impl LookOptions {
     /// Opens what `text` names. Asks nothing of a far source yet.
     pub fn open(self, text: &str) -> Result<Place> {
+        self.into_places()?.open(text)
+    }
+
+    /// For commands that open more than one.
+    pub fn into_places(self) -> Result<Places> {
         let mut places = self.far.places()?;
         places.ssh_command = self.ssh_command.split_whitespace().map(str::to_owned).collect();
+        Ok(Places(places))
+    }
+}
+
+/// How places are reached.
+pub struct Places(PlacesConfig);
+
+impl Places {
+    /// Opens what `text` names. Asks nothing of a far source yet.
+    pub fn open(&self, text: &str) -> Result<Place> {
+        let Self(places) = self;
         let source = if is_library(text) { None } else { Some(Source::parse(text)?) };
         match source {
-            None | Some(Source::Library(_)) => Ok(Place::Library(place::open(text, &places, Access::Look)?)),
+            None | Some(Source::Library(_)) => Ok(Place::Library(place::open(text, places, Access::Look)?)),
             Some(Source::Folder(_)) if place::is_within(text)? => {
-                Ok(Place::Library(place::open(text, &places, Access::Look)?))
+                Ok(Place::Library(place::open(text, places, Access::Look)?))
             }
             Some(source) => {
                 let patience = Patience { stall: places.answer_timeout, cancel: Cancel::new() };
-                Ok(Place::Source { origin: source.open(&places)?, patience })
+                Ok(Place::Source { origin: source.open(places)?, patience })
             }
         }
     }
