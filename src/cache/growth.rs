@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::index::EntryKey;
 use super::{Cache, Entry};
@@ -24,13 +25,23 @@ pub(super) struct States {
     asked: Stat,
     /// The last bytes of `own`, where they were told with it: by them the file is known again when it has grown. A block.
     end: Option<Arc<[u8]>>,
-    /// What it stood for before, the latest last: sizes and versions.
-    earlier: VecDeque<(u64, Version)>,
+    /// What it stood for before, the latest last.
+    earlier: VecDeque<Version>,
+    /// What it had at first.
+    first_size_bytes: u64,
+    grew_at: Option<Instant>,
 }
 
 impl States {
     pub(super) fn new(stat: &Stat) -> Self {
-        Self { own: stat.clone(), asked: stat.clone(), end: None, earlier: VecDeque::new() }
+        Self {
+            own: stat.clone(),
+            asked: stat.clone(),
+            end: None,
+            earlier: VecDeque::new(),
+            first_size_bytes: stat.size_bytes,
+            grew_at: None,
+        }
     }
 }
 
@@ -42,7 +53,8 @@ impl Entry {
 
     /// From now on its bytes are asked for in the state `now`, which begins with them.
     pub fn ask_in(&self, now: &Stat) {
-        self.states.lock().asked = now.clone();
+        let mut states = self.states.lock();
+        (states.asked, states.grew_at) = (now.clone(), Some(Instant::now()));
     }
 
     /// The last bytes of what it stands for, if they were told.
@@ -64,16 +76,21 @@ impl Entry {
         !states.earlier.is_empty() || states.asked != states.own
     }
 
+    /// Whether it was seen to grow within the last `lately`.
+    pub fn grew_lately(&self, lately: Duration) -> bool {
+        self.states.lock().grew_at.is_some_and(|at| at.elapsed() <= lately)
+    }
+
     /// Whether it stands for this version, or did before it grew.
     pub fn is_or_was(&self, version: &Version) -> bool {
         let states = self.states.lock();
-        states.own.version == *version || states.earlier.iter().any(|(_, earlier)| earlier == version)
+        states.own.version == *version || states.earlier.contains(version)
     }
 
-    /// Whether it has this size, or had it before it grew.
+    /// Whether it has this size, or may have had it before it grew.
     pub fn has_or_had(&self, size_bytes: u64) -> bool {
         let states = self.states.lock();
-        states.own.size_bytes == size_bytes || states.earlier.iter().any(|(earlier, _)| *earlier == size_bytes)
+        (states.first_size_bytes..=states.own.size_bytes).contains(&size_bytes)
     }
 }
 
@@ -106,7 +123,8 @@ impl Cache {
             if states.earlier.len() == EARLIER_MAX {
                 states.earlier.pop_front();
             }
-            states.earlier.push_back((was.size_bytes, was.version.clone()));
+            states.earlier.push_back(was.version.clone());
+            states.grew_at = Some(Instant::now());
             (states.own, states.asked, states.end) = (now.clone(), now.clone(), Some(end.into()));
         }
         if entry.is_kept() {

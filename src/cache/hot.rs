@@ -71,8 +71,8 @@ struct FileState {
     freed_bytes: u64,
     // Of this epoch, all holes of ours: a filesystem may count them after they were made.
     freed_so_far_bytes: u64,
-    // The length that one of our changes under way gives it.
-    grows_to_bytes: Option<u64>,
+    // The length that one of our changes under way gives it, and the one before: another change may have looked at either.
+    lengths: Option<[u64; 2]>,
 }
 
 impl FileState {
@@ -86,7 +86,8 @@ impl FileState {
 
     fn may_be_our_change(&self, stamp: &Stamp) -> bool {
         let is_ours = |was: Stamp| was.may_be_our_change(stamp, self.freed_bytes);
-        is_ours(self.stamp) || self.grows_to_bytes.is_some_and(|size| is_ours(self.stamp.of_size(size)))
+        is_ours(self.stamp)
+            || self.lengths.is_some_and(|lengths| lengths.iter().any(|size| is_ours(self.stamp.of_size(*size))))
     }
 }
 
@@ -121,7 +122,7 @@ impl State {
     fn begin_epoch(&mut self, entry_id: i64, stamp: Stamp) -> Epoch {
         self.next_epoch += 1;
         let epoch = self.next_epoch;
-        let file = FileState { epoch, stamp, changes: 0, freed_bytes: 0, freed_so_far_bytes: 0, grows_to_bytes: None };
+        let file = FileState { epoch, stamp, changes: 0, freed_bytes: 0, freed_so_far_bytes: 0, lengths: None };
         self.files.put(entry_id, file);
         epoch
     }
@@ -267,7 +268,7 @@ impl Hot {
     pub fn grows(&self, change: &Change<'_>, size_bytes: u64) {
         let mut state = self.state.lock();
         if let Some(file) = state.files.get_mut(&change.entry_id).filter(|file| file.epoch == change.epoch) {
-            file.grows_to_bytes = Some(size_bytes);
+            file.lengths = Some([file.stamp.size_bytes(), size_bytes]);
         }
     }
 
@@ -391,7 +392,10 @@ impl Change<'_> {
             state.begin_epoch(self.entry_id, stamp);
             return None;
         }
-        file.stamp = stamp;
+        // One of before the file was made longer is older than what is known.
+        if stamp.size_bytes() >= file.stamp.size_bytes() {
+            file.stamp = stamp;
+        }
         Some(self.epoch)
     }
 }
@@ -404,7 +408,7 @@ impl Drop for Change<'_> {
             // Of changes that overlap, the last one to end gives all of it back.
             if file.changes == 0 {
                 file.freed_bytes = 0;
-                file.grows_to_bytes = None;
+                file.lengths = None;
             }
         }
     }

@@ -43,12 +43,14 @@ pub struct Opened {
     pub is_scan: bool,
     /// Whether the kernel may have been told another size before: the file has grown.
     pub is_resized: bool,
+    /// Whether it may grow: then it is read past the kernel's page cache, whose last page would be zeros where more has come.
+    pub is_followed: bool,
 }
 
 impl Drive {
     /// Opens a file: finds out which version it is now. `Changed` if the inode stands for another one; looking the
-    /// name up again gives the new one.
-    pub fn open(self: &Arc<Self>, ino: u64, reply: impl FnOnce(Result<Opened>) + Send + 'static) {
+    /// name up again gives the new one. `can_follow`: the kernel can read it past its page cache, and map it all the same.
+    pub fn open(self: &Arc<Self>, ino: u64, can_follow: bool, reply: impl FnOnce(Result<Opened>) + Send + 'static) {
         let node = match self.node(ino) {
             Ok(node) if node.kind == NodeKind::File => node,
             Ok(node) => return reply(Err(Error::new(Kind::Invalid, format!("{} is not a file", node.path)))),
@@ -63,7 +65,8 @@ impl Drive {
         let begun = Arc::<AtomicBool>::default();
         let is_scan = self.run.lock().is_scan(ino, node.size_bytes(), Instant::now());
         let kept = Arc::default();
-        let contact = if self.may_grow(&node) && !is_scan {
+        let may_follow = can_follow && !is_scan && !self.is_writable();
+        let contact = if may_follow && self.may_grow(&node) {
             // What it was a moment ago is of no use.
             self.stats.forget(&path);
             self.growing_contact(&node, &kept)
@@ -85,10 +88,12 @@ impl Drive {
                     let drive = Arc::clone(&opens);
                     // A refused job is dropped with its reply, which the kernel's adapter then answers with EIO.
                     let queued = opens.opens.run(move || {
-                        let opened = drive.opened(&node, &stat, is_scan, asked_at);
+                        let opened = drive.opened(&node, &stat, (is_scan, may_follow), asked_at);
                         drop(kept);
                         match opened {
-                            Ok(opened) if begun.load(Ordering::Acquire) && !is_scan => drive.give_head(opened, reply),
+                            Ok(opened) if begun.load(Ordering::Acquire) && !is_scan && !opened.is_followed => {
+                                drive.give_head(opened, reply);
+                            }
                             opened => reply(opened),
                         }
                     });
@@ -104,7 +109,13 @@ impl Drive {
         );
     }
 
-    fn opened(self: &Arc<Self>, node: &Arc<Node>, stat: &Stat, is_scan: bool, asked_at: Instant) -> Result<Opened> {
+    fn opened(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        stat: &Stat,
+        (is_scan, may_follow): (bool, bool),
+        asked_at: Instant,
+    ) -> Result<Opened> {
         let size_before = node.size_bytes();
         if !node.bind_to_open(stat) {
             // The stat is new; it is the number that is old.
@@ -114,12 +125,14 @@ impl Drive {
         }
         let entry = self.cache.entry(&node.path, stat)?;
         let handle = if is_scan { self.reader.open_to_scan(entry) } else { self.reader.open(entry) };
-        // A scan costs as little as can be.
-        if !is_scan {
+        // A scan costs as little as can be, and leaves no page.
+        let is_followed = !is_scan && node.opens_past_page_cache(may_follow && self.may_grow(node));
+        if is_followed {
             self.follow_open(node, &handle);
         }
-        let is_resized = size_before.is_some_and(|before| before != stat.size_bytes);
-        if is_resized {
+        // One that is followed may have grown before this open, and since the kernel was told of it.
+        let is_resized = is_followed || size_before.is_some_and(|before| before != stat.size_bytes);
+        if size_before.is_some_and(|before| before < stat.size_bytes) {
             self.listings.expire(folder_of(&node.path));
         }
         self.run.lock().opened(node.ino, stat.size_bytes, handle.read_bytes());
@@ -130,17 +143,17 @@ impl Drive {
                 drive.prepare_next(&path);
             }
         });
-        let file = OpenFile { node: Arc::clone(node), handle, late: Mutex::default() };
+        let file = OpenFile { node: Arc::clone(node), handle, late: Mutex::default(), is_followed };
         let handle = self.files.add(Arc::new(file));
         // Looked at after it counts as open, as a writer looks for opens after it counts as one.
         self.check_not_staged(node).inspect_err(|_| self.files.remove(handle))?;
-        Ok(Opened { handle, head: None, is_scan, is_resized })
+        Ok(Opened { handle, head: None, is_scan, is_resized, is_followed })
     }
 
     /// All of an open file as one on this disk, if it is wholly here: for whoever can read it without us.
     pub fn backing(&self, handle: u64) -> Option<Backing> {
         // One that is lent can't grow.
-        let file = self.files.get(handle).filter(|file| !self.may_grow(&file.node))?;
+        let file = self.files.get(handle).filter(|file| !file.is_followed)?;
         let backing = self.cache.backing(file.handle.entry()).unwrap_or_else(|error| {
             log::warn!("{}: {error}", file.node.path);
             None
@@ -162,6 +175,9 @@ impl Drive {
 
     /// Closes a file; what was only fetched for it is called off.
     pub fn release(&self, handle: u64) {
+        if let Some(file) = self.files.get(handle).filter(|file| file.is_followed) {
+            self.closed_growing(&file.node, file.handle.entry());
+        }
         self.files.remove(handle);
     }
 

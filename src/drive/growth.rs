@@ -16,22 +16,23 @@ use super::{Drive, Node, NodeKind};
 use crate::cache::Entry;
 use crate::config::BLOCK_SIZE_BYTES;
 use crate::error::Result;
-use crate::fetch::{Followed, Into};
+use crate::fetch::{Followed, Taken};
 use crate::origin::{Begun, Patience, Section, Stat};
 use crate::read::Handle;
 
 /// A file that was changed so lately may be changed again: recorders write every few seconds.
 const RECENT: Duration = Duration::from_mins(2);
-/// How long the kernel may remember the size of such a file, and how often the origin is asked about it at most.
-pub(super) const GROWING_TTL_MAX: Duration = Duration::from_secs(1);
+/// How often the origin is asked about such a file at most.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl Drive {
     /// Whether a file may be growing.
     pub(super) fn may_grow(&self, node: &Node) -> bool {
-        let is_followed = node.kind == NodeKind::File && !self.is_writable();
-        is_followed
-            && (node.open_entry().is_some_and(|entry| entry.grows())
-                || node.modified().is_some_and(|modified| is_recent(modified, SystemTime::now())))
+        let is_recent = |modified| is_recent(modified, SystemTime::now());
+        node.kind == NodeKind::File
+            && !self.is_writable()
+            && (node.modified().is_some_and(is_recent)
+                || node.open_entry().is_some_and(|entry| entry.grew_lately(RECENT)))
     }
 
     /// Has an open file looked at, if that was not done a while ago: if it has grown, the next who asks is told so; if it was
@@ -41,8 +42,9 @@ impl Drive {
             return;
         }
         let ttl = self.config.dir_ttl;
-        let every = if self.may_grow(node) { ttl.min(GROWING_TTL_MAX) } else { ttl };
-        if !node.is_to_be_looked_at(every) {
+        let every = if self.may_grow(node) { ttl.min(LOOK_EVERY) } else { ttl };
+        // One whose name stands for another file by now has nothing to grow into.
+        if !node.is_to_be_looked_at(every) || !self.inodes.is_current(node) {
             return;
         }
         let (drive, node) = (Arc::downgrade(self), Arc::clone(node));
@@ -50,9 +52,14 @@ impl Drive {
             move |cancel| {
                 let (Some(drive), Some(entry)) = (drive.upgrade(), node.open_entry()) else { return };
                 let patience = Patience { stall: drive.ask.timeout, cancel: cancel.child() };
-                match drive.reader.follow(&entry, Into::Whole, &patience) {
-                    Ok(Followed::Same | Followed::Grown) => {}
-                    Ok(Followed::Replaced) => drive.was_replaced(&node),
+                match drive.reader.follow(&entry, Taken::Whole, &patience) {
+                    Ok(Followed::Same) => {}
+                    Ok(Followed::Grown) if entry.stat() == entry.asked() => {
+                        // For the next run, which may find nobody to ask.
+                        drive.cache.note_stat(&node.path, &entry.stat());
+                    }
+                    // Of what it grew into, only the old part can be shown under this number.
+                    Ok(Followed::Grown | Followed::Replaced) => drive.was_replaced(&node),
                     Err(error) => log::debug!("{}: {error}", node.path),
                 }
             },
@@ -79,7 +86,7 @@ impl Drive {
                 let grown = node.open_entry().and_then(|entry| {
                     if !entry.is_or_was(&stat.version) {
                         let patience = Patience { stall: drive.ask.timeout, cancel: cancel.child() };
-                        let followed = drive.reader.follow(&entry, Into::Whole, &patience);
+                        let followed = drive.reader.follow(&entry, Taken::Whole, &patience);
                         followed.inspect_err(|error| log::debug!("{}: {error}", node.path)).ok()?;
                     }
                     let own = entry.stat();
@@ -127,15 +134,19 @@ impl Drive {
 
     /// An open file follows what its entry stands for. By its end it will be known again when it has grown.
     pub(super) fn follow_open(&self, node: &Node, handle: &Arc<Handle>) {
-        if self.is_writable() {
-            return;
-        }
         node.opened_as(handle.entry());
-        if self.may_grow(node)
-            && handle.entry().end().is_none()
+        if handle.entry().end().is_none()
             && let Err(error) = self.reader.hold_end(handle)
         {
             log::warn!("{}: {error}", node.path);
+        }
+    }
+
+    /// A file that has grown while it was open is closed: what is known of it from before it grew is of no use any longer.
+    pub(super) fn closed_growing(&self, node: &Node, entry: &Entry) {
+        if entry.grows() {
+            self.stats.expire(&node.path);
+            self.listings.expire(folder_of(&node.path));
         }
     }
 }

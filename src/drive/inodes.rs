@@ -28,7 +28,7 @@ const LET_GO_TRIES_MAX: usize = 16;
 
 /// All nodes.
 pub struct Inodes {
-    // Guards the two maps together. Taken alone.
+    // Guards the maps together. Taken before a node's own locks, and before the lock of the entry that it is open as.
     state: Mutex<State>,
 }
 
@@ -172,6 +172,9 @@ impl Inodes {
         };
         let (ino, lookups) = state.number_for(&path, kind, &known);
         let node = Arc::new(Node::new(ino, Arc::clone(&path), kind, known));
+        if lookups > 0 {
+            node.is_known_to_kernel();
+        }
         state.nodes.insert(ino, (Arc::clone(&node), lookups + 1));
         state.current.insert(path, ino);
         if kind != NodeKind::Folder {
@@ -289,6 +292,11 @@ impl Inodes {
     pub fn supersede(&self, node: &Node) {
         let mut state = self.state.lock();
         state.unset_current(&node.path, node.ino);
+    }
+
+    /// Whether the node is what its name stands for now.
+    pub fn is_current(&self, node: &Node) -> bool {
+        self.state.lock().current.get(&node.path) == Some(&node.ino)
     }
 
     /// The number a path has now, or would get.

@@ -116,6 +116,8 @@ struct OpenFile {
     handle: Arc<Handle>,
     // The last read that ended at its deadline. Taken alone.
     late: Mutex<Option<Late>>,
+    // It may grow, and is not lent.
+    is_followed: bool,
 }
 
 /// A read that was not answered in time: what it asked for, and when it ended.
@@ -258,7 +260,8 @@ impl Drive {
     pub fn attributes_ttl(&self, attributes: &Attributes) -> Duration {
         match attributes.kind {
             _ if !attributes.is_complete => Duration::ZERO,
-            NodeKind::File if attributes.may_grow => self.config.dir_ttl.min(growth::GROWING_TTL_MAX),
+            // Its reads go past the kernel: no program may be told less than it has read.
+            NodeKind::File if attributes.may_grow => Duration::ZERO,
             NodeKind::File | NodeKind::Link => self.config.dir_ttl,
             NodeKind::Folder => self.config.dir_ttl.min(NAME_TTL_MAX),
         }

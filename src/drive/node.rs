@@ -31,6 +31,9 @@ struct Open {
     entry: Weak<Entry>,
     // When it was looked last whether the file has grown.
     looked_at: Option<Instant>,
+    // The kernel may hold pages of it, as it was opened through the page cache or lent: then its size must not change, as the
+    // last page would be zeros where more has come. For good: pages outlive the last close.
+    is_in_page_cache: bool,
 }
 
 /// What a node is.
@@ -61,9 +64,25 @@ impl Node {
         Self { ino, path, kind, known: Mutex::new(known), open: Mutex::default() }
     }
 
-    /// The file is open as this entry, and may grow with it.
-    pub fn opened_as(&self, entry: &Arc<Entry>) {
-        *self.open.lock() = Open { entry: Arc::downgrade(entry), looked_at: Some(Instant::now()) };
+    /// Decides how the next open is served: past the page cache (`true`), so that the file may grow under it, if it `may_grow` or
+    /// is open so already; else through the page cache.
+    pub(super) fn opens_past_page_cache(&self, may_grow: bool) -> bool {
+        let mut open = self.open.lock();
+        let goes_past = (may_grow || open.entry.strong_count() > 0) && !open.is_in_page_cache;
+        open.is_in_page_cache |= !goes_past;
+        goes_past
+    }
+
+    /// The kernel knows the number from before, and may hold pages of it.
+    pub(super) fn is_known_to_kernel(&self) {
+        self.open.lock().is_in_page_cache = true;
+        self.known.lock().was_opened = true;
+    }
+
+    /// The file is open as this entry, past the page cache, and may grow with it.
+    pub(super) fn opened_as(&self, entry: &Arc<Entry>) {
+        let mut open = self.open.lock();
+        (open.entry, open.looked_at) = (Arc::downgrade(entry), Some(Instant::now()));
     }
 
     /// What it is open as.
@@ -128,22 +147,16 @@ impl Node {
         let mut known = self.known();
         let size_bytes = known.stat.as_ref().map(|stat| stat.size_bytes).or(known.listed_size_bytes);
         if !known.was_opened && size_bytes.is_some_and(|known| known < stat.size_bytes) {
-            *known = Known { stat: Some(stat.clone()), ..Known::default() };
+            *known = Known::default();
         }
-        drop(known);
-        let is_bound = self.bind(stat);
-        self.known().was_opened |= is_bound;
+        let is_bound = known.bind(stat);
+        known.was_opened |= is_bound;
         is_bound
     }
 
     /// Ties the node to the version `stat`. `false`: it stands for another one.
     pub fn bind(&self, stat: &Stat) -> bool {
-        let mut known = self.known();
-        if !known.agrees(None, Some(stat)) {
-            return false;
-        }
-        known.stat = Some(stat.clone());
-        true
+        self.known().bind(stat)
     }
 
     /// The time of the last change was set; the bytes are the same.
@@ -158,6 +171,14 @@ impl Node {
 }
 
 impl Known {
+    fn bind(&mut self, stat: &Stat) -> bool {
+        if !self.agrees(None, Some(stat)) {
+            return false;
+        }
+        self.stat = Some(stat.clone());
+        true
+    }
+
     /// Tells versions apart, as far as they are known.
     pub(super) fn digest(&self) -> u32 {
         let mut hasher = DefaultHasher::new();

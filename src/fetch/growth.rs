@@ -2,6 +2,8 @@
 //! read of the one stays right, and the rest is asked for in its present state.
 //! Never here: when this is asked (see `worker`, and `drive/growth.rs`), and what an entry stands for (see `cache/growth.rs`).
 
+use std::time::Duration;
+
 use super::{Fetcher, Shared};
 use crate::cache::Entry;
 use crate::config::BLOCK_SIZE_BYTES;
@@ -16,6 +18,9 @@ const END_BYTES_MIN: u64 = 4 << 10;
 /// A file that changes while it is asked about is asked about again, so often.
 const LOOKS_MAX: u32 = 5;
 
+/// A recorder that wrote so lately may write its last words over its first ones.
+const RECENT: Duration = Duration::from_mins(2);
+
 /// What became of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Followed {
@@ -29,7 +34,7 @@ pub enum Followed {
 
 /// What a file that begins with what it was is taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Into {
+pub enum Taken {
     /// Bytes of what it was are asked for in its present state.
     Asked,
     /// The entry stands for all of it from now on, if its beginning is the same, too.
@@ -38,8 +43,8 @@ pub enum Into {
 
 impl Fetcher {
     /// Looks whether the file behind `entry` has grown, and follows it. Asks the origin a few times.
-    pub fn follow(&self, entry: &Entry, into: Into, patience: &Patience) -> Result<Followed> {
-        self.shared.follow(entry, into, patience)
+    pub fn follow(&self, entry: &Entry, taken: Taken, patience: &Patience) -> Result<Followed> {
+        self.shared.follow(entry, taken, patience)
     }
 
     /// The end of a file by which it is known again when it has grown.
@@ -49,9 +54,9 @@ impl Fetcher {
 }
 
 impl Shared {
-    pub(super) fn follow(&self, entry: &Entry, into: Into, patience: &Patience) -> Result<Followed> {
+    pub(super) fn follow(&self, entry: &Entry, taken: Taken, patience: &Patience) -> Result<Followed> {
         for _ in 0..LOOKS_MAX {
-            match self.look_at_growth(entry, into, patience) {
+            match self.look_at_growth(entry, taken, patience) {
                 // Where its bytes and its version can't be had in one answer, it grew between two.
                 Err(error) if error.kind() == Kind::Changed => {}
                 followed => return followed,
@@ -64,37 +69,44 @@ impl Shared {
         ))
     }
 
-    fn look_at_growth(&self, entry: &Entry, into: Into, patience: &Patience) -> Result<Followed> {
-        let was = entry.stat();
-        let is_known =
-            |now: &Stat| now.version == if into == Into::Whole { was.version.clone() } else { entry.asked().version };
-        let end = self.old_end(entry, &was);
-        if into == Into::Whole || end.as_ref().is_none_or(Vec::is_empty) {
-            let now = self.stat(entry, patience)?;
-            if is_known(&now) {
+    fn look_at_growth(&self, entry: &Entry, taken: Taken, patience: &Patience) -> Result<Followed> {
+        let (was, asked) = (entry.stat(), entry.asked());
+        let Some(end) = self.old_end(entry, &was) else {
+            let is_same = self.stat(entry, patience)?.version == asked.version;
+            return Ok(if is_same { Followed::Same } else { Followed::Replaced });
+        };
+        if taken == Taken::Asked {
+            let (now, ends_alike) = self.compare(entry, was.size_bytes - end.len() as u64, &end, patience)?;
+            if now.version == asked.version {
                 return Ok(Followed::Same);
             }
-            if !may_be_grown(entry, &was, &now) {
+            if !ends_alike || !may_be_grown(entry, &was, &now) {
                 return Ok(Followed::Replaced);
             }
+            entry.ask_in(&now);
+            return Ok(Followed::Grown);
         }
-        let Some(end) = end else { return Ok(Followed::Replaced) };
-        let head = ByteRange::new(0, BLOCK_SIZE_BYTES.min(was.size_bytes));
-        // What is not here can't be wrong.
-        let head = if into == Into::Whole { self.trusted_bytes(entry, head) } else { None };
-        let begins_alike = head.map_or(Ok(true), |head| self.compare(entry, 0, &head, patience).map(|(_, is)| is))?;
-        let (now, ends_alike) = self.compare(entry, was.size_bytes - end.len() as u64, &end, patience)?;
-        if is_known(&now) {
+        // One that was found not to be whole is followed no further.
+        let now = self.stat(entry, patience)?;
+        if now.version == was.version || now.version == asked.version {
             return Ok(Followed::Same);
         }
+        if !may_be_grown(entry, &was, &now) {
+            return Ok(Followed::Replaced);
+        }
+        // The new end first: a file that has the old end and the old beginning afterwards had them then, too, and what is taken
+        // over is the state that the new end came with.
+        let (now, new_end) = self.last_bytes(entry, &now, patience)?;
+        let (_, ends_alike) = self.compare(entry, was.size_bytes - end.len() as u64, &end, patience)?;
         if !ends_alike || !may_be_grown(entry, &was, &now) {
             return Ok(Followed::Replaced);
         }
-        if into == Into::Whole
-            && begins_alike
-            && let new_end = self.bytes(entry, Fetcher::end_of(now.size_bytes), patience)?
-            && self.cache.grow(entry, &was, &now, &new_end)?
-        {
+        let begins_alike = match self.head_held(entry, &was)? {
+            Head::Nothing => true,
+            Head::Trusted(head) => self.compare(entry, 0, &head, patience)?.1,
+            Head::Unknown => false,
+        };
+        if begins_alike && self.cache.grow(entry, &was, &now, &new_end)? {
             log::info!("{} has grown from {} to {} bytes", entry.path(), was.size_bytes, now.size_bytes);
         } else {
             entry.ask_in(&now);
@@ -102,15 +114,52 @@ impl Shared {
         Ok(Followed::Grown)
     }
 
+    /// What is here of the file's beginning.
+    fn head_held(&self, entry: &Entry, was: &Stat) -> Result<Head> {
+        let head = ByteRange::new(0, BLOCK_SIZE_BYTES.min(was.size_bytes));
+        if let Some(bytes) = self.trusted_bytes(entry, head) {
+            return Ok(Head::Trusted(bytes));
+        }
+        let is_on_its_way = !self.table.lock().overlapping(entry.id(), head).is_empty();
+        let is_held = self.cache.coverage(entry, head)?.gaps != [head];
+        Ok(if is_on_its_way || is_held { Head::Unknown } else { Head::Nothing })
+    }
+
+    /// The last bytes of the file as it is at one moment, and what it is then: `now`, or a later state.
+    fn last_bytes(&self, entry: &Entry, now: &Stat, patience: &Patience) -> Result<(Stat, Vec<u8>)> {
+        self.metrics.origin_requests.add(1);
+        if let Some(begun) = self.origin.begin(entry.path(), Section::Last(END_BYTES_MAX), patience)? {
+            return Ok((begun.stat, self.all_of(begun.body)?));
+        }
+        let end = Fetcher::end_of(now.size_bytes);
+        if end.is_empty() {
+            return Ok((now.clone(), Vec::new()));
+        }
+        let body = self.origin.read(entry.path(), now, end, patience)?;
+        Ok((now.clone(), self.all_of(body)?))
+    }
+
+    fn all_of(&self, mut body: Box<dyn Body>) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        while let Some(piece) = body.next()? {
+            self.metrics.origin_bytes.add(piece.len() as u64);
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes)
+    }
+
     /// Some bytes of a growing file, in whatever state it is, as long as that begins with what the entry stands for.
     pub(super) fn ask_growing(&self, entry: &Entry, range: ByteRange, patience: &Patience) -> Result<Box<dyn Body>> {
         let (now, body) = self.begin(entry, range, patience)?;
         // Looked at after the answer has begun, the end tells of the state that answers.
-        if now.version != entry.asked().version && self.follow(entry, Into::Asked, patience)? == Followed::Replaced {
-            let path = entry.path();
-            return Err(Error::new(Kind::Changed, format!("{path} has grown, and was then replaced")));
+        let is_right = now.version == entry.asked().version
+            || self.follow(entry, Taken::Asked, patience)? == Followed::Grown
+            || now.version == entry.asked().version;
+        if is_right {
+            return Ok(body);
         }
-        Ok(body)
+        let path = entry.path();
+        Err(Error::new(Kind::Changed, format!("{path} has grown, and was then replaced")))
     }
 
     /// The last bytes of what the file was, if they are here and can prove anything: a file that was made with its full length
@@ -161,20 +210,6 @@ impl Shared {
         Ok((now, left.is_empty()))
     }
 
-    /// These bytes of the file, in whatever state it is.
-    fn bytes(&self, entry: &Entry, range: ByteRange, patience: &Patience) -> Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(range.len() as usize);
-        if range.is_empty() {
-            return Ok(bytes);
-        }
-        let (_, mut body) = self.begin(entry, range, patience)?;
-        while let Some(piece) = body.next()? {
-            self.metrics.origin_bytes.add(piece.len() as u64);
-            bytes.extend_from_slice(&piece);
-        }
-        Ok(bytes)
-    }
-
     fn stat(&self, entry: &Entry, patience: &Patience) -> Result<Stat> {
         self.metrics.origin_requests.add(1);
         self.origin.stat(entry.path(), patience)
@@ -195,7 +230,15 @@ impl Shared {
     }
 }
 
+/// What is here of a file's beginning.
+enum Head {
+    Nothing,
+    Trusted(Vec<u8>),
+    /// Some, and not so that it could be compared.
+    Unknown,
+}
+
 /// Whether a file of this size can be a later state of the entry's. A recorder may write its last words over the first ones.
 fn may_be_grown(entry: &Entry, was: &Stat, now: &Stat) -> bool {
-    now.size_bytes > was.size_bytes || (entry.grows() && now.size_bytes == was.size_bytes)
+    now.size_bytes > was.size_bytes || (entry.grew_lately(RECENT) && now.size_bytes == was.size_bytes)
 }

@@ -44,7 +44,7 @@ use memory::Memory;
 use throttle::Throttle;
 
 pub use flight::Waiter;
-pub use growth::{Followed, Into};
+pub use growth::{Followed, Taken};
 pub use lanes::Lane;
 
 /// Chunks that may have landed and not be in the cache yet: they wait for its disk, or the disk has no room. Beside them

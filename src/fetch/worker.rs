@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::flight::{Flight, Whole};
-use super::growth::{Followed, Into};
+use super::growth::{Followed, Taken};
 use super::lanes::{Flown, Seat};
 use super::race::Race;
 use super::request::Request;
@@ -204,7 +204,7 @@ impl Shared {
         }
         let stall = retry::stall(self.time_left(flight), self.config.chunk_timeout, self.origin.silent_for());
         let patience = Patience { stall, cancel: flight.cancel.clone() };
-        let followed = self.follow(&flight.entry, Into::Asked, &patience)?;
+        let followed = self.follow(&flight.entry, Taken::Asked, &patience)?;
         // `Same` as another flight has found it to be in this moment, or as it was.
         Ok(followed != Followed::Replaced && flight.entry.asked().version != asked_in.version)
     }

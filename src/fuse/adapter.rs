@@ -115,8 +115,7 @@ impl Adapter {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // Without FUSE_EXPLICIT_INVAL_DATA: the kernel forgets the pages of a file whose size has changed, by itself.
-        kernel::agree(config, &[]);
+        kernel::agree(config, &[InitFlags::FUSE_EXPLICIT_INVAL_DATA]);
         if config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok() {
             self.passthrough.may_go_past();
         }
@@ -318,7 +317,7 @@ impl Filesystem for Adapter {
         let (drive, passthrough) = (Arc::clone(&self.drive), Arc::clone(&self.passthrough));
         let notifier = Arc::clone(&self.notifier);
         let is_direct = flags.0 & libc::O_DIRECT != 0;
-        self.drive.open(ino.0, move |opened| match opened {
+        self.drive.open(ino.0, self.passthrough.can_go_past(), move |opened| match opened {
             Ok(opened) => {
                 let give = || {
                     if let (Some(head), Some(notifier)) = (&opened.head, notifier.get())
@@ -335,7 +334,7 @@ impl Filesystem for Adapter {
                     log::debug!("the kernel keeps a file's old size: {error}");
                 }
                 let backing = if passthrough.is_on() { drive.backing(opened.handle) } else { None };
-                let way = (is_direct, opened.is_scan);
+                let way = (is_direct, opened.is_scan || opened.is_followed);
                 if let Err(reply) = passthrough.reply(ino.0, opened.handle, way, backing, give, reply) {
                     // The kernel looks the name up again, and opens the number it is given then.
                     drive.renumber(opened.handle);

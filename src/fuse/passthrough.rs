@@ -93,13 +93,18 @@ impl Passthrough {
         self.can_go_past.store(true, Ordering::Relaxed);
     }
 
+    /// Whether files can be read past the page cache, and mapped all the same.
+    pub(super) fn can_go_past(&self) -> bool {
+        self.can_go_past.load(Ordering::Relaxed)
+    }
+
     /// Whether files are lent.
     pub(super) fn is_on(&self) -> bool {
         self.is_on.load(Ordering::Relaxed)
     }
 
-    /// Answers an open of `ino`; `is_direct` as the program asked for `O_DIRECT`. `is_scan`: nothing should be read ahead
-    /// of it, not by the kernel either. `give` passes bytes of the file on to the kernel's page cache: it runs where no other
+    /// Answers an open of `ino`; `is_direct` as the program asked for `O_DIRECT`. `goes_past`: past the page cache,
+    /// as nothing should be read ahead of it, not by the kernel either, or as it may grow. `give` passes bytes of the file on to the kernel's page cache: it runs where no other
     /// open of the file is answered or under way, so that no read of it holds a page. To wait for such a page would be to wait
     /// for the drive's own answer, and a killed drive would never end.
     /// The reply comes back where the file that the kernel was lent for `ino` was changed
@@ -108,7 +113,7 @@ impl Passthrough {
         &self,
         ino: u64,
         handle: u64,
-        (is_direct, is_scan): (bool, bool),
+        (is_direct, goes_past): (bool, bool),
         backing: Option<Backing>,
         give: impl FnOnce(),
         reply: ReplyOpen,
@@ -142,7 +147,7 @@ impl Passthrough {
                 reply.opened_passthrough(FileHandle(handle), flags, &lent.id);
             }
             // An inode number is one version: what the kernel kept of it is what it would read again.
-            None if is_scan && self.can_go_past.load(Ordering::Relaxed) => {
+            None if goes_past && self.can_go_past() => {
                 reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_DIRECT_IO);
             }
             None => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),

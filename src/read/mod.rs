@@ -27,7 +27,7 @@ use crate::cancel::Cancel;
 use crate::config::{BLOCK_SIZE_BYTES, KERNEL_READAHEAD_BYTES, LOOK_GRAIN_BYTES, ReadConfig};
 use crate::error::{Error, Kind, Result};
 use crate::fetch::checks::{After, Checks};
-use crate::fetch::{Demand, Expected, Fetcher, Followed, Interest, Into, Lane, Waiter};
+use crate::fetch::{Demand, Expected, Fetcher, Followed, Interest, Lane, Taken, Waiter};
 use crate::metrics::Metrics;
 use crate::origin::Patience;
 use crate::range::ByteRange;
@@ -194,8 +194,8 @@ impl Reader {
     }
 
     /// Looks whether the file behind `entry` has grown, and follows it; see [`Fetcher::follow`].
-    pub fn follow(&self, entry: &Entry, into: Into, patience: &Patience) -> Result<Followed> {
-        self.core.fetcher.follow(entry, into, patience)
+    pub fn follow(&self, entry: &Entry, taken: Taken, patience: &Patience) -> Result<Followed> {
+        self.core.fetcher.follow(entry, taken, patience)
     }
 
     /// Has the end of a file fetched by which it is known again when it has grown.

@@ -111,7 +111,7 @@ pub enum Section {
     First(u64),
     /// So many bytes before its end, or all if it has fewer.
     Last(u64),
-    /// Exactly these, which are not none.
+    /// Exactly these bytes; never empty.
     At(ByteRange),
 }
 
@@ -135,7 +135,7 @@ pub trait Read: Send + Sync {
 
     /// Some bytes of whatever is at `key` now, with its stat: a round trip less than `stat` and `read`. `None` where that
     /// can't be had in one answer, or is no faster.
-    fn begin(&self, _key: &str, _end: Section, _patience: &Patience) -> Result<Option<Begun>> {
+    fn begin(&self, _key: &str, _section: Section, _patience: &Patience) -> Result<Option<Begun>> {
         Ok(None)
     }
 

@@ -159,7 +159,7 @@ pub fn read_hits(dir: &Path, reads: u64) -> Result<()> {
         let _ = tell_ino.send(found.map(ino));
     });
     let ino = told.recv_timeout(ANSWER_MAX)??;
-    drive.open(ino, move |opened| {
+    drive.open(ino, false, move |opened| {
         let _ = tell.send(opened.map(|opened| opened.handle));
     });
     let handle = told.recv_timeout(ANSWER_MAX)??;
