@@ -27,6 +27,8 @@ pub(super) struct States {
     end: Option<Arc<[u8]>>,
     /// What it stood for before, the latest last.
     earlier: VecDeque<Version>,
+    /// A later state that it can't stand for, though that begins with the same bytes, or has the old end.
+    refused: Option<Version>,
     /// What it had at first.
     first_size_bytes: u64,
     grew_at: Option<Instant>,
@@ -39,6 +41,7 @@ impl States {
             asked: stat.clone(),
             end: None,
             earlier: VecDeque::new(),
+            refused: None,
             first_size_bytes: stat.size_bytes,
             grew_at: None,
         }
@@ -74,6 +77,17 @@ impl Entry {
     pub fn grows(&self) -> bool {
         let states = self.states.lock();
         !states.earlier.is_empty() || states.asked != states.own
+    }
+
+    /// It can't stand for this state of the file: its bytes are asked for in it all the same.
+    pub fn refuse(&self, now: &Stat) {
+        self.states.lock().refused = Some(now.version.clone());
+        self.ask_in(now);
+    }
+
+    /// Whether it was found that it can't stand for this state.
+    pub fn has_refused(&self, version: &Version) -> bool {
+        self.states.lock().refused.as_ref() == Some(version)
     }
 
     /// Whether it was seen to grow within the last `lately`.

@@ -209,7 +209,9 @@ mod tests {
         let queue = Queue::new(NEVER);
         assert!(queue.push(retire(1)).is_ok());
         assert!(queue.offer(retire(2)).is_ok());
+        assert_eq!(queue.waiting(), 2);
         assert_eq!(next(&queue), Some(1));
+        assert_eq!(queue.waiting(), 1);
         queue.close();
         assert!(queue.push(retire(3)).is_err());
         assert!(queue.offer(retire(3)).is_err());

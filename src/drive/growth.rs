@@ -52,9 +52,10 @@ impl Drive {
             move |cancel| {
                 let (Some(drive), Some(entry)) = (drive.upgrade(), node.open_entry()) else { return };
                 let patience = Patience { stall: drive.ask.timeout, cancel: cancel.child() };
+                let before = entry.stat();
                 match drive.reader.follow(&entry, Taken::Whole, &patience) {
                     Ok(Followed::Same) => {}
-                    Ok(Followed::Grown) if entry.stat() == entry.asked() => {
+                    Ok(Followed::Grown) if entry.stat() != before => {
                         // For the next run, which may find nobody to ask.
                         drive.cache.note_stat(&node.path, &entry.stat());
                     }

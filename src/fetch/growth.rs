@@ -86,9 +86,8 @@ impl Shared {
             entry.ask_in(&now);
             return Ok(Followed::Grown);
         }
-        // One that was found not to be whole is followed no further.
         let now = self.stat(entry, patience)?;
-        if now.version == was.version || now.version == asked.version {
+        if now.version == was.version || entry.has_refused(&now.version) {
             return Ok(Followed::Same);
         }
         if !may_be_grown(entry, &was, &now) {
@@ -109,7 +108,7 @@ impl Shared {
         if begins_alike && self.cache.grow(entry, &was, &now, &new_end)? {
             log::info!("{} has grown from {} to {} bytes", entry.path(), was.size_bytes, now.size_bytes);
         } else {
-            entry.ask_in(&now);
+            entry.refuse(&now);
         }
         Ok(Followed::Grown)
     }

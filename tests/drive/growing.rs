@@ -156,8 +156,16 @@ fn read_while_it_is_written() {
         let now = film.metadata().unwrap().len();
         check_whole(&film, (5, now), PIECE).unwrap();
     }
+    // The last of what it wrote, too, is told of the file that is open.
+    let film = open_direct(&near).unwrap();
+    let mut bytes = vec![0; PIECE];
+    for at in 0..8 {
+        film.read_exact_at(&mut bytes, at << 20).unwrap();
+    }
     drop(recorder);
     let whole = size(&far);
+    wait_until("the open file has all of it", || film.metadata().unwrap().len() == whole);
+    check_whole(&film, (5, whole), PIECE).unwrap();
     wait_until("the whole", || size(&near) == whole);
     check_whole(&File::open(&near).unwrap(), (5, whole), PIECE).unwrap();
     assert!(!mount.place.log().contains("WARN"), "{}", mount.place.log());
