@@ -650,6 +650,11 @@ fn a_recut_that_is_killed_loses_nothing_and_goes_on() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut dice = fastrand::Rng::with_seed(seed);
+    // A kill comes while it works, however fast this machine is.
+    let begun = Instant::now();
+    assert!(place.run(&["recut", "-q", "--inline-max", "64K", "@library"]).status.success());
+    let took = begun.elapsed();
+    assert!(place.run(&["recut", "-q", "--inline-max", "1K", "@library"]).status.success());
     let mut killed = 0;
     for max in ["64K", "1K", "64K"] {
         // Else the blobs of files that were moved in would be there for a while, and hide that one is missing.
@@ -660,7 +665,7 @@ fn a_recut_that_is_killed_loses_nothing_and_goes_on() {
                 .stdout(Stdio::null())
                 .spawn()
                 .unwrap();
-            std::thread::sleep(Duration::from_millis(dice.u64(5..150)));
+            std::thread::sleep(took.mul_f64(dice.f64() * 0.8));
             recut.kill().unwrap();
             killed += usize::from(!recut.wait().unwrap().success());
             let verified = place.run(&["verify", "-q", "@library"]);
